@@ -1,0 +1,1 @@
+//! Joins import, lowering, passes, emission and PJRT.

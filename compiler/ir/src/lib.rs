@@ -1,0 +1,1 @@
+//! The petgraph IR: graph, ops, types, locations, text form and verifier.

@@ -1,0 +1,1 @@
+//! ATen to IR: one table row and one function per ATen target.

@@ -1,0 +1,1 @@
+//! The PJRT C API: plugins, clients, buffers, executables.
