@@ -1,0 +1,264 @@
+//! The dag: petgraph nodes are operations, edges carry which result feeds which operand.
+
+use crate::location::{LocId, Location};
+use crate::op::{Op, ParamRole};
+use crate::types::TensorType;
+use petgraph::Direction::{Incoming, Outgoing};
+use petgraph::stable_graph::{NodeIndex, StableDiGraph};
+use petgraph::visit::EdgeRef;
+use smallvec::SmallVec;
+
+pub type NodeId = NodeIndex<u32>;
+/// Most operations have at most three operands and one result.
+pub type Values = SmallVec<[Value; 4]>;
+pub type Types = SmallVec<[TensorType; 1]>;
+
+/// One result of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Value {
+    pub node: NodeId,
+    pub result: u32,
+}
+
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub op: Op,
+    pub types: Types,
+    pub loc: LocId,
+}
+
+/// `Data` is an operand; `Control` only orders its source before its target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edge {
+    Data { operand: u32, result: u32 },
+    Control,
+}
+
+/// An output that must be written over the memory of a parameter: a mutated input of the user's program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alias {
+    pub output: usize,
+    /// Index into `Graph::parameters`.
+    pub parameter: usize,
+}
+
+/// One straight-line program.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    pub name: String,
+    dag: StableDiGraph<Node, Edge, u32>,
+    parameters: Vec<NodeId>,
+    pub outputs: Vec<Value>,
+    pub aliases: Vec<Alias>,
+    /// `locations[0]` is the unknown one.
+    pub locations: Vec<Location>,
+}
+
+impl Graph {
+    pub fn new(name: impl Into<String>) -> Self {
+        Graph { name: name.into(), locations: vec![Location::default()], ..Graph::default() }
+    }
+
+    /// Appends a node. Types are the caller's word; `verify` holds them against inference.
+    pub fn add(&mut self, op: Op, operands: &[Value], types: impl Into<Types>, loc: LocId) -> NodeId {
+        let is_parameter = matches!(op, Op::Parameter(_));
+        let id = self.dag.add_node(Node { op, types: types.into(), loc });
+        for (i, v) in operands.iter().enumerate() {
+            self.dag.add_edge(v.node, id, Edge::Data { operand: i as u32, result: v.result });
+        }
+        if is_parameter {
+            self.parameters.push(id);
+        }
+        id
+    }
+
+    /// Orders `before` ahead of `after` without data between them.
+    pub fn add_control(&mut self, before: NodeId, after: NodeId) {
+        self.dag.add_edge(before, after, Edge::Control);
+    }
+
+    pub fn add_location(&mut self, location: Location) -> LocId {
+        self.locations.push(location);
+        LocId(self.locations.len() as u32 - 1)
+    }
+
+    pub fn location(&self, loc: LocId) -> &Location {
+        &self.locations[(loc.0 as usize).min(self.locations.len() - 1)]
+    }
+
+    pub fn contains(&self, id: NodeId) -> bool {
+        self.dag.contains_node(id)
+    }
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.dag[id]
+    }
+    pub fn node_mut(&mut self, id: NodeId) -> &mut Node {
+        &mut self.dag[id]
+    }
+    pub fn op(&self, id: NodeId) -> &Op {
+        &self.dag[id].op
+    }
+    pub fn ty(&self, v: Value) -> &TensorType {
+        &self.dag[v.node].types[v.result as usize]
+    }
+    /// The node's results.
+    pub fn results(&self, id: NodeId) -> Values {
+        (0..self.dag[id].types.len() as u32).map(|result| Value { node: id, result }).collect()
+    }
+    pub fn len(&self) -> usize {
+        self.dag.node_count()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    pub fn node_ids(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.dag.node_indices()
+    }
+    /// One more than the greatest node index: the length of a table indexed by node.
+    pub fn bound(&self) -> usize {
+        use petgraph::visit::NodeIndexable;
+        self.dag.node_bound()
+    }
+
+    /// Parameters in the order of the program's arguments.
+    pub fn parameters(&self) -> &[NodeId] {
+        &self.parameters
+    }
+    pub fn parameter(&self, role: ParamRole, index: i64) -> Option<NodeId> {
+        self.parameters.iter().copied().find(
+            |&p| matches!(self.op(p), Op::Parameter(param) if param.role == role && param.index == index),
+        )
+    }
+
+    /// Operands in order.
+    pub fn operands(&self, id: NodeId) -> Values {
+        let mut found: SmallVec<[(u32, Value); 4]> = self
+            .dag
+            .edges_directed(id, Incoming)
+            .filter_map(|e| match *e.weight() {
+                Edge::Data { operand, result } => Some((operand, Value { node: e.source(), result })),
+                Edge::Control => None,
+            })
+            .collect();
+        found.sort_unstable_by_key(|(i, _)| *i);
+        found.into_iter().map(|(_, v)| v).collect()
+    }
+
+    /// Operand positions as stored, for the verifier.
+    pub(crate) fn operand_indices(&self, id: NodeId) -> Vec<u32> {
+        let edges = self.dag.edges_directed(id, Incoming);
+        edges
+            .filter_map(|e| if let Edge::Data { operand, .. } = e.weight() { Some(*operand) } else { None })
+            .collect()
+    }
+
+    /// `(user, operand index, result)` of every use of any result, in no particular order.
+    pub fn users(&self, id: NodeId) -> impl Iterator<Item = (NodeId, u32, u32)> + '_ {
+        self.dag.edges_directed(id, Outgoing).filter_map(|e| match *e.weight() {
+            Edge::Data { operand, result } => Some((e.target(), operand, result)),
+            Edge::Control => None,
+        })
+    }
+    pub fn control_predecessors(&self, id: NodeId) -> impl Iterator<Item = NodeId> + '_ {
+        self.dag
+            .edges_directed(id, Incoming)
+            .filter(|e| matches!(e.weight(), Edge::Control))
+            .map(|e| e.source())
+    }
+
+    /// Makes every user and output of `from` read `to`.
+    pub fn replace_uses(&mut self, from: Value, to: Value) {
+        if from == to {
+            return;
+        }
+        let moved: SmallVec<[_; 8]> = self
+            .dag
+            .edges_directed(from.node, Outgoing)
+            .filter_map(|e| match *e.weight() {
+                Edge::Data { operand, result } if result == from.result => {
+                    Some((e.id(), e.target(), operand))
+                }
+                _ => None,
+            })
+            .collect();
+        for (edge, user, operand) in moved {
+            self.dag.remove_edge(edge);
+            self.dag.add_edge(to.node, user, Edge::Data { operand, result: to.result });
+        }
+        for output in &mut self.outputs {
+            if *output == from {
+                *output = to;
+            }
+        }
+    }
+
+    /// Replaces one operand of one node.
+    pub fn set_operand(&mut self, id: NodeId, index: u32, to: Value) {
+        let old = self.dag.edges_directed(id, Incoming).find_map(|e| match *e.weight() {
+            Edge::Data { operand, .. } if operand == index => Some(e.id()),
+            _ => None,
+        });
+        if let Some(edge) = old {
+            self.dag.remove_edge(edge);
+            self.dag.add_edge(to.node, id, Edge::Data { operand: index, result: to.result });
+        }
+    }
+
+    /// Removes a node that nothing uses. Parameters stay: they are the program's signature.
+    pub fn remove(&mut self, id: NodeId) {
+        if !matches!(self.dag[id].op, Op::Parameter(_)) {
+            self.dag.remove_node(id);
+        }
+    }
+
+    /// Nodes in an order in which operands come first. Deterministic: parameters, then depth first from the
+    /// outputs in operand order, then whatever is left (dead nodes) by index.
+    pub fn topological(&self) -> Vec<NodeId> {
+        let mut order = Vec::with_capacity(self.len());
+        // 0 unseen, 1 on the stack, 2 placed.
+        let mut state = vec![0u8; self.bound()];
+        for &p in &self.parameters {
+            state[p.index()] = 2;
+            order.push(p);
+        }
+        let mut stack: Vec<(NodeId, Values, usize)> = Vec::new();
+        let roots: Vec<NodeId> = self.outputs.iter().map(|v| v.node).chain(self.dag.node_indices()).collect();
+        for root in roots {
+            if state[root.index()] != 0 {
+                continue;
+            }
+            state[root.index()] = 1;
+            stack.push((root, self.dependencies(root), 0));
+            while let Some((id, deps, next)) = stack.last_mut() {
+                match deps.get(*next) {
+                    Some(dep) => {
+                        *next += 1;
+                        let dep = dep.node;
+                        if state[dep.index()] == 0 {
+                            state[dep.index()] = 1;
+                            let deps = self.dependencies(dep);
+                            stack.push((dep, deps, 0));
+                        }
+                    }
+                    None => {
+                        state[id.index()] = 2;
+                        order.push(*id);
+                        stack.pop();
+                    }
+                }
+            }
+        }
+        order
+    }
+
+    fn dependencies(&self, id: NodeId) -> Values {
+        let mut deps = self.operands(id);
+        deps.extend(self.control_predecessors(id).map(|node| Value { node, result: 0 }));
+        deps
+    }
+
+    /// petgraph's own check; text input is the only way to make a cycle.
+    pub fn is_acyclic(&self) -> bool {
+        petgraph::algo::toposort(&self.dag, None).is_ok()
+    }
+}
