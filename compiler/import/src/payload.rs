@@ -1,0 +1,229 @@
+//! The schema of one graph.
+
+use crate::arg::Arg;
+use crate::symbols::{Bindings, Number, evaluate};
+use serde::{Deserialize, Serialize};
+use torchtpu_ir::{CompileError, Stage};
+
+/// Raised whenever a reader of the old schema would misread the new one.
+pub const VERSION: u32 = 1;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Inference,
+    Forward,
+    Backward,
+}
+
+/// A size or stride: known, or an expression over the symbols of the inputs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Size {
+    Known(i64),
+    Symbolic(String),
+}
+
+/// What PyTorch says of one tensor: dtype name, shape, strides in elements.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Meta {
+    pub dtype: String,
+    pub shape: Vec<Size>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stride: Vec<Size>,
+    /// Absent for strided tensors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout: Option<String>,
+    /// Absent for CPU tensors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+}
+
+/// A placeholder: a tensor, or a symbolic number.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Input {
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val: Option<Meta>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sym: Option<String>,
+    /// A parameter or buffer: the same tensor call after call.
+    #[serde(default, rename = "static", skip_serializing_if = "std::ops::Not::not")]
+    pub is_static: bool,
+}
+
+/// A tensor that the graph itself owns. Small ones carry their row-major little-endian bytes in hexadecimal and
+/// become constants; the caller passes the others after the inputs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Constant {
+    pub name: String,
+    pub val: Meta,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hex: Option<String>,
+}
+
+/// One operator with the names of its parameters, in schema order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Target {
+    pub name: String,
+    pub params: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    pub name: String,
+    /// Index into `Payload::targets`.
+    pub target: usize,
+    pub args: Vec<Arg>,
+    /// One entry a result; `null` for a result that is no tensor.
+    pub vals: Vec<Option<Meta>>,
+    /// Index into `Payload::stacks`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stack: Option<usize>,
+}
+
+/// One FX graph. Values are numbered over inputs, then constants, then nodes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Payload {
+    pub version: u32,
+    pub name: String,
+    pub kind: Kind,
+    /// The PyTorch that made the graph.
+    pub torch: String,
+    /// `torch.get_float32_matmul_precision()`.
+    pub matmul_precision: String,
+    pub inputs: Vec<Input>,
+    #[serde(default)]
+    pub constants: Vec<Constant>,
+    pub targets: Vec<Target>,
+    pub nodes: Vec<Node>,
+    /// Tensors that the program returns; anything else a graph returns is the caller's to fill in.
+    pub outputs: Vec<Arg>,
+    /// User stacks, innermost frame first: file, line, function.
+    #[serde(default)]
+    pub stacks: Vec<Vec<(String, u32, String)>>,
+}
+
+fn corrupt(message: impl std::fmt::Display) -> CompileError {
+    CompileError::new(Stage::Import, format!("corrupt FX payload: {message}"))
+        .help("payloads are written by torchtpu_dynamo of the same version; export the graph again")
+}
+
+impl Payload {
+    /// Parses and checks a payload; every index in it is valid afterwards.
+    pub fn from_json(json: &[u8]) -> Result<Payload, CompileError> {
+        #[derive(Deserialize)]
+        struct Header {
+            version: u32,
+        }
+        let payload: Payload =
+            serde_json::from_slice(json).map_err(|e| match serde_json::from_slice(json) {
+                Ok(Header { version }) if version != VERSION => wrong_version(version),
+                _ => corrupt(e),
+            })?;
+        if payload.version != VERSION {
+            return Err(wrong_version(payload.version));
+        }
+        payload.check()?;
+        Ok(payload)
+    }
+
+    pub fn to_json(&self) -> Result<String, CompileError> {
+        serde_json::to_string(self).map_err(corrupt)
+    }
+
+    fn check(&self) -> Result<(), CompileError> {
+        fn args_ok(args: &[Arg], bound: usize) -> bool {
+            args.iter().all(|a| match a {
+                Arg::Value(v) => *v < bound,
+                Arg::List(list) => args_ok(list, bound),
+                _ => true,
+            })
+        }
+        let first = self.inputs.len() + self.constants.len();
+        for (i, node) in self.nodes.iter().enumerate() {
+            let Some(target) = self.targets.get(node.target) else {
+                return Err(corrupt(format!("node {} has no target {}", node.name, node.target)));
+            };
+            if node.args.len() > target.params.len() {
+                return Err(corrupt(format!(
+                    "node {} has more arguments than {} takes",
+                    node.name, target.name
+                )));
+            }
+            if !args_ok(&node.args, first + i) {
+                return Err(corrupt(format!(
+                    "node {} reads a value that is not defined before it",
+                    node.name
+                )));
+            }
+            if node.stack.is_some_and(|s| s >= self.stacks.len()) {
+                return Err(corrupt(format!("node {} has a stack that does not exist", node.name)));
+            }
+        }
+        if !args_ok(&self.outputs, first + self.nodes.len()) {
+            return Err(corrupt("an output reads a value that does not exist"));
+        }
+        Ok(())
+    }
+
+    /// True while sizes or arguments are symbolic.
+    pub fn is_symbolic(&self) -> bool {
+        let meta = |m: &Meta| m.shape.iter().chain(&m.stride).any(|s| matches!(s, Size::Symbolic(_)));
+        self.inputs.iter().any(|i| i.sym.is_some() || i.val.as_ref().is_some_and(meta))
+            || self.nodes.iter().any(|n| n.vals.iter().flatten().any(meta) || n.args.iter().any(has_symbol))
+    }
+
+    /// Replaces every symbolic size and argument by its value.
+    pub fn bind(&mut self, bindings: &Bindings) -> Result<(), CompileError> {
+        fn meta(m: &mut Meta, bindings: &Bindings) -> Result<(), String> {
+            for size in m.shape.iter_mut().chain(&mut m.stride) {
+                if let Size::Symbolic(text) = size {
+                    *size = match evaluate(text, bindings)? {
+                        Number::Int(v) => Size::Known(v),
+                        Number::Float(v) => return Err(format!("size `{text}` is {v}, no integer")),
+                    };
+                }
+            }
+            Ok(())
+        }
+        fn arg(a: &mut Arg, bindings: &Bindings) -> Result<(), String> {
+            match a {
+                Arg::Sym(text) => {
+                    *a = match evaluate(text, bindings)? {
+                        Number::Int(v) => Arg::Int(v),
+                        Number::Float(v) => Arg::Float(v),
+                    };
+                    Ok(())
+                }
+                Arg::List(list) => list.iter_mut().try_for_each(|a| arg(a, bindings)),
+                _ => Ok(()),
+            }
+        }
+        let fail = |m: String| CompileError::new(Stage::Import, m);
+        for m in self.inputs.iter_mut().filter_map(|i| i.val.as_mut()) {
+            meta(m, bindings).map_err(fail)?;
+        }
+        for node in &mut self.nodes {
+            node.vals.iter_mut().flatten().try_for_each(|m| meta(m, bindings)).map_err(fail)?;
+            node.args.iter_mut().try_for_each(|a| arg(a, bindings)).map_err(fail)?;
+        }
+        Ok(())
+    }
+}
+
+fn wrong_version(found: u32) -> CompileError {
+    CompileError::new(
+        Stage::Import,
+        format!("FX payload of version {found}; this compiler reads version {VERSION}"),
+    )
+    .help("export the graph again with this version of torchtpu_dynamo")
+}
+
+fn has_symbol(arg: &Arg) -> bool {
+    match arg {
+        Arg::Sym(_) => true,
+        Arg::List(list) => list.iter().any(has_symbol),
+        _ => false,
+    }
+}

@@ -1,0 +1,6 @@
+//! Convolution, transposed convolution and their backward.
+
+use crate::table::Row;
+
+#[rustfmt::skip]
+pub const ROWS: &[Row] = &[];

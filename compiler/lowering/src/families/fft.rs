@@ -1,0 +1,6 @@
+//! Fourier transforms.
+
+use crate::table::Row;
+
+#[rustfmt::skip]
+pub const ROWS: &[Row] = &[];

@@ -1,0 +1,6 @@
+//! Cumulative operations along a dimension.
+
+use crate::table::Row;
+
+#[rustfmt::skip]
+pub const ROWS: &[Row] = &[];

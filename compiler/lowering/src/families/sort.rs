@@ -1,0 +1,6 @@
+//! Sort, topk, order statistics, searchsorted.
+
+use crate::table::Row;
+
+#[rustfmt::skip]
+pub const ROWS: &[Row] = &[];

@@ -1,0 +1,342 @@
+//! A payload to a verified graph: parameters, nodes in order, outputs, aliases.
+
+use crate::cx::{Cx, Lowering, Settings, size, tensor_type};
+use crate::families::pointwise;
+use crate::table::{self, Result, Rule};
+use torchtpu_import::{Arg, Meta, Payload};
+use torchtpu_ir::graph::Alias;
+use torchtpu_ir::op::ParamRole;
+use torchtpu_ir::{
+    Builder, CompileError, Frame, Graph, LocId, Location, Precision, Stage, TensorType, Value, verify::verify,
+};
+
+/// Type and memory order of a tensor at the program's border. `order` lists dimensions from the outermost to the
+/// innermost in memory; the program's own parameter or result has the dimensions in that order, dense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    pub ty: TensorType,
+    pub order: Vec<i64>,
+}
+
+impl TensorSpec {
+    fn of(meta: &Meta) -> Result<TensorSpec> {
+        let ty = tensor_type(meta)?;
+        let strides = meta.stride.iter().map(size).collect::<Result<Vec<_>>>()?;
+        let order = memory_order(&ty.shape, &strides).unwrap_or_else(|| (0..ty.rank() as i64).collect());
+        Ok(TensorSpec { ty, order })
+    }
+
+    /// The type in memory order.
+    pub fn memory_type(&self) -> TensorType {
+        self.ty.with_shape(self.order.iter().map(|&d| self.ty.shape[d as usize]).collect::<Vec<_>>())
+    }
+
+    /// Strides in elements of the dense tensor in this order.
+    pub fn strides(&self) -> Vec<i64> {
+        let mut strides = vec![1; self.ty.rank()];
+        let mut step = 1;
+        for &d in self.order.iter().rev() {
+            strides[d as usize] = step;
+            step *= self.ty.shape[d as usize].max(1);
+        }
+        strides
+    }
+}
+
+/// The order of dimensions in memory, if the strides are those of a dense tensor in some order.
+fn memory_order(shape: &[i64], strides: &[i64]) -> Option<Vec<i64>> {
+    if shape.len() != strides.len() || shape.contains(&0) {
+        return None;
+    }
+    let mut order: Vec<usize> = (0..shape.len()).collect();
+    // Dimensions of size 1 have no memory order of their own: they stay beside their neighbour.
+    let mut key = vec![0; shape.len()];
+    let mut outer = i64::MAX;
+    for d in 0..shape.len() {
+        if shape[d] != 1 {
+            outer = strides[d];
+        }
+        key[d] = outer;
+    }
+    order.sort_by_key(|&d| std::cmp::Reverse(key[d]));
+    let mut step = 1;
+    for &d in order.iter().rev() {
+        if shape[d] != 1 && strides[d] != step {
+            return None;
+        }
+        step *= shape[d];
+    }
+    Some(order.into_iter().map(|d| d as i64).collect())
+}
+
+#[derive(Clone, Debug)]
+pub struct InputSpec {
+    pub name: String,
+    pub tensor: TensorSpec,
+    /// The same tensor call after call.
+    pub is_static: bool,
+    /// The output that is written over this input.
+    pub mutated_by: Option<usize>,
+}
+
+#[derive(Clone, Debug)]
+pub struct OutputSpec {
+    pub tensor: TensorSpec,
+    /// Returned to the caller; else it is there to be written over an input.
+    pub returned: bool,
+}
+
+/// A graph with what its caller has to know.
+pub struct Lowered {
+    pub graph: Graph,
+    /// Tensor inputs, then constants that are passed at run time.
+    pub inputs: Vec<InputSpec>,
+    pub outputs: Vec<OutputSpec>,
+    pub uses_seed: bool,
+}
+
+/// Lowers a payload whose symbols are bound.
+pub fn lower(payload: &Payload) -> Result<Lowered> {
+    let precision = match payload.matmul_precision.as_str() {
+        "high" => Precision::High,
+        "medium" => Precision::Default,
+        _ => Precision::Highest,
+    };
+    let mut graph = Graph::new(payload.name.clone());
+    let stack_frames: Vec<Vec<Frame>> = payload
+        .stacks
+        .iter()
+        .map(|s| {
+            s.iter()
+                .map(|(file, line, function)| Frame {
+                    file: file.as_str().into(),
+                    line: *line,
+                    function: function.as_str().into(),
+                })
+                .collect()
+        })
+        .collect();
+    let mut inputs = Vec::new();
+    let mut values = Vec::with_capacity(payload.inputs.len() + payload.constants.len() + payload.nodes.len());
+    let mut b = Builder::new(&mut graph);
+    let mut border = |b: &mut Builder<'_>, name: &str, meta: &Meta, is_static: bool| -> Result<Value> {
+        let tensor = TensorSpec::of(meta)?;
+        let v = b.parameter(ParamRole::Input, inputs.len() as i64, tensor.memory_type());
+        let mut inverse = vec![0; tensor.order.len()];
+        tensor.order.iter().enumerate().for_each(|(i, &d)| inverse[d as usize] = i as i64);
+        inputs.push(InputSpec { name: name.to_string(), tensor, is_static, mutated_by: None });
+        b.transpose(v, &inverse)
+    };
+    for input in &payload.inputs {
+        let location = Location { name: input.name.clone(), frames: Vec::new() };
+        b.loc = b.graph.add_location(location.clone());
+        values.push(match &input.val {
+            Some(meta) => Lowering::One(
+                border(&mut b, &input.name, meta, input.is_static)
+                    .map_err(|e| e.at("placeholder", &location))?,
+            ),
+            None => Lowering::Many(Vec::new()),
+        });
+    }
+    for constant in &payload.constants {
+        let location = Location { name: constant.name.clone(), frames: Vec::new() };
+        b.loc = b.graph.add_location(location.clone());
+        let value = match &constant.hex {
+            Some(hex) => decode_hex(hex).and_then(|bytes| b.dense(tensor_type(&constant.val)?, bytes)),
+            None => border(&mut b, &constant.name, &constant.val, true),
+        };
+        values.push(Lowering::One(value.map_err(|e| e.at("get_attr", &location))?));
+    }
+    let Some(first) = payload.nodes.first() else {
+        return finish(graph, inputs, Vec::new(), payload, &values, false);
+    };
+    let mut cx = Cx {
+        b,
+        settings: Settings { precision },
+        payload,
+        node: first,
+        target: &payload.targets[first.target],
+        values,
+        out: Vec::new(),
+        rng_state: None,
+    };
+    let mut mutations = Vec::new();
+    for node in &payload.nodes {
+        cx.node = node;
+        cx.target = &payload.targets[node.target];
+        let frames = node.stack.map(|s| stack_frames[s].clone()).unwrap_or_default();
+        cx.b.loc = cx.b.graph.add_location(Location { name: node.name.clone(), frames });
+        let lowering = lower_node(&mut cx, &mut mutations)
+            .map_err(|e| e.at(&cx.target.name, cx.b.graph.location(cx.b.loc)))?;
+        cx.values.push(lowering);
+    }
+    let uses_seed = cx.rng_state.is_some();
+    let values = cx.values;
+    finish(graph, inputs, mutations, payload, &values, uses_seed)
+}
+
+fn decode_hex(hex: &str) -> Result<Vec<u8>> {
+    let digit = |c: u8| (c as char).to_digit(16).map(|d| d as u8);
+    let bytes: Option<Vec<u8>> =
+        hex.as_bytes().chunks(2).map(|p| Some(digit(p[0])? << 4 | digit(*p.get(1)?)?)).collect();
+    bytes.ok_or_else(|| CompileError::new(Stage::Import, "corrupt FX payload: a constant is not hexadecimal"))
+}
+
+/// `(input index, new value)` of a mutated input.
+type Mutation = (usize, Value);
+
+fn lower_node(cx: &mut Cx<'_>, mutations: &mut Vec<Mutation>) -> Result<Lowering> {
+    match cx.target() {
+        "getitem" => return getitem(cx),
+        "aten.copy_.default" => return copy_into_input(cx, mutations),
+        _ => {}
+    }
+    let Some(rule) = table::find(cx.target()) else {
+        return Err(unsupported(cx.target()));
+    };
+    cx.out = cx.node.vals.iter().map(|v| v.as_ref().map(tensor_type).transpose()).collect::<Result<_>>()?;
+    let results: Vec<Value> = match rule {
+        Rule::Unary(op) => vec![pointwise::unary(cx, op)?],
+        Rule::UnaryOpmath(op) => vec![pointwise::unary_opmath(cx, op)?],
+        Rule::Binary(op) => vec![pointwise::binary(cx, op)?],
+        Rule::Compare(direction) => vec![pointwise::compare(cx, direction)?],
+        Rule::One(f) => vec![f(cx)?],
+        Rule::Many(f) => {
+            let many = f(cx)?;
+            check_results(cx, &many)?;
+            let typed = cx.out.iter().zip(many).map(|(out, v)| out.is_some().then_some(v)).collect();
+            return Ok(Lowering::Many(typed));
+        }
+    };
+    check_results(cx, &results)?;
+    Ok(Lowering::One(results[0]))
+}
+
+/// A lowering that disagrees with PyTorch's own shape or dtype is a bug of ours and must not run.
+fn check_results(cx: &Cx<'_>, results: &[Value]) -> Result<()> {
+    if results.len() != cx.out.len() {
+        return Err(CompileError::lowering(format!(
+            "internal error: {} results where PyTorch has {}",
+            results.len(),
+            cx.out.len()
+        )));
+    }
+    for (v, expected) in results.iter().zip(&cx.out) {
+        if let Some(expected) = expected
+            && cx.b.ty(*v) != expected
+        {
+            return Err(CompileError::lowering(format!(
+                "internal error: the lowering gives {} where PyTorch has {expected}",
+                cx.b.ty(*v)
+            ))
+            .help("please report this with the dumped payload.json"));
+        }
+    }
+    Ok(())
+}
+
+fn unsupported(target: &str) -> CompileError {
+    let error = CompileError::lowering(format!("`{target}` has no lowering"));
+    let similar = table::similar(target);
+    error.help(if similar.is_empty() {
+        format!(
+            "{} ATen overloads are supported (docs/ops.md); rewrite this line with them, or move it out of the compiled function",
+            table::rows().count()
+        )
+    } else {
+        format!("supported overloads of it: {}", similar.join(", "))
+    })
+}
+
+fn getitem(cx: &mut Cx<'_>) -> Result<Lowering> {
+    let index = cx.int("index")?;
+    let Arg::Value(source) = cx.arg("self") else {
+        return Err(CompileError::lowering("getitem of what is not a tuple"));
+    };
+    match cx.values.get(*source) {
+        Some(Lowering::Many(list)) => {
+            let i = if index < 0 { index + list.len() as i64 } else { index };
+            let value = usize::try_from(i).ok().and_then(|i| list.get(i).copied()).flatten();
+            value
+                .map(Lowering::One)
+                .ok_or_else(|| CompileError::lowering(format!("the tuple has no tensor {index}")))
+        }
+        _ => Err(CompileError::lowering("getitem of what is not a tuple")),
+    }
+}
+
+/// The epilogue of a mutated input (`keep_inference_input_mutations`): remembered, and emitted as an aliased output.
+fn copy_into_input(cx: &mut Cx<'_>, mutations: &mut Vec<Mutation>) -> Result<Lowering> {
+    let Arg::Value(target) = cx.arg("self") else {
+        return Err(CompileError::lowering("copy_ into what is not a tensor"));
+    };
+    let Some(input) = cx.payload.inputs.get(*target).filter(|i| i.val.is_some()) else {
+        return Err(CompileError::lowering("copy_ into a tensor that is no input of the graph"));
+    };
+    let _ = input;
+    let index = cx.payload.inputs[..*target].iter().filter(|i| i.val.is_some()).count();
+    let ty = cx.b.ty(cx.value(*target)?).clone();
+    let src = cx.tensor("src")?;
+    let src = cx.convert(src, ty.dtype)?;
+    let src = cx.b.broadcast_to(src, &ty.shape)?;
+    mutations.retain(|(i, _)| *i != index);
+    mutations.push((index, src));
+    Ok(Lowering::One(src))
+}
+
+fn finish(
+    mut graph: Graph,
+    mut inputs: Vec<InputSpec>,
+    mutations: Vec<Mutation>,
+    payload: &Payload,
+    values: &[Lowering],
+    uses_seed: bool,
+) -> Result<Lowered> {
+    let mut outputs = Vec::new();
+    let mut b = Builder { graph: &mut graph, loc: LocId::UNKNOWN };
+    let metas: Vec<Option<&Meta>> = payload.outputs.iter().map(|o| output_meta(payload, o)).collect();
+    let mut results = Vec::new();
+    for (output, meta) in payload.outputs.iter().zip(metas) {
+        let value = match output {
+            Arg::Value(i) => match values.get(*i) {
+                Some(Lowering::One(v)) => Some(*v),
+                _ => None,
+            },
+            _ => None,
+        };
+        let (Some(value), Some(meta)) = (value, meta) else {
+            return Err(CompileError::new(Stage::Import, "corrupt FX payload: an output is no tensor"));
+        };
+        let tensor = TensorSpec::of(meta)?;
+        b.loc = b.graph.node(value.node).loc;
+        results.push(b.transpose(value, &tensor.order)?);
+        outputs.push(OutputSpec { tensor, returned: true });
+    }
+    for (input, value) in mutations {
+        let tensor = inputs[input].tensor.clone();
+        b.loc = b.graph.node(value.node).loc;
+        inputs[input].mutated_by = Some(results.len());
+        results.push(b.transpose(value, &tensor.order)?);
+        outputs.push(OutputSpec { tensor, returned: false });
+    }
+    graph.outputs = results;
+    graph.aliases = inputs
+        .iter()
+        .enumerate()
+        .filter_map(|(parameter, i)| Some(Alias { output: i.mutated_by?, parameter }))
+        .collect();
+    verify(&graph)?;
+    Ok(Lowered { graph, inputs, outputs, uses_seed })
+}
+
+fn output_meta<'a>(payload: &'a Payload, output: &Arg) -> Option<&'a Meta> {
+    let Arg::Value(i) = output else { return None };
+    let (inputs, constants) = (payload.inputs.len(), payload.constants.len());
+    if *i < inputs {
+        payload.inputs[*i].val.as_ref()
+    } else if *i < inputs + constants {
+        Some(&payload.constants[*i - inputs].val)
+    } else {
+        payload.nodes.get(*i - inputs - constants)?.vals.first()?.as_ref()
+    }
+}

@@ -1,0 +1,95 @@
+//! What one node costs in isolation: arithmetic operations, and bytes moved to and from memory.
+//!
+//! The numbers compare plans with one another; they are not times. Moves of data count no operations, a
+//! transcendental function counts as one, a multiply and its add as two.
+
+use torchtpu_ir::op::ScatterKind;
+use torchtpu_ir::{BinaryOp, Graph, NodeId, Op, TensorType, UnaryOp, Value};
+
+fn elements(t: &TensorType) -> u64 {
+    t.elements().max(0) as u64
+}
+
+fn product(values: impl Iterator<Item = i64>) -> u64 {
+    values.fold(1, |n, d| n.saturating_mul(d.max(0) as u64))
+}
+
+/// Bytes of one value.
+pub fn value_bytes(graph: &Graph, v: Value) -> u64 {
+    graph.ty(v).bytes().max(0) as u64
+}
+
+/// Bytes read by a node that finds all its operands in memory. An operand that is used twice is read once.
+pub fn bytes_read(graph: &Graph, id: NodeId) -> u64 {
+    let operands = graph.operands(id);
+    let distinct = operands.iter().enumerate().filter(|(i, v)| !operands[..*i].contains(v));
+    match graph.op(id) {
+        // What is read of the first operand is as much as is written.
+        Op::Slice(_) | Op::DynamicSlice(_) | Op::Gather(_) => {
+            let indices: u64 = operands.iter().skip(1).map(|v| value_bytes(graph, *v)).sum();
+            bytes_written(graph, id).saturating_add(indices)
+        }
+        _ => distinct.fold(0, |n, (_, v)| n.saturating_add(value_bytes(graph, *v))),
+    }
+}
+
+/// Bytes of a node's results. Parameters and constants are there already.
+pub fn bytes_written(graph: &Graph, id: NodeId) -> u64 {
+    match graph.op(id) {
+        Op::Parameter(_) | Op::Constant(_) => 0,
+        // Updated in place where the compiler can.
+        Op::DynamicUpdateSlice(_) => {
+            graph.operands(id).get(1).map_or(0, |update| value_bytes(graph, *update))
+        }
+        _ => graph.node(id).types.iter().fold(0, |n, t| n.saturating_add(t.bytes().max(0) as u64)),
+    }
+}
+
+/// Bytes moved by a node in isolation.
+pub fn bytes(graph: &Graph, id: NodeId) -> u64 {
+    bytes_read(graph, id).saturating_add(bytes_written(graph, id))
+}
+
+/// Arithmetic operations of a node.
+pub fn flops(graph: &Graph, id: NodeId) -> u64 {
+    let node = graph.node(id);
+    let Some(t) = node.types.first() else { return 0 };
+    let out = elements(t);
+    let operand = |i: usize| graph.operands(id).get(i).map(|v| graph.ty(*v).clone());
+    match &node.op {
+        Op::Unary(UnaryOp::Real | UnaryOp::Imag) | Op::Binary(BinaryOp::Complex) => 0,
+        Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Select(_) | Op::Convert(_) => out,
+        Op::Clamp(_) => out.saturating_mul(2),
+        Op::DotGeneral(dot) => {
+            let Some(a) = operand(0) else { return 0 };
+            let depth = product(dot.lhs_contracting.iter().map(|&d| a.shape[d as usize]));
+            out.saturating_mul(depth).saturating_mul(2)
+        }
+        Op::Convolution(c) => {
+            let Some(kernel) = operand(1) else { return 0 };
+            // All of the kernel but its output features meets each result element.
+            let window = product(c.rhs_dims.iter().skip(1).map(|&d| kernel.shape[d as usize]));
+            out.saturating_mul(window).saturating_mul(2)
+        }
+        Op::Reduce(_) => operand(0).map_or(0, |a| elements(&a)),
+        Op::ArgReduce(_) => operand(0).map_or(0, |a| elements(&a).saturating_mul(2)),
+        Op::ReduceWindow(w) => out.saturating_mul(product(w.window.iter().copied())),
+        Op::Sort(s) => {
+            let n = t.shape.get(s.dimension as usize).copied().unwrap_or(1).max(1) as u64;
+            out.saturating_mul(n.next_power_of_two().trailing_zeros() as u64)
+        }
+        Op::Scatter(s) if s.kind != ScatterKind::Assign => operand(2).map_or(0, |u| elements(&u)),
+        // Ten rounds of a counter-based generator, a handful of integer operations each.
+        Op::RngBitGenerator(_) => node.types.get(1).map_or(0, |bits| elements(bits).saturating_mul(40)),
+        Op::Cholesky(_) => out.saturating_mul(t.shape.last().copied().unwrap_or(1).max(0) as u64) / 3,
+        Op::TriangularSolve(_) => {
+            let order = operand(0).and_then(|a| a.shape.last().copied()).unwrap_or(1);
+            out.saturating_mul(order.max(0) as u64)
+        }
+        Op::Fft(f) => {
+            let n = product(f.length.iter().copied()).max(1);
+            out.saturating_mul(5).saturating_mul(n.ilog2() as u64)
+        }
+        _ => 0,
+    }
+}

@@ -1,0 +1,59 @@
+//! Removes nodes without a path to an output. Parameters stay: they are the program's signature.
+//!
+//! ```text
+//! before                                      after
+//! %0 = parameter ... : f32[4]                 %0 = parameter ... : f32[4]
+//! %1 = parameter ... : f32[4]                 %1 = parameter ... : f32[4]
+//! %2 = negate %0 : f32[4]                     %2 = exponential %0 : f32[4]
+//! %3 = add %2, %1 : f32[4]                    return %2
+//! %4 = exponential %0 : f32[4]
+//! return %4
+//! ```
+//!
+//! It earns its place because the other passes leave the operands of what they replace behind, and the emitter
+//! writes every node that it finds.
+//!
+//! A control edge is part of a path: what a live node waits for is live.
+
+use crate::manager::Pass;
+use torchtpu_ir::{CompileError, Graph, NodeId, Op};
+
+pub struct Dce;
+
+impl Pass for Dce {
+    fn name(&self) -> &'static str {
+        "dce"
+    }
+
+    fn run(&self, graph: &mut Graph) -> Result<usize, CompileError> {
+        let dead = find(graph);
+        // Users come before their operands: an edge is then found at the head of its source's list, which keeps the
+        // removal of a constant's thousand users from being quadratic.
+        for &id in dead.iter().rev() {
+            graph.remove(id);
+        }
+        Ok(dead.len())
+    }
+}
+
+fn find(graph: &Graph) -> Vec<NodeId> {
+    let mut live = vec![false; graph.bound()];
+    let mut stack: Vec<NodeId> = Vec::with_capacity(graph.len());
+    let mut mark = |id: NodeId, stack: &mut Vec<NodeId>| {
+        if !std::mem::replace(&mut live[id.index()], true) {
+            stack.push(id);
+        }
+    };
+    for v in &graph.outputs {
+        mark(v.node, &mut stack);
+    }
+    while let Some(id) = stack.pop() {
+        for v in graph.operands(id) {
+            mark(v.node, &mut stack);
+        }
+        for before in graph.control_predecessors(id) {
+            mark(before, &mut stack);
+        }
+    }
+    graph.node_ids().filter(|&id| !live[id.index()] && !matches!(graph.op(id), Op::Parameter(_))).collect()
+}

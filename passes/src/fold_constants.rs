@@ -1,0 +1,325 @@
+//! Computes operations whose operands are all constants.
+//!
+//! ```text
+//! before                                              after
+//! %1 = constant {value=2.0} : f32[]                   %1 = constant {value=6.0} : f32[4]
+//! %2 = constant {value=3.0} : f32[]                   %2 = multiply %0, %1 : f32[4]
+//! %3 = multiply %1, %2 : f32[]                        return %2
+//! %4 = broadcast_in_dim %3 {dimensions=[]} : f32[4]
+//! %5 = multiply %0, %4 : f32[4]
+//! return %5
+//! ```
+//!
+//! It earns its place because decompositions compute on scalars (`1 - momentum`, `1 / sqrt(head_dim)`), and because
+//! masks and position tables of fixed shapes are known before the program runs. The target's own compiler folds as
+//! well, but only after the other passes here have gone without the answer.
+//!
+//! Folded are pointwise arithmetic, compare, select, clamp, convert, and the moves reshape, transpose, broadcast,
+//! slice, reverse and concatenate. The arithmetic is the target's, bit for bit (`arith`, which also says what is
+//! left alone and why: transcendental functions, for one). Splats fold at any shape; dense values up to
+//! `MAX_ELEMENTS`, because a program should not carry tables that it can compute faster than read. An iota counts as
+//! a constant but stays where it is read: it costs nothing to make.
+
+use crate::arith;
+use crate::manager::Pass;
+use crate::query::{first, pinned};
+use rustc_hash::FxHashMap;
+use torchtpu_ir::graph::Values;
+use torchtpu_ir::op::Constant;
+use torchtpu_ir::{
+    BinaryOp, CompileError, DType, Graph, Literal, NodeId, Op, Scalar, TensorType, UnaryOp, Value,
+};
+
+/// 16 KiB of f32.
+const MAX_ELEMENTS: i64 = 4096;
+
+pub struct FoldConstants;
+
+impl Pass for FoldConstants {
+    fn name(&self) -> &'static str {
+        "fold_constants"
+    }
+
+    fn run(&self, graph: &mut Graph) -> Result<usize, CompileError> {
+        let folded = find(graph);
+        let rewrites = folded.len();
+        for (id, value) in folded {
+            let (ty, loc) = (graph.node(id).types[0].clone(), graph.node(id).loc);
+            let constant = graph.add(Constant { value }.into(), &[], [ty], loc);
+            graph.replace_uses(first(id), first(constant));
+            graph.remove(id);
+        }
+        Ok(rewrites)
+    }
+}
+
+/// Values of nodes, computed or in the graph.
+struct Known<'g> {
+    graph: &'g Graph,
+    computed: FxHashMap<NodeId, Literal>,
+}
+
+impl<'g> Known<'g> {
+    fn get(&self, v: Value) -> Option<&Literal> {
+        match self.graph.op(v.node) {
+            Op::Constant(c) => Some(&c.value),
+            _ => self.computed.get(&v.node),
+        }
+    }
+}
+
+/// The nodes to replace and their values: those that something which is not folded reads. What only folded nodes
+/// read is dead behind them.
+fn find(graph: &Graph) -> Vec<(NodeId, Literal)> {
+    let pinned = pinned(graph);
+    let mut known = Known { graph, computed: FxHashMap::default() };
+    let mut order: Vec<NodeId> = Vec::new();
+    for id in graph.topological() {
+        if pinned[id.index()] || !foldable(graph.op(id)) {
+            continue;
+        }
+        if let Some(value) = fold(graph, &known, id) {
+            known.computed.insert(id, value);
+            order.push(id);
+        }
+    }
+    let mut computed = known.computed;
+    // Users come later than what they use, and take their value out of `computed` last.
+    let read: Vec<NodeId> = order
+        .into_iter()
+        .filter(|&id| {
+            !matches!(graph.op(id), Op::Iota(_))
+                && (graph.outputs.contains(&first(id))
+                    || graph.users(id).any(|(user, _, _)| !computed.contains_key(&user)))
+        })
+        .collect();
+    read.into_iter().filter_map(|id| computed.remove(&id).map(|value| (id, value))).collect()
+}
+
+fn foldable(op: &Op) -> bool {
+    op.is_elementwise()
+        || matches!(
+            op,
+            Op::Iota(_)
+                | Op::Reshape(_)
+                | Op::Transpose(_)
+                | Op::BroadcastInDim(_)
+                | Op::Slice(_)
+                | Op::Reverse(_)
+                | Op::Concatenate(_)
+        )
+}
+
+fn fold(graph: &Graph, known: &Known<'_>, id: NodeId) -> Option<Literal> {
+    let node = graph.node(id);
+    let ty = &node.types[0];
+    let operands = graph.operands(id);
+    if operands.iter().any(|v| known.get(*v).is_none()) {
+        return None;
+    }
+    if ty.elements() == 0 {
+        return None;
+    }
+    let all_splat = operands.iter().all(|v| matches!(known.get(*v), Some(Literal::Splat(_))));
+    if let Op::Iota(iota) = &node.op {
+        return (ty.elements() <= MAX_ELEMENTS).then(|| iota_literal(ty, iota.dimension as usize)).flatten();
+    }
+    if node.op.is_elementwise() {
+        return elementwise(graph, known, &node.op, &operands, ty, all_splat);
+    }
+    if let (Some(Literal::Splat(s)), false) =
+        (known.get(*operands.first()?), matches!(node.op, Op::Concatenate(_)))
+    {
+        return Some(Literal::Splat(*s));
+    }
+    if ty.elements() > MAX_ELEMENTS {
+        return None;
+    }
+    let from = graph.ty(operands[0]);
+    let size = ty.dtype.size();
+    let moved = |view: View| -> Option<Literal> {
+        match known.get(operands[0])? {
+            Literal::Dense(bytes) => Some(dense(view.read(&ty.shape, bytes, size)?, ty.dtype)),
+            splat => Some(splat.clone()),
+        }
+    };
+    match &node.op {
+        Op::Reshape(_) => known.get(operands[0]).cloned(),
+        Op::Transpose(t) => {
+            let strides = strides(&from.shape);
+            moved(View { strides: t.permutation.iter().map(|&d| strides[d as usize]).collect(), offset: 0 })
+        }
+        Op::BroadcastInDim(b) => {
+            let mut out = vec![0; ty.rank()];
+            for ((&d, &stride), &n) in b.dimensions.iter().zip(&strides(&from.shape)).zip(&from.shape) {
+                out[d as usize] = if n == 1 { 0 } else { stride };
+            }
+            moved(View { strides: out, offset: 0 })
+        }
+        Op::Slice(s) => {
+            let strides = strides(&from.shape);
+            moved(View {
+                offset: strides.iter().zip(&s.start).map(|(stride, start)| stride * start).sum(),
+                strides: strides.iter().zip(&s.strides).map(|(stride, step)| stride * step).collect(),
+            })
+        }
+        Op::Reverse(r) => {
+            let mut view = View { strides: strides(&from.shape), offset: 0 };
+            for &d in &r.dimensions {
+                let stride = &mut view.strides[d as usize];
+                view.offset += *stride * (from.shape[d as usize] - 1);
+                *stride = -*stride;
+            }
+            moved(view)
+        }
+        Op::Concatenate(c) => concatenate(graph, known, &operands, ty, c.dimension as usize),
+        _ => None,
+    }
+}
+
+fn element(literal: &Literal, i: usize, size: usize) -> Option<Scalar> {
+    match literal {
+        Literal::Splat(s) => Some(*s),
+        Literal::Dense(bytes) => bytes.get(i * size..(i + 1) * size).map(Scalar::from_bytes),
+    }
+}
+
+/// A splat where all elements have the same bits.
+fn dense(bytes: Vec<u8>, dtype: DType) -> Literal {
+    let size = dtype.size();
+    match bytes.get(..size) {
+        Some(head) if bytes.chunks(size).all(|e| e == head) => Literal::Splat(Scalar::from_bytes(head)),
+        _ => Literal::Dense(bytes.into()),
+    }
+}
+
+fn elementwise(
+    graph: &Graph,
+    known: &Known<'_>,
+    op: &Op,
+    operands: &Values,
+    ty: &TensorType,
+    all_splat: bool,
+) -> Option<Literal> {
+    let inputs: Vec<(&Literal, DType)> = operands
+        .iter()
+        .map(|v| known.get(*v).map(|literal| (literal, graph.ty(*v).dtype)))
+        .collect::<Option<_>>()?;
+    let at = |i: usize| -> Option<Scalar> {
+        let mut values = [Scalar::zero(); 3];
+        for (value, (literal, dtype)) in values.iter_mut().zip(&inputs) {
+            *value = element(literal, i, dtype.size())?;
+        }
+        scalar(op, inputs[0].1, ty.dtype, values)
+    };
+    if all_splat {
+        return at(0).map(Literal::Splat);
+    }
+    if ty.elements() > MAX_ELEMENTS {
+        return None;
+    }
+    let size = ty.dtype.size();
+    let mut bytes = Vec::with_capacity(ty.elements() as usize * size);
+    for i in 0..ty.elements() as usize {
+        bytes.extend_from_slice(&at(i)?.0.to_le_bytes()[..size]);
+    }
+    Some(dense(bytes, ty.dtype))
+}
+
+/// One element of an elementwise operation; `from` is the dtype of its first operand.
+fn scalar(op: &Op, from: DType, to: DType, [a, b, c]: [Scalar; 3]) -> Option<Scalar> {
+    match op {
+        Op::Unary(UnaryOp::Real | UnaryOp::Imag) => None,
+        Op::Unary(u) => arith::unary(*u, from, a),
+        Op::Binary(BinaryOp::Complex) => None,
+        Op::Binary(op) => arith::binary(*op, from, a, b),
+        Op::Compare(op) => arith::compare(op.direction, from, a, b).map(|v| Scalar(v as u128)),
+        Op::Select(_) => Some(if a.0 != 0 { b } else { c }),
+        Op::Clamp(_) => {
+            let raised = arith::binary(BinaryOp::Maximum, to, a, b)?;
+            arith::binary(BinaryOp::Minimum, to, raised, c)
+        }
+        Op::Convert(_) => arith::convert(from, to, a),
+        _ => None,
+    }
+}
+
+fn iota_literal(ty: &TensorType, dimension: usize) -> Option<Literal> {
+    let (size, n) = (ty.dtype.size(), *ty.shape.get(dimension)?);
+    let inner: i64 = ty.shape[dimension + 1..].iter().product();
+    let mut bytes = Vec::with_capacity(ty.elements() as usize * size);
+    for i in 0..ty.elements() {
+        let s = arith::convert(DType::I64, ty.dtype, Scalar::from_i64(DType::I64, i / inner % n))?;
+        bytes.extend_from_slice(&s.0.to_le_bytes()[..size]);
+    }
+    Some(dense(bytes, ty.dtype))
+}
+
+fn strides(shape: &[i64]) -> Vec<i64> {
+    let mut strides = vec![1; shape.len()];
+    for d in (1..shape.len()).rev() {
+        strides[d - 1] = strides[d] * shape[d];
+    }
+    strides
+}
+
+/// Where result elements lie in an operand, in elements.
+struct View {
+    strides: Vec<i64>,
+    offset: i64,
+}
+
+impl View {
+    fn read(&self, shape: &[i64], bytes: &[u8], size: usize) -> Option<Vec<u8>> {
+        let elements: i64 = shape.iter().product();
+        let mut out = Vec::with_capacity(elements as usize * size);
+        let mut index = vec![0; shape.len()];
+        let mut at = self.offset;
+        for _ in 0..elements {
+            let start = usize::try_from(at).ok()? * size;
+            out.extend_from_slice(bytes.get(start..start + size)?);
+            for d in (0..shape.len()).rev() {
+                index[d] += 1;
+                at += self.strides[d];
+                if index[d] < shape[d] {
+                    break;
+                }
+                at -= self.strides[d] * shape[d];
+                index[d] = 0;
+            }
+        }
+        Some(out)
+    }
+}
+
+fn concatenate(
+    graph: &Graph,
+    known: &Known<'_>,
+    operands: &Values,
+    ty: &TensorType,
+    dimension: usize,
+) -> Option<Literal> {
+    if let Some(Literal::Splat(s)) = known.get(operands[0])
+        && operands.iter().all(|v| matches!(known.get(*v), Some(Literal::Splat(t)) if s == t))
+    {
+        return Some(Literal::Splat(*s));
+    }
+    if ty.elements() > MAX_ELEMENTS {
+        return None;
+    }
+    let size = ty.dtype.size();
+    let outer: i64 = ty.shape[..dimension].iter().product();
+    let mut bytes = Vec::with_capacity(ty.elements() as usize * size);
+    for row in 0..outer as usize {
+        for v in operands {
+            let literal = known.get(*v)?;
+            let n: i64 = graph.ty(*v).shape[dimension..].iter().product();
+            for i in 0..n as usize {
+                bytes.extend_from_slice(
+                    &element(literal, row * n as usize + i, size)?.0.to_le_bytes()[..size],
+                );
+            }
+        }
+    }
+    Some(dense(bytes, ty.dtype))
+}

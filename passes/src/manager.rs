@@ -1,0 +1,138 @@
+//! Runs passes: times, dumps, verifies, counts and bisects them. No pass does any of that itself.
+
+use crate::pipeline::{names, pipeline};
+use std::time::{Duration, Instant};
+use torchtpu_ir::verify::{dump, verify};
+use torchtpu_ir::{CompileError, Graph, Stage};
+
+/// One rewrite of a graph. A pass finds on the graph as it is, then rewrites; it leaves a graph that verifies.
+pub trait Pass: Sync {
+    fn name(&self) -> &'static str;
+    /// The number of rewrites. 0 means that the graph is untouched.
+    fn run(&self, graph: &mut Graph) -> Result<usize, CompileError>;
+}
+
+/// What one application did, handed to `PassOptions::dump` if it changed anything.
+#[derive(Clone, Copy, Debug)]
+pub struct Dump<'a> {
+    pub pass: &'static str,
+    /// Position among the passes that ran, from 0.
+    pub application: usize,
+    pub before: &'a str,
+    pub after: &'a str,
+}
+
+#[derive(Clone, Default)]
+pub struct PassOptions<'a> {
+    /// Names of passes to leave out; an unknown one is an error.
+    pub disabled: Vec<String>,
+    /// Applies only that many passes. `bisect` says which number matters.
+    pub stop_after: Option<usize>,
+    /// Verifies the graph after every application that changed it. Debug builds always do.
+    pub verify: bool,
+    /// Receives the text before and after every application that changed the graph.
+    pub dump: Option<&'a dyn Fn(&Dump<'_>)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassReport {
+    pub name: &'static str,
+    /// The pass alone, without dumps and verification.
+    pub time: Duration,
+    pub rewrites: usize,
+    pub nodes_before: usize,
+    pub nodes_after: usize,
+}
+
+/// Runs the pipeline.
+pub fn run(graph: &mut Graph, options: &PassOptions<'_>) -> Result<Vec<PassReport>, CompileError> {
+    run_list(graph, pipeline(), options)
+}
+
+/// Runs any list of passes, as tests and tools do.
+pub fn run_list(
+    graph: &mut Graph,
+    passes: &[&'static dyn Pass],
+    options: &PassOptions<'_>,
+) -> Result<Vec<PassReport>, CompileError> {
+    let known = names();
+    if let Some(unknown) = options.disabled.iter().find(|name| !known.contains(&name.as_str())) {
+        return Err(CompileError::new(
+            Stage::Pass,
+            format!("`{unknown}` is not a pass that can be disabled"),
+        )
+        .help(format!("the passes are {}", known.join(", "))));
+    }
+    let enabled = passes.iter().filter(|pass| !options.disabled.iter().any(|name| name == pass.name()));
+    let mut before = options.dump.map(|_| dump(graph));
+    let mut reports = Vec::with_capacity(passes.len());
+    for (application, pass) in enabled.take(options.stop_after.unwrap_or(usize::MAX)).enumerate() {
+        let nodes_before = graph.len();
+        let start = Instant::now();
+        let rewrites = pass.run(graph)?;
+        let time = start.elapsed();
+        reports.push(PassReport {
+            name: pass.name(),
+            time,
+            rewrites,
+            nodes_before,
+            nodes_after: graph.len(),
+        });
+        if rewrites == 0 {
+            continue;
+        }
+        if let (Some(receive), Some(before)) = (options.dump, &mut before) {
+            let after = dump(graph);
+            receive(&Dump { pass: pass.name(), application, before, after: &after });
+            *before = after;
+        }
+        if options.verify || cfg!(debug_assertions) {
+            verify(graph).map_err(|mut e| {
+                e.message = format!("after pass `{}`: {}", pass.name(), e.message);
+                e
+            })?;
+        }
+    }
+    Ok(reports)
+}
+
+/// The application that turns a good graph bad: the graph is good with `stop_after` at `application`, and bad with
+/// one more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Culprit {
+    pub pass: &'static str,
+    pub application: usize,
+}
+
+/// Finds the application of the pipeline after which `check` fails. `None` if the graph as given fails already, or
+/// the finished one passes.
+///
+/// The passes run once and every changed graph is kept, because `check` (which compiles and runs a program) costs
+/// far more than they do; it is called about log2 of the number of applications times. A pass that gives an error
+/// is its own culprit.
+pub fn bisect(graph: &Graph, check: &mut dyn FnMut(&Graph) -> bool) -> Option<Culprit> {
+    let mut current = graph.clone();
+    let mut changed: Vec<(Culprit, Graph)> = Vec::new();
+    for (application, pass) in pipeline().iter().enumerate() {
+        let culprit = Culprit { pass: pass.name(), application };
+        match pass.run(&mut current) {
+            Ok(0) => {}
+            Ok(_) => changed.push((culprit, current.clone())),
+            Err(_) => return Some(culprit),
+        }
+    }
+    if !check(graph) || changed.last().is_none_or(|(_, last)| check(last)) {
+        return None;
+    }
+    // Everything before `good` passes; `bad` fails.
+    let (mut good, mut bad) = (0, changed.len() - 1);
+    while good < bad {
+        let middle = good + (bad - good) / 2;
+        if check(&changed[middle].1) {
+            good = middle + 1;
+        } else {
+            bad = middle;
+        }
+    }
+    changed.get(bad).map(|(culprit, _)| *culprit)
+}

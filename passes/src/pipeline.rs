@@ -1,0 +1,28 @@
+//! The passes that run, in order.
+
+use crate::manager::Pass;
+use crate::{Canonicalize, Cse, Dce, FoldConstants};
+
+/// `canonicalize` first, because it turns moved constants into splats that `fold_constants` computes on at no cost.
+/// It runs again behind `cse`, which makes operands equal that were not (`x - y` with `y` merged into `x`).
+/// Replaced nodes leave dead operands behind: `dce` is last.
+static PIPELINE: &[&dyn Pass] = &[&Canonicalize, &FoldConstants, &Cse, &Canonicalize, &Dce];
+
+pub fn pipeline() -> &'static [&'static dyn Pass] {
+    PIPELINE
+}
+
+pub fn find(name: &str) -> Option<&'static dyn Pass> {
+    PIPELINE.iter().copied().find(|pass| pass.name() == name)
+}
+
+/// Every pass once, in the order of its first run.
+pub fn names() -> Vec<&'static str> {
+    let mut names = Vec::new();
+    for pass in PIPELINE {
+        if !names.contains(&pass.name()) {
+            names.push(pass.name());
+        }
+    }
+    names
+}
