@@ -12,13 +12,15 @@ EXTENSION := python/torchtpu_dynamo/_torchtpu.abi3.so
 WHEEL := dist/.built
 WORKERS ?= 2
 # One profile everywhere, so that MLIR's bindings are built once.
-CARGO_FLAGS := --release --locked --workspace
+CARGO_FLAGS := --release --workspace
 
-export PATH := $(PATH):$(HOME)/.cargo/bin
+export PATH := $(PATH):$(HOME)/.cargo/bin:$(CURDIR)/$(BIN)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
-# maturin sets these three for its own cargo call; the same values in every call keep pyo3 from being rebuilt.
+# maturin sets these for its own cargo call; the same values in every call keep pyo3 from being rebuilt.
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 export PYO3_BUILD_EXTENSION_MODULE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_QUIET := 1
 
 RUST_SOURCES := Cargo.toml Cargo.lock .cargo/config.toml pyproject.toml \
 	$(shell find compiler passes -type f \( -name '*.rs' -o -name '*.c' -o -name Cargo.toml \))
@@ -40,7 +42,7 @@ setup: setup-test $(EXTENSION) ## install what `make test` needs and build the e
 # An editable install: Python sources are live, and only Rust changes rebuild the extension.
 $(EXTENSION): $(RUST_SOURCES) $(VENV)/.stamps/venv
 	@echo "==> Building the Rust extension into $(VENV) with maturin (a minute or two the first time: MLIR is linked in)"
-	@$(BIN)/maturin develop --release --locked --quiet
+	@$(BIN)/maturin develop --release --quiet
 	@touch $@
 
 # Made by either set-up target; which one ran has no say in whether the extension is current.
@@ -57,7 +59,7 @@ lint: setup-test
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/mypy --no-error-summary
-	@cargo clippy --quiet $(CARGO_FLAGS) --all-targets -- -D warnings
+	@cargo clippy --quiet --locked $(CARGO_FLAGS) --all-targets -- -D warnings
 
 # The extension's crate is left out: it has only Python callers, and cannot be linked without an interpreter.
 test-rust: setup-test ## the Rust tests alone
@@ -76,11 +78,11 @@ wheel: $(WHEEL) ## the wheel that users install, checked with auditwheel, in dis
 $(WHEEL): $(RUST_SOURCES) $(PYTHON_SOURCES) scripts/check_wheel.py $(VENV)/.stamps/venv
 	@echo "==> Building the wheel into dist/ and checking that it loads on glibc 2.35"
 	@rm -rf dist
-	@$(BIN)/maturin build --release --locked --quiet --compatibility manylinux_2_35 --auditwheel check --out dist
+	@$(BIN)/maturin build --release --quiet --compatibility manylinux_2_35 --auditwheel check --out dist
 	@$(BIN)/python scripts/check_wheel.py dist/*.whl
 	@touch $@
 
-test-wheel: $(WHEEL) $(EXTENSION) ## install the wheel into an empty environment and run a model there
+test-wheel: setup-test $(WHEEL) ## install the wheel into an empty environment and run a model there
 	@$(BIN)/python -m pytest tests/python/test_wheel.py -q
 
 test-torch: $(WHEEL) ## a sample of the tests against an older torch: make test-torch TORCH=2.11

@@ -100,12 +100,11 @@ class Graph:
         """Compiles now; a call then adds as little as possible to the executable's own."""
         executable, uses_seed, outputs = self.compile(())
         exported = self.exported
-        count = sum(kind == "tensor" for kind, _ in outputs)
         live_graphs.add(self)
         only_tensors = outputs == [("tensor", k) for k in range(len(outputs))]
         plain = only_tensors and not exported.constants and len(exported.tensor_inputs) == len(exported.input_names)
 
-        def call(args: list[Any], _keep: Graph = self) -> list[Any]:
+        def call(args: list[Any]) -> list[Any]:
             if ForkState.child:
                 plugins.check_process()
             counters.executions += 1
@@ -114,8 +113,9 @@ class Graph:
         def call_and_arrange(args: list[Any]) -> list[Any]:
             return self.run(executable, uses_seed, outputs, args)
 
-        del count
-        return boxed(call if plain else call_and_arrange)
+        chosen = boxed(call if plain else call_and_arrange)
+        chosen._graph = self  # type: ignore[attr-defined]  # alive, and in live_graphs, as long as its callable
+        return chosen
 
     def symbolic_call(self) -> Boxed:
         """Compiles when called, once for each set of sizes."""

@@ -1,8 +1,8 @@
-"""The wheel as a user gets it: installed into an empty environment, with neither a compiler nor LLVM in reach.
+"""The wheel as a user gets it: installed into an empty environment, with no compiler or LLVM in reach.
 
 Everything that the wheel may count on (torch, the CPU plugin and what those require) is linked into that
-environment one distribution at a time, rather than downloaded again; nothing else of the development environment
-can be seen there.
+environment one distribution at a time, rather than downloaded again; nothing else of the development
+environment can be seen there.
 """
 
 import os

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use torchtpu_ir::{CompileError, DType, Location, Stage};
 use torchtpu_lowering::{Check, InputSpec, OutputSpec};
 use torchtpu_pjrt::{
-    Buffer, Client, CompileOptions, ElementType, ErrorCode, Executable as Loaded, ExecuteOptions, HostBufferSemantics,
-    OptionValue, OutputMemory, PjrtError,
+    Buffer, Client, CompileOptions, ElementType, ErrorCode, Executable as Loaded, ExecuteOptions,
+    HostBufferSemantics, OptionValue, OutputMemory, PjrtError,
 };
 
 type Result<T> = std::result::Result<T, CompileError>;
@@ -129,7 +129,8 @@ pub fn plugin_error(stage: Stage, name: &str, error: PjrtError) -> CompileError 
         }
         _ => None,
     };
-    let e = CompileError::new(stage, format!("{what} graph `{name}`: {} ({})", error.message.trim(), error.call));
+    let e =
+        CompileError::new(stage, format!("{what} graph `{name}`: {} ({})", error.message.trim(), error.call));
     match help {
         Some(help) => e.help(help),
         None => e,
@@ -138,9 +139,15 @@ pub fn plugin_error(stage: Stage, name: &str, error: PjrtError) -> CompileError 
 
 impl Executable {
     /// Compiles a program for a client's first device.
-    pub fn compile(program: &Program, client: &Client, settings: &CompileSettings, zero_copy: bool) -> Result<Executable> {
+    pub fn compile(
+        program: &Program,
+        client: &Client,
+        settings: &CompileSettings,
+        zero_copy: bool,
+    ) -> Result<Executable> {
         let start = Instant::now();
-        let options = CompileOptions { env_option_overrides: xla_options(settings)?, ..CompileOptions::default() };
+        let options =
+            CompileOptions { env_option_overrides: xla_options(settings)?, ..CompileOptions::default() };
         let loaded = client
             .compile(program.bytecode(), &options)
             .map_err(|e| plugin_error(Stage::Compile, &program.name, e))?;
@@ -232,7 +239,9 @@ impl Executable {
                     place.push((false, owned.len() - 1));
                     continue;
                 }
-                if let Some(c) = cached.as_ref().filter(|c| c.ptr == arg.ptr as usize && c.version == arg.version) {
+                if let Some(c) =
+                    cached.as_ref().filter(|c| c.ptr == arg.ptr as usize && c.version == arg.version)
+                {
                     shared.push(Some(c.buffer.clone()));
                 } else {
                     // SAFETY: as above. A cached zero-copy buffer outlives the call but is only read in a later
@@ -256,9 +265,11 @@ impl Executable {
         }
         let buffers: Vec<&Buffer> = place
             .iter()
-            .filter_map(|&(is_shared, i)| {
-                if is_shared { shared[i].as_ref().map(|b| &b.0) } else { owned.get(i) }
-            })
+            .filter_map(
+                |&(is_shared, i)| {
+                    if is_shared { shared[i].as_ref().map(|b| &b.0) } else { owned.get(i) }
+                },
+            )
             .collect();
         let options = ExecuteOptions { non_donatable_input_indices: &self.non_donatable, launch_id: 0 };
         let (results, done) = self.loaded.execute(&buffers, options).map_err(|e| self.fail(e))?;
@@ -282,7 +293,14 @@ impl Executable {
             let copy = unsafe { arg.gather(&slot.spec.tensor.order) };
             // SAFETY: the plugin copies before it returns.
             let made = unsafe {
-                self.client.buffer_from_host(copy.ptr(), slot.element, &slot.dims, None, ImmutableOnlyDuringCall, 0)
+                self.client.buffer_from_host(
+                    copy.ptr(),
+                    slot.element,
+                    &slot.dims,
+                    None,
+                    ImmutableOnlyDuringCall,
+                    0,
+                )
             };
             return made.map(|(b, _)| b).map_err(|e| self.fail(e));
         }
@@ -338,13 +356,22 @@ impl Executable {
     fn raise_if(&self, check: &Check, buffer: Buffer) -> Result<()> {
         let mut bad = [0u8];
         buffer.copy_to_host(&mut bad).map_err(|e| self.fail(e))?;
-        if bad[0] == 0 { Ok(()) } else { Err(CompileError::new(Stage::Run, check.message.clone()).at(&check.op, &check.location)) }
+        if bad[0] == 0 {
+            Ok(())
+        } else {
+            Err(CompileError::new(Stage::Run, check.message.clone()).at(&check.op, &check.location))
+        }
     }
 
     fn check_args(&self, args: &[TensorRef<'_>]) -> Result<()> {
         let fail = |message: String| Err(CompileError::new(Stage::Run, message));
         if args.len() != self.inputs.len() {
-            return fail(format!("graph `{}` takes {} tensors, not {}", self.name, self.inputs.len(), args.len()));
+            return fail(format!(
+                "graph `{}` takes {} tensors, not {}",
+                self.name,
+                self.inputs.len(),
+                args.len()
+            ));
         }
         for (slot, arg) in self.inputs.iter().zip(args) {
             let ty = &slot.spec.tensor.ty;
@@ -361,7 +388,10 @@ impl Executable {
                 if let Some((_, other)) = clash {
                     return Err(CompileError::new(
                         Stage::Run,
-                        format!("inputs `{}` and `{}` share memory and the first is written", slot.spec.name, other.spec.name),
+                        format!(
+                            "inputs `{}` and `{}` share memory and the first is written",
+                            slot.spec.name, other.spec.name
+                        ),
                     )
                     .at("aten.copy_.default", &Location { name: slot.spec.name.clone(), frames: Vec::new() })
                     .help("pass a .clone() of one of them"));
@@ -388,7 +418,12 @@ fn xla_options(settings: &CompileSettings) -> Result<Vec<(String, OptionValue)>>
                 serde_json::Value::Number(v) => match (v.as_i64(), v.as_f64()) {
                     (Some(i), _) => OptionValue::Int(i),
                     (None, Some(f)) => OptionValue::Float(f),
-                    _ => return Err(CompileError::new(Stage::Compile, format!("XLA option `{name}` is no number"))),
+                    _ => {
+                        return Err(CompileError::new(
+                            Stage::Compile,
+                            format!("XLA option `{name}` is no number"),
+                        ));
+                    }
                 },
                 _ => {
                     let message = format!("XLA option `{name}` must be a boolean, a number or a string");

@@ -44,8 +44,10 @@ impl TensorRef<'_> {
     /// Offsets in bytes of every innermost run, in the order of dimensions `order`, with the run's length and step.
     fn runs(&self, order: &[i64], mut run: impl FnMut(isize, usize, isize)) {
         let size = self.dtype.size() as isize;
-        let dims: Vec<(i64, isize)> =
-            order.iter().map(|&d| (self.shape[d as usize], self.strides[d as usize] as isize * size)).collect();
+        let dims: Vec<(i64, isize)> = order
+            .iter()
+            .map(|&d| (self.shape[d as usize], self.strides[d as usize] as isize * size))
+            .collect();
         let Some((&(inner, step), outer)) = dims.split_last() else {
             run(0, 1, size);
             return;

@@ -17,6 +17,8 @@ type Result<T> = std::result::Result<T, CompileError>;
 pub struct Program {
     pub name: String,
     pub kind: Kind,
+    /// The FX payload, as it was handed over.
+    pub payload: Vec<u8>,
     /// The IR as lowered. Kept because people ask why a pass did what it did.
     before: Graph,
     after: Graph,
@@ -57,6 +59,7 @@ impl Program {
         let program = Program {
             name: payload.name.clone(),
             kind: payload.kind,
+            payload: json.to_vec(),
             before,
             after,
             bytecode,

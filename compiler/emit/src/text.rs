@@ -97,7 +97,7 @@ impl Printer {
         let sources = graph.operands(id);
         let operands = self.operands(&sources)?;
         let types: Vec<&TensorType> = sources.iter().map(|v| graph.ty(*v)).collect();
-        self.names[id.index()] = self.operation(&node.op, operands, types, &node.types, node.loc)?;
+        self.names[id.index()] = self.operation(&node.op, operands, &types, &node.types, node.loc)?;
         Ok(())
     }
 
@@ -106,13 +106,14 @@ impl Printer {
         &mut self,
         op: &Op,
         mut operands: Vec<String>,
-        mut operand_types: Vec<&TensorType>,
+        operand_types: &[&TensorType],
         types: &[TensorType],
         loc: LocId,
     ) -> Result<Vec<String>, String> {
-        let spec = spec(op, &operand_types)?;
+        let spec = spec(op, operand_types)?;
+        let mut operand_types = operand_types.to_vec();
         for (extra, ty) in &spec.extra {
-            operands.extend(self.operation(extra, Vec::new(), Vec::new(), std::slice::from_ref(ty), loc)?);
+            operands.extend(self.operation(extra, Vec::new(), &[], std::slice::from_ref(ty), loc)?);
             operand_types.push(ty);
         }
         let number = self.next;

@@ -4,7 +4,8 @@ use crate::table::Result;
 use torchtpu_import::{Arg, Meta, Node, Payload, Size, Target};
 use torchtpu_ir::op::{ParamRole, RngAlgorithm};
 use torchtpu_ir::{
-    Builder, CompileError, DType, Direction, Graph, Location, Precision, ReduceKind, Scalar, TensorType, Value,
+    Builder, CompileError, DType, Direction, Graph, Location, Precision, ReduceKind, Scalar, TensorType,
+    Value,
 };
 
 /// What one FX node stands for.
@@ -366,7 +367,11 @@ impl<'a> Cx<'a> {
     }
 
     /// Under `check_bounds`: the execution raises `message` at this line if any element of `bad` is true.
-    pub fn check(&mut self, bad: impl FnOnce(&mut Self) -> Result<Value>, message: impl Into<String>) -> Result<()> {
+    pub fn check(
+        &mut self,
+        bad: impl FnOnce(&mut Self) -> Result<Value>,
+        message: impl Into<String>,
+    ) -> Result<()> {
         if !self.settings.check_bounds {
             return Ok(());
         }

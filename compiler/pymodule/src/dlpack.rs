@@ -161,13 +161,19 @@ unsafe impl Sync for Exchange {}
 
 impl Exchange {
     pub fn of_torch(py: Python<'_>) -> PyResult<Exchange> {
-        let too_old = || PyRuntimeError::new_err("this PyTorch has no DLPack C exchange table; torch 2.11 or newer is needed");
+        let too_old = || {
+            PyRuntimeError::new_err(
+                "this PyTorch has no DLPack C exchange table; torch 2.11 or newer is needed",
+            )
+        };
         let tensor = py.import("torch")?.getattr("Tensor")?;
         let capsule = tensor.getattr("__dlpack_c_exchange_api__").map_err(|_| too_old())?;
         let capsule = capsule.cast::<PyCapsule>().map_err(|_| too_old())?;
         // SAFETY: the capsule of this name holds the table, which lives as long as the type.
         let table = unsafe {
-            ffi::PyCapsule_GetPointer(capsule.as_ptr(), c"dlpack_exchange_api".as_ptr()).cast::<ExchangeApi>().as_ref()
+            ffi::PyCapsule_GetPointer(capsule.as_ptr(), c"dlpack_exchange_api".as_ptr())
+                .cast::<ExchangeApi>()
+                .as_ref()
         };
         let table = table.ok_or_else(too_old)?;
         match (table.tensor_from_object, table.managed_to_object) {
@@ -186,22 +192,31 @@ impl Exchange {
         let (code, tensor) = unsafe {
             let code = (self.from_object)(object.as_ptr().cast(), tensor.as_mut_ptr());
             if code != 0 {
-                return Err(PyErr::take(object.py()).unwrap_or_else(|| PyRuntimeError::new_err("DLPack refused a tensor")));
+                return Err(PyErr::take(object.py())
+                    .unwrap_or_else(|| PyRuntimeError::new_err("DLPack refused a tensor")));
             }
             (code, tensor.assume_init())
         };
         debug_assert_eq!(code, 0);
         if tensor.device.kind != CPU {
-            return Err(PyRuntimeError::new_err("a tensor is not on the CPU; call .cpu() before the compiled function"));
+            return Err(PyRuntimeError::new_err(
+                "a tensor is not on the CPU; call .cpu() before the compiled function",
+            ));
         }
-        let dtype = dtype_of(tensor.dtype)
-            .ok_or_else(|| PyRuntimeError::new_err("a tensor has a dtype that DLPack describes but we do not support"))?;
+        let dtype = dtype_of(tensor.dtype).ok_or_else(|| {
+            PyRuntimeError::new_err("a tensor has a dtype that DLPack describes but we do not support")
+        })?;
         Ok(Borrowed { tensor, dtype })
     }
 
     /// A PyTorch tensor over a result's memory; it owns the result.
     pub fn to_tensor<'py>(
-        &self, py: Python<'py>, output: Output, dtype: DType, shape: &[i64], strides: &[i64],
+        &self,
+        py: Python<'py>,
+        output: Output,
+        dtype: DType,
+        shape: &[i64],
+        strides: &[i64],
     ) -> PyResult<Bound<'py, PyAny>> {
         let mut dims = Vec::with_capacity(shape.len() * 2);
         dims.extend_from_slice(shape);
@@ -235,7 +250,9 @@ impl Exchange {
             (*export).managed.context = export.cast();
             if (self.to_object)(&raw mut (*export).managed, &mut object) != 0 {
                 drop(Box::from_raw(export));
-                return Err(PyErr::take(py).unwrap_or_else(|| PyRuntimeError::new_err("DLPack refused a result")));
+                return Err(
+                    PyErr::take(py).unwrap_or_else(|| PyRuntimeError::new_err("DLPack refused a result"))
+                );
             }
             Bound::from_owned_ptr_or_err(py, object.cast())
         }

@@ -37,11 +37,15 @@ fn raise(py: Python<'_>, error: CompileError) -> PyErr {
 
 /// Runs `work` on a thread of its own without the GIL, so that Ctrl-C raises at once. An interrupted compilation
 /// finishes in the background and its result is dropped.
-fn interruptible<T: Send + 'static>(py: Python<'_>, work: impl FnOnce() -> T + Send + 'static) -> PyResult<T> {
+fn interruptible<T: Send + 'static>(
+    py: Python<'_>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> PyResult<T> {
     let (sender, mut receiver) = channel();
-    let spawned = std::thread::Builder::new().name("torchtpu-compile".into()).stack_size(64 << 20).spawn(move || {
-        let _ = sender.send(work());
-    });
+    let spawned =
+        std::thread::Builder::new().name("torchtpu-compile".into()).stack_size(64 << 20).spawn(move || {
+            let _ = sender.send(work());
+        });
     spawned.map_err(|e| PyRuntimeError::new_err(format!("cannot start a compile thread: {e}")))?;
     loop {
         let answer;
@@ -53,7 +57,9 @@ fn interruptible<T: Send + 'static>(py: Python<'_>, work: impl FnOnce() -> T + S
             Ok(value) => return Ok(value),
             Err(RecvTimeoutError::Timeout) => py.check_signals()?,
             Err(RecvTimeoutError::Disconnected) => {
-                return Err(TorchTPUError::new_err("the compile thread ended without a result; please report this"));
+                return Err(TorchTPUError::new_err(
+                    "the compile thread ended without a result; please report this",
+                ));
             }
         }
     }
@@ -69,7 +75,12 @@ struct Client {
 #[pymethods]
 impl Client {
     #[new]
-    fn new(py: Python<'_>, plugin_path: String, options: &Bound<'_, PyDict>, zero_copy: bool) -> PyResult<Client> {
+    fn new(
+        py: Python<'_>,
+        plugin_path: String,
+        options: &Bound<'_, PyDict>,
+        zero_copy: bool,
+    ) -> PyResult<Client> {
         let mut named = Vec::new();
         for (key, value) in options {
             // A boolean is an integer to Python: it has to be asked for first.
@@ -138,8 +149,17 @@ struct Program {
 #[pymethods]
 impl Program {
     #[new]
-    fn new(py: Python<'_>, payload: Vec<u8>, bindings: HashMap<String, i64>, options_json: &str) -> PyResult<Program> {
+    fn new(
+        py: Python<'_>,
+        payload: Vec<u8>,
+        bindings: HashMap<String, i64>,
+        options_json: &str,
+    ) -> PyResult<Program> {
         let settings = options::parse(options_json).map_err(|e| raise(py, e))?;
+        let payload: Vec<u8> = match payload.extract::<String>() {
+            Ok(text) => text.into_bytes(),
+            Err(_) => payload.extract()?,
+        };
         let made = interruptible(py, move || {
             torchtpu_driver::Program::new(&payload, &bindings.into_iter().collect(), &settings)
         })?;
@@ -153,6 +173,11 @@ impl Program {
     #[getter]
     fn kind(&self) -> String {
         format!("{:?}", self.program.kind).to_lowercase()
+    }
+    /// The FX payload, JSON.
+    #[getter]
+    fn payload<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.program.payload)
     }
     #[getter]
     fn uses_seed(&self) -> bool {
@@ -203,7 +228,8 @@ impl Program {
     /// Compiles for the client's first device.
     fn compile(&self, py: Python<'_>, client: &Client, options_json: &str) -> PyResult<Executable> {
         let settings = options::parse(options_json).map_err(|e| raise(py, e))?;
-        let (program, pjrt_client, zero_copy) = (self.program.clone(), client.client.clone(), client.zero_copy);
+        let (program, pjrt_client, zero_copy) =
+            (self.program.clone(), client.client.clone(), client.zero_copy);
         let made = interruptible(py, move || {
             torchtpu_driver::Executable::compile(&program, &pjrt_client, &settings, zero_copy)
         })?;
@@ -235,7 +261,12 @@ impl Executable {
 impl Executable {
     /// Runs the program. Tensors are CPU tensors of the compiled shapes and dtypes; the list is emptied, so that
     /// they may be freed early. Mutated inputs are written before this returns. The seed is used by random ops.
-    fn __call__<'py>(&self, py: Python<'py>, tensors: &Bound<'py, PyList>, seed: u64) -> PyResult<Bound<'py, PyList>> {
+    fn __call__<'py>(
+        &self,
+        py: Python<'py>,
+        tensors: &Bound<'py, PyList>,
+        seed: u64,
+    ) -> PyResult<Bound<'py, PyList>> {
         let executable = self.get()?;
         // The references keep every tensor alive while the list is emptied and the GIL is away.
         let held: Vec<Bound<'py, PyAny>> = tensors.iter().collect();
