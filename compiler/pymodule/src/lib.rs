@@ -151,7 +151,7 @@ impl Program {
     #[new]
     fn new(
         py: Python<'_>,
-        payload: Vec<u8>,
+        payload: &Bound<'_, PyAny>,
         bindings: HashMap<String, i64>,
         options_json: &str,
     ) -> PyResult<Program> {
