@@ -255,7 +255,7 @@ fn same(dtype: DType, a: Scalar, b: Scalar) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn pipeline_keeps_outputs(numbers in prop::collection::vec(any::<u32>(), 20..200)) {

@@ -372,6 +372,7 @@ _HERE = os.path.dirname(__file__) + os.sep
 
 
 def user_frames(trace: str) -> list[tuple[str, int, str]]:
-    """The frames of a stack trace that are not torch's own, innermost first."""
+    """The frames of a stack trace, innermost first, without torch's own unless there are no others."""
     frames = [(m["file"], int(m["line"]), m["function"]) for m in _FRAME.finditer(trace)]
-    return [f for f in reversed(frames) if not f[0].startswith((_TORCH, _HERE, "<"))]
+    frames = [f for f in reversed(frames) if not f[0].startswith((_HERE, "<"))]
+    return [f for f in frames if not f[0].startswith(_TORCH)] or frames

@@ -68,7 +68,11 @@ fn int_binary(op: BinaryOp, d: DType, a: Scalar, b: Scalar) -> Scalar {
             BinaryOp::Xor => x ^ y,
             BinaryOp::ShiftLeft if shift => x << y,
             BinaryOp::ShiftLeft => 0,
-            BinaryOp::ShiftRightArithmetic => x >> y.clamp(0, d.bits() as i64 - 1),
+            // Of an unsigned type too, the top bit is repeated.
+            BinaryOp::ShiftRightArithmetic => {
+                let up = 64 - d.bits();
+                (x << up >> up) >> if shift { y } else { d.bits() as i64 - 1 }
+            }
             other => panic!("{other:?} of integers"),
         },
     )
