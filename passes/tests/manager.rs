@@ -36,8 +36,7 @@ fn names_are_those_of_the_pipeline() {
 fn reports_say_what_each_application_did() {
     let mut g = graph();
     let reports = run(&mut g, &PassOptions::default()).unwrap();
-    let seen: Vec<_> =
-        reports.iter().map(|r| (r.name, r.rewrites, r.nodes_before, r.nodes_after)).collect();
+    let seen: Vec<_> = reports.iter().map(|r| (r.name, r.rewrites, r.nodes_before, r.nodes_after)).collect();
     insta::with_settings!({ snapshot_path => "../../snapshots/passes", prepend_module_to_snapshot => false }, {
         insta::assert_debug_snapshot!("manager__reports", seen);
     });
@@ -84,9 +83,8 @@ fn dumps_are_of_changes_and_join() {
 
 #[test]
 fn bisect_names_the_application() {
-    let exponentials = |g: &Graph| {
-        g.node_ids().filter(|&id| matches!(g.op(id), Op::Unary(UnaryOp::Exponential))).count()
-    };
+    let exponentials =
+        |g: &Graph| g.node_ids().filter(|&id| matches!(g.op(id), Op::Unary(UnaryOp::Exponential))).count();
     let mut calls = 0;
     let found = bisect(&graph(), &mut |g| {
         calls += 1;
@@ -162,7 +160,10 @@ fn twenty_thousand_nodes_take_milliseconds() {
     let begin = Instant::now();
     let plan = torchtpu_passes::analysis::FusionPlan::of(&start);
     let fusion = begin.elapsed().as_secs_f64() * 1e6 / nodes;
-    println!("{nodes} nodes, {left} left, {} groups: {total:.2} us a node; fusion {fusion:.2}", plan.groups.len());
+    println!(
+        "{nodes} nodes, {left} left, {} groups: {total:.2} us a node; fusion {fusion:.2}",
+        plan.groups.len()
+    );
     for ((name, rewrites), us) in names.iter().zip(&best) {
         println!("  {name}: {us:.3} us a node, {rewrites} rewrites");
     }

@@ -309,6 +309,12 @@ impl Executable {
         Ok(results)
     }
 
+    /// Seconds of one execution alone, on the buffers of the last call; for benchmarks.
+    fn execute_only(&self, py: Python<'_>, times: u32) -> PyResult<f64> {
+        let executable = self.get()?;
+        py.detach(|| executable.execute_only(times)).map_err(|e| raise(py, e))
+    }
+
     /// Forgets device copies of inputs.
     fn refresh(&self) -> PyResult<()> {
         self.get()?.refresh();
