@@ -1,1 +1,16 @@
-//! Joins import, lowering, passes, emission and PJRT.
+//! Joins the stages. `program` is the straight line from an FX payload to StableHLO, `executable` what runs it,
+//! `host` the only place that touches the caller's memory, `options` what can be asked for.
+//!
+//! Nothing here may know of Python.
+
+pub mod executable;
+pub mod host;
+pub mod options;
+pub mod program;
+
+pub use executable::{Executable, Output, live_buffers};
+pub use host::{Memory, TensorRef};
+pub use options::{CompileSettings, ProgramSettings};
+pub use program::Program;
+pub use torchtpu_ir::{CompileError, DType, Stage};
+pub use torchtpu_pjrt as pjrt;

@@ -41,7 +41,7 @@ pub struct CompileError {
     pub location: Location,
     pub message: String,
     /// What is supported instead.
-    pub help: Option<String>,
+    pub help: Option<Box<str>>,
 }
 
 impl CompileError {
@@ -52,7 +52,7 @@ impl CompileError {
         CompileError::new(Stage::Lowering, message)
     }
     pub fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
+        self.help = Some(help.into().into());
         self
     }
     /// Names op and place unless an inner call already has.

@@ -51,13 +51,22 @@ fn window(
     base_dilation: i64,
     window_dilation: i64,
 ) -> i64 {
-    let dilated = if size == 0 { 0 } else { (size - 1) * base_dilation + 1 } + low + high;
-    let reach = (window - 1) * window_dilation + 1;
-    if dilated < reach { 0 } else { (dilated - reach) / stride + 1 }
+    // Attributes are the user's numbers: whatever they are, the answer is a size and not an overflow.
+    let spread = if size == 0 { 0 } else { (size - 1).saturating_mul(base_dilation).saturating_add(1) };
+    let dilated = spread.saturating_add(low).saturating_add(high);
+    let reach = (window - 1).saturating_mul(window_dilation).saturating_add(1);
+    if dilated < reach { 0 } else { (dilated.saturating_sub(reach) / stride).saturating_add(1) }
 }
 
 fn axes_ok(dims: &[i64], rank: usize) -> bool {
     dims.iter().enumerate().all(|(i, &d)| d >= 0 && (d as usize) < rank && !dims[..i].contains(&d))
+}
+
+fn starts_ok(op: &Op, starts: &[&TensorType]) -> Result<()> {
+    let bad = starts.iter().find(|t| !t.dtype.is_int() || t.rank() != 0);
+    need(bad.is_none(), || {
+        format!("{} starts at {}", op.name(), bad.map_or(String::new(), |t| t.to_string()))
+    })
 }
 
 fn without(shape: &[i64], dims: &[i64]) -> Vec<i64> {
@@ -69,6 +78,9 @@ pub fn infer(op: &Op, operands: &[&TensorType]) -> Result<Option<Types>> {
     if let Some(n) = arity(op) {
         need(operands.len() == n, || format!("{} takes {n} operands, not {}", op.name(), operands.len()))?;
     }
+    let any =
+        matches!(op, Op::Concatenate(_) | Op::Sort(_) | Op::DynamicSlice(_) | Op::DynamicUpdateSlice(_));
+    need(!(any && operands.is_empty()), || format!("{} takes operands", op.name()))?;
     let a = operands.first().copied();
     match (op, a) {
         (Op::Unary(u), Some(a)) => {
@@ -124,7 +136,7 @@ pub fn infer(op: &Op, operands: &[&TensorType]) -> Result<Option<Types>> {
                 need(0 <= lo && lo <= hi && hi <= a.shape[i] && step > 0, || {
                     format!("slice {lo}:{hi}:{step} of dimension {i} of {a}")
                 })?;
-                shape.push((hi - lo + step - 1) / step);
+                shape.push((hi - lo) / step + ((hi - lo) % step != 0) as i64);
             }
             one(a.with_shape(shape))
         }
@@ -135,10 +147,12 @@ pub fn infer(op: &Op, operands: &[&TensorType]) -> Result<Option<Types>> {
             need(s.sizes.iter().zip(&a.shape).all(|(s, d)| 0 <= *s && s <= d), || {
                 format!("dynamic_slice sizes {:?} of {a}", s.sizes)
             })?;
+            starts_ok(op, &operands[1..])?;
             one(a.with_shape(s.sizes.clone()))
         }
         (Op::DynamicUpdateSlice(_), Some(a)) => {
             need(operands.len() == 2 + a.rank(), || format!("dynamic_update_slice of {a}: operand count"))?;
+            starts_ok(op, &operands[2..])?;
             let u = operands[1];
             need(
                 u.dtype == a.dtype
@@ -158,8 +172,10 @@ pub fn infer(op: &Op, operands: &[&TensorType]) -> Result<Option<Types>> {
             })?;
             let mut shape = Vec::with_capacity(n);
             for i in 0..n {
-                let inner = if a.shape[i] == 0 { 0 } else { (a.shape[i] - 1) * (p.interior[i] + 1) + 1 };
-                let d = inner + p.low[i] + p.high[i];
+                let step = p.interior[i].saturating_add(1);
+                let spread = (a.shape[i] - 1).saturating_mul(step).saturating_add(1);
+                let inner = if a.shape[i] == 0 { 0 } else { spread };
+                let d = inner.saturating_add(p.low[i]).saturating_add(p.high[i]);
                 need(p.interior[i] >= 0 && d >= 0, || format!("pad makes dimension {i} of {a} {d}"))?;
                 shape.push(d);
             }
@@ -174,7 +190,7 @@ pub fn infer(op: &Op, operands: &[&TensorType]) -> Result<Option<Types>> {
                     && b.rank() == a.rank()
                     && b.shape.iter().zip(&a.shape).enumerate().all(|(i, (x, y))| i == d || x == y);
                 need(same, || format!("concatenate of {a} and {b} along {d}"))?;
-                shape[d] += b.shape[d];
+                shape[d] = shape[d].saturating_add(b.shape[d]);
             }
             one(a.with_shape(shape))
         }
@@ -212,11 +228,12 @@ pub fn infer(op: &Op, operands: &[&TensorType]) -> Result<Option<Types>> {
             let (batch, feature) = (a.shape[c.lhs_dims[0] as usize], a.shape[c.lhs_dims[1] as usize]);
             let (out_feature, in_feature) =
                 (b.shape[c.rhs_dims[0] as usize], b.shape[c.rhs_dims[1] as usize]);
-            need(feature == in_feature * c.feature_groups && a.dtype == b.dtype, || {
+            need(feature == in_feature.saturating_mul(c.feature_groups) && a.dtype == b.dtype, || {
                 format!("convolution of {a} with {b} in {} groups", c.feature_groups)
             })?;
             need(
-                batch % c.batch_groups == 0 && out_feature % (c.feature_groups * c.batch_groups) == 0,
+                batch % c.batch_groups == 0
+                    && out_feature % c.feature_groups.saturating_mul(c.batch_groups) == 0,
                 || format!("convolution of {a} with {b}: groups do not divide"),
             )?;
             let mut shape = vec![0; n];
@@ -354,7 +371,14 @@ pub fn check(op: &Op, operands: &[&TensorType], types: &[TensorType]) -> Result<
         }),
         (Op::Convert(_), Some(a)) => need(a.shape == t.shape, || format!("convert of {a} to {t}")),
         (Op::BitcastConvert(_), Some(a)) => {
-            need(a.bytes() == t.bytes(), || format!("bitcast_convert of {a} to {t}"))
+            // Between sizes, the wider type's elements are the narrower one's last dimension.
+            let (x, y) = (a.dtype.size(), t.dtype.size());
+            let split = |wide: &TensorType, narrow: &TensorType| {
+                let ratio = (wide.dtype.size() / narrow.dtype.size()) as i64;
+                narrow.shape.split_last().is_some_and(|(n, rest)| *n == ratio && rest == wide.shape)
+            };
+            let fits = if x == y { a.shape == t.shape } else { split(a, t) || split(t, a) };
+            need(fits, || format!("bitcast_convert of {a} to {t}"))
         }
         (Op::Reshape(_), Some(a)) => {
             need(a.dtype == t.dtype && a.elements() == t.elements(), || format!("reshape of {a} to {t}"))

@@ -27,7 +27,10 @@ impl Scalar {
             U16 => v as u16 as u128,
             U32 => v as u32 as u128,
             U64 => v as u64 as u128,
-            I8 | I16 | I32 | I64 => return Scalar::from_i64(dtype, v as i64),
+            I8 => v as i8 as u8 as u128,
+            I16 => v as i16 as u16 as u128,
+            I32 => v as i32 as u32 as u128,
+            I64 => v as i64 as u64 as u128,
         })
     }
 
@@ -134,7 +137,8 @@ fn f8_value(bits: u8, exponent: u32, bias: i32, finite_only: bool) -> f64 {
     }
 }
 
-/// Nearest 8-bit float, ties to even; 256 candidates make a search the simplest right answer.
+/// Nearest 8-bit float, ties to even; 256 candidates make a search the simplest right answer. Beyond the greatest
+/// one, half a step further is infinity, or NaN in a format without infinities, as PyTorch converts.
 fn f8_bits(v: f64, exponent: u32, bias: i32, finite_only: bool) -> u8 {
     let sign = if v.is_sign_negative() { 0x80u8 } else { 0 };
     if v.is_nan() {
@@ -142,6 +146,14 @@ fn f8_bits(v: f64, exponent: u32, bias: i32, finite_only: bool) -> u8 {
     }
     if v.is_infinite() {
         return sign | if finite_only { 0x7f } else { 0x7c };
+    }
+    // The step to the greatest value is the step beyond it, and a tie goes to the even neighbour: the greatest of
+    // e4m3fn (0x7e), what is behind the greatest of e5m2 (0x7b).
+    let greatest = if finite_only { 0x7e } else { 0x7b };
+    let top = f8_value(greatest, exponent, bias, finite_only);
+    let beyond = v.abs() - top - (top - f8_value(greatest - 1, exponent, bias, finite_only)) / 2.0;
+    if beyond > 0.0 || (beyond == 0.0 && greatest & 1 == 1) {
+        return sign | (greatest + 1);
     }
     let mut best = (f64::INFINITY, 0u8);
     for bits in 0..0x7fu8 {

@@ -122,6 +122,7 @@ fn settle(value: Literal, dtype: DType) -> Literal {
         Literal::Splat(Scalar(raw)) if raw & PENDING_MASK == PENDING_INT => {
             Literal::Splat(Scalar::from_i64(dtype, raw as u64 as i64))
         }
+        Literal::Splat(Scalar(raw)) if dtype == DType::Bool => Literal::Splat(Scalar((raw != 0) as u128)),
         Literal::Splat(Scalar(raw)) if dtype.size() < 16 => {
             Literal::Splat(Scalar(raw & ((1u128 << (dtype.size() * 8)) - 1)))
         }
@@ -243,10 +244,8 @@ impl<'a> Cursor<'a> {
     pub fn eat(&mut self, token: &str) -> bool {
         let rest = self.rest();
         let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let ends = !token.ends_with(is_word)
-            || !rest[token.len().min(rest.len())..].starts_with(is_word)
-            || token == "dense";
-        let found = rest.starts_with(token) && ends;
+        let Some(behind) = rest.strip_prefix(token) else { return false };
+        let found = !token.ends_with(is_word) || !behind.starts_with(is_word) || token == "dense";
         if found {
             self.at += token.len();
         }
@@ -419,7 +418,7 @@ fn parse(c: &mut Cursor<'_>) -> Result<Graph, String> {
     while c.eat("#") {
         let n = usize::try_from(c.integer()?)
             .ok()
-            .filter(|n| (1..1 << 24).contains(n))
+            .filter(|n| (1..1 << 20).contains(n))
             .ok_or("bad location number")?;
         c.expect("=")?;
         let mut location = Location { name: c.string()?, frames: Vec::new() };

@@ -3,7 +3,10 @@
 use crate::table::Result;
 use torchtpu_import::{Arg, Meta, Node, Payload, Size, Target};
 use torchtpu_ir::op::{ParamRole, RngAlgorithm};
-use torchtpu_ir::{Builder, CompileError, DType, Graph, Precision, Scalar, TensorType, Value};
+use torchtpu_ir::{
+    Builder, CompileError, DType, Direction, Graph, Location, Precision, ReduceKind, Scalar, TensorType,
+    Value,
+};
 
 /// What one FX node stands for.
 #[derive(Clone, Debug)]
@@ -52,6 +55,16 @@ impl Number {
 pub struct Settings {
     /// Precision of f32 dots and convolutions (`torch.set_float32_matmul_precision`).
     pub precision: Precision,
+    /// Emit the predicates of `Cx::check`.
+    pub check_bounds: bool,
+}
+
+/// A predicate that must be false at run time, and what to say where it is not.
+#[derive(Clone, Debug)]
+pub struct Check {
+    pub op: String,
+    pub location: Location,
+    pub message: String,
 }
 
 pub struct Cx<'a> {
@@ -64,6 +77,7 @@ pub struct Cx<'a> {
     pub(crate) out: Vec<Option<TensorType>>,
     /// The generator state that the next random operation uses, once one has been asked for.
     pub(crate) rng_state: Option<Value>,
+    pub(crate) checks: Vec<(Value, Check)>,
 }
 
 /// The IR type of a PyTorch tensor.
@@ -350,5 +364,44 @@ impl<'a> Cx<'a> {
         let (next, bits) = self.b.rng_bits(RngAlgorithm::ThreeFry, state, bits)?;
         self.rng_state = Some(next);
         Ok(bits)
+    }
+
+    /// Under `check_bounds`: the execution raises `message` at this line if any element of `bad` is true.
+    pub fn check(
+        &mut self,
+        bad: impl FnOnce(&mut Self) -> Result<Value>,
+        message: impl Into<String>,
+    ) -> Result<()> {
+        if !self.settings.check_bounds {
+            return Ok(());
+        }
+        let bad = bad(self)?;
+        let dims: Vec<i64> = (0..self.b.rank(bad) as i64).collect();
+        let bad = self.b.reduce(ReduceKind::Or, bad, &dims)?;
+        let location = self.b.graph.location(self.b.loc).clone();
+        self.checks.push((bad, Check { op: self.target.name.clone(), location, message: message.into() }));
+        Ok(())
+    }
+
+    /// Under `check_bounds`: integer indices must lie in `-size..size`.
+    pub fn check_indices(&mut self, indices: Value, size: i64) -> Result<()> {
+        let message = format!("an index is out of range for a dimension of size {size}");
+        self.check(
+            |cx| {
+                let wide = cx.b.convert(indices, DType::I64)?;
+                let low = cx.b.compare_const(Direction::Lt, wide, -size as f64)?;
+                let high = cx.b.compare_const(Direction::Ge, wide, size as f64)?;
+                cx.b.or(low, high)
+            },
+            message,
+        )
+    }
+
+    /// Under `check_bounds`: an integer divisor must not be zero.
+    pub fn check_divisor(&mut self, divisor: Value) -> Result<()> {
+        if !self.b.dtype(divisor).is_int() {
+            return Ok(());
+        }
+        self.check(|cx| cx.b.compare_const(Direction::Eq, divisor, 0.0), "integer division by zero")
     }
 }

@@ -13,6 +13,6 @@ mod lower;
 pub mod promote;
 pub mod table;
 
-pub use cx::{Cx, Number};
+pub use cx::{Check, Cx, Number, Settings};
 pub use lower::{InputSpec, Lowered, OutputSpec, TensorSpec, lower};
 pub use table::{Row, Rule, find, rows};

@@ -1,6 +1,6 @@
 //! A payload to a verified graph: parameters, nodes in order, outputs, aliases.
 
-use crate::cx::{Cx, Lowering, Settings, size, tensor_type};
+use crate::cx::{Check, Cx, Lowering, Settings, size, tensor_type};
 use crate::families::pointwise;
 use crate::table::{self, Result, Rule};
 use torchtpu_import::{Arg, Meta, Payload};
@@ -92,11 +92,14 @@ pub struct Lowered {
     /// Tensor inputs, then constants that are passed at run time.
     pub inputs: Vec<InputSpec>,
     pub outputs: Vec<OutputSpec>,
+    /// Predicates that the program returns after its outputs.
+    pub checks: Vec<Check>,
     pub uses_seed: bool,
 }
 
-/// Lowers a payload whose symbols are bound.
-pub fn lower(payload: &Payload) -> Result<Lowered> {
+/// Lowers a payload whose symbols are bound. With `check_bounds` the program also returns the predicates of
+/// `Cx::check`.
+pub fn lower(payload: &Payload, check_bounds: bool) -> Result<Lowered> {
     let precision = match payload.matmul_precision.as_str() {
         "high" => Precision::High,
         "medium" => Precision::Default,
@@ -148,17 +151,18 @@ pub fn lower(payload: &Payload) -> Result<Lowered> {
         values.push(Lowering::One(value.map_err(|e| e.at("get_attr", &location))?));
     }
     let Some(first) = payload.nodes.first() else {
-        return finish(graph, inputs, Vec::new(), payload, &values, false);
+        return finish(graph, Ends { inputs, values, ..Ends::default() }, payload);
     };
     let mut cx = Cx {
         b,
-        settings: Settings { precision },
+        settings: Settings { precision, check_bounds },
         payload,
         node: first,
         target: &payload.targets[first.target],
         values,
         out: Vec::new(),
         rng_state: None,
+        checks: Vec::new(),
     };
     let mut mutations = Vec::new();
     for node in &payload.nodes {
@@ -171,8 +175,18 @@ pub fn lower(payload: &Payload) -> Result<Lowered> {
         cx.values.push(lowering);
     }
     let uses_seed = cx.rng_state.is_some();
-    let values = cx.values;
-    finish(graph, inputs, mutations, payload, &values, uses_seed)
+    let (values, checks) = (cx.values, cx.checks);
+    finish(graph, Ends { inputs, mutations, values, checks, uses_seed }, payload)
+}
+
+/// What is known once every node is lowered.
+#[derive(Default)]
+struct Ends {
+    inputs: Vec<InputSpec>,
+    mutations: Vec<Mutation>,
+    values: Vec<Lowering>,
+    checks: Vec<(Value, Check)>,
+    uses_seed: bool,
 }
 
 fn decode_hex(hex: &str) -> Result<Vec<u8>> {
@@ -270,10 +284,9 @@ fn copy_into_input(cx: &mut Cx<'_>, mutations: &mut Vec<Mutation>) -> Result<Low
     let Arg::Value(target) = cx.arg("self") else {
         return Err(CompileError::lowering("copy_ into what is not a tensor"));
     };
-    let Some(input) = cx.payload.inputs.get(*target).filter(|i| i.val.is_some()) else {
+    if cx.payload.inputs.get(*target).is_none_or(|i| i.val.is_none()) {
         return Err(CompileError::lowering("copy_ into a tensor that is no input of the graph"));
-    };
-    let _ = input;
+    }
     let index = cx.payload.inputs[..*target].iter().filter(|i| i.val.is_some()).count();
     let ty = cx.b.ty(cx.value(*target)?).clone();
     let src = cx.tensor("src")?;
@@ -284,14 +297,8 @@ fn copy_into_input(cx: &mut Cx<'_>, mutations: &mut Vec<Mutation>) -> Result<Low
     Ok(Lowering::One(src))
 }
 
-fn finish(
-    mut graph: Graph,
-    mut inputs: Vec<InputSpec>,
-    mutations: Vec<Mutation>,
-    payload: &Payload,
-    values: &[Lowering],
-    uses_seed: bool,
-) -> Result<Lowered> {
+fn finish(mut graph: Graph, ends: Ends, payload: &Payload) -> Result<Lowered> {
+    let Ends { mut inputs, mutations, values, checks, uses_seed } = ends;
     let mut outputs = Vec::new();
     let mut b = Builder { graph: &mut graph, loc: LocId::UNKNOWN };
     let metas: Vec<Option<&Meta>> = payload.outputs.iter().map(|o| output_meta(payload, o)).collect();
@@ -319,6 +326,8 @@ fn finish(
         results.push(b.transpose(value, &tensor.order)?);
         outputs.push(OutputSpec { tensor, returned: false });
     }
+    let (predicates, checks): (Vec<Value>, Vec<Check>) = checks.into_iter().unzip();
+    results.extend(predicates);
     graph.outputs = results;
     graph.aliases = inputs
         .iter()
@@ -326,7 +335,7 @@ fn finish(
         .filter_map(|(parameter, i)| Some(Alias { output: i.mutated_by?, parameter }))
         .collect();
     verify(&graph)?;
-    Ok(Lowered { graph, inputs, outputs, uses_seed })
+    Ok(Lowered { graph, inputs, outputs, checks, uses_seed })
 }
 
 fn output_meta<'a>(payload: &'a Payload, output: &Arg) -> Option<&'a Meta> {

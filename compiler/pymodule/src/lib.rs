@@ -1,7 +1,348 @@
-//! The Python extension module: pyo3 only.
+//! The Python extension module `torchtpu_dynamo._torchtpu`: pyo3 only. What is compiled and how is the driver's
+//! business; here values cross the border, errors become `TorchTPUError`, and the GIL is given back while working.
+#![allow(clippy::useless_conversion)] // pyo3's macros convert errors into themselves.
+
+mod dlpack;
+
+use dlpack::{Borrowed, Exchange};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyDict, PyList};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+use torchtpu_driver::pjrt::{self, OptionValue, Plugin};
+use torchtpu_driver::{CompileError, Stage, TensorRef, executable, options};
+
+pyo3::create_exception!(
+    torchtpu_dynamo._torchtpu,
+    TorchTPUError,
+    PyRuntimeError,
+    "What could not be compiled or run: the op, the user's line, what is supported instead, and how to dump the \
+     graph. Attributes: stage, op, location, help (each a string or None)."
+);
+
+fn raise(py: Python<'_>, error: CompileError) -> PyErr {
+    let raised = TorchTPUError::new_err(error.to_string());
+    let value = raised.value(py);
+    let set = |name: &str, v: Option<String>| value.setattr(name, v);
+    let _ = set("stage", Some(error.stage.to_string()))
+        .and_then(|()| set("op", error.op.clone()))
+        .and_then(|()| set("location", error.location.user_line()))
+        .and_then(|()| set("help", error.help.as_deref().map(str::to_string)));
+    raised
+}
+
+/// Runs `work` on a thread of its own without the GIL, so that Ctrl-C raises at once. An interrupted compilation
+/// finishes in the background and its result is dropped.
+fn interruptible<T: Send + 'static>(
+    py: Python<'_>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> PyResult<T> {
+    let (sender, mut receiver) = channel();
+    let spawned =
+        std::thread::Builder::new().name("torchtpu-compile".into()).stack_size(64 << 20).spawn(move || {
+            let _ = sender.send(work());
+        });
+    spawned.map_err(|e| PyRuntimeError::new_err(format!("cannot start a compile thread: {e}")))?;
+    loop {
+        let answer;
+        (receiver, answer) = py.detach(move || {
+            let answer = receiver.recv_timeout(Duration::from_millis(50));
+            (receiver, answer)
+        });
+        match answer {
+            Ok(value) => return Ok(value),
+            Err(RecvTimeoutError::Timeout) => py.check_signals()?,
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(TorchTPUError::new_err(
+                    "the compile thread ended without a result; please report this",
+                ));
+            }
+        }
+    }
+}
+
+/// One plugin's devices.
+#[pyclass(frozen, module = "torchtpu_dynamo._torchtpu")]
+struct Client {
+    client: pjrt::Client,
+    zero_copy: bool,
+}
+
+#[pymethods]
+impl Client {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        plugin_path: String,
+        options: &Bound<'_, PyDict>,
+        zero_copy: bool,
+    ) -> PyResult<Client> {
+        let mut named = Vec::new();
+        for (key, value) in options {
+            // A boolean is an integer to Python: it has to be asked for first.
+            let value = if let Ok(v) = value.extract::<bool>() {
+                OptionValue::Bool(v)
+            } else if let Ok(v) = value.extract::<i64>() {
+                OptionValue::Int(v)
+            } else if let Ok(v) = value.extract::<f64>() {
+                OptionValue::Float(v)
+            } else {
+                OptionValue::Str(value.extract()?)
+            };
+            named.push((key.extract::<String>()?, value));
+        }
+        let made = interruptible(py, move || {
+            Plugin::load(&plugin_path).and_then(|plugin| pjrt::Client::create(plugin, &named)).map_err(|e| {
+                CompileError::new(Stage::Load, format!("cannot use the plugin {plugin_path}: {} ({})", e.message.trim(), e.call))
+                    .help("TORCHTPU_PLUGIN takes cpu, tpu, cuda or the path of a PJRT plugin; `pip install torchtpu-dynamo[cpu]` brings the CPU one")
+            })
+        })?;
+        Ok(Client { client: made.map_err(|e| raise(py, e))?, zero_copy })
+    }
+
+    #[getter]
+    fn platform(&self) -> &str {
+        self.client.platform_name()
+    }
+    #[getter]
+    fn platform_version(&self) -> &str {
+        self.client.platform_version()
+    }
+    #[getter]
+    fn api_version(&self) -> (i32, i32) {
+        self.client.plugin().api_version()
+    }
+    #[getter]
+    fn zero_copy(&self) -> bool {
+        self.zero_copy
+    }
+
+    /// One dictionary a device: id, kind, memory in bytes (None where the plugin does not tell).
+    fn devices<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let list = PyList::empty(py);
+        for device in self.client.devices() {
+            let entry = PyDict::new(py);
+            entry.set_item("id", device.id)?;
+            entry.set_item("kind", device.kind)?;
+            entry.set_item("process", device.process_index)?;
+            entry.set_item("platform", self.client.platform_name())?;
+            let memory = device.memory.as_ref();
+            entry.set_item("bytes_in_use", memory.map(|m| m.bytes_in_use))?;
+            entry.set_item("peak_bytes_in_use", memory.and_then(|m| m.peak_bytes_in_use))?;
+            entry.set_item("bytes_limit", memory.and_then(|m| m.bytes_limit))?;
+            list.append(entry)?;
+        }
+        Ok(list)
+    }
+}
+
+/// One graph, compiled to StableHLO.
+#[pyclass(frozen, module = "torchtpu_dynamo._torchtpu")]
+struct Program {
+    program: Arc<torchtpu_driver::Program>,
+}
+
+#[pymethods]
+impl Program {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        payload: &Bound<'_, PyAny>,
+        bindings: HashMap<String, i64>,
+        options_json: &str,
+    ) -> PyResult<Program> {
+        let settings = options::parse(options_json).map_err(|e| raise(py, e))?;
+        let payload: Vec<u8> = match payload.extract::<String>() {
+            Ok(text) => text.into_bytes(),
+            Err(_) => payload.extract()?,
+        };
+        let made = interruptible(py, move || {
+            torchtpu_driver::Program::new(&payload, &bindings.into_iter().collect(), &settings)
+        })?;
+        Ok(Program { program: Arc::new(made.map_err(|e| raise(py, e))?) })
+    }
+
+    #[getter]
+    fn name(&self) -> &str {
+        &self.program.name
+    }
+    #[getter]
+    fn kind(&self) -> String {
+        format!("{:?}", self.program.kind).to_lowercase()
+    }
+    /// The FX payload, JSON.
+    #[getter]
+    fn payload<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.program.payload)
+    }
+    #[getter]
+    fn uses_seed(&self) -> bool {
+        self.program.uses_seed
+    }
+
+    /// StableHLO in its own syntax; with `locations` each line ends with the user's.
+    #[pyo3(signature = (locations = false))]
+    fn as_text(&self, py: Python<'_>, locations: bool) -> PyResult<String> {
+        self.program.text(locations).map_err(|e| raise(py, e))
+    }
+    /// StableHLO as MLIR bytecode.
+    fn as_bytecode<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.program.bytecode())
+    }
+    /// The IR, "before" or "after" the passes.
+    #[pyo3(signature = (stage = "after"))]
+    fn graph_text(&self, stage: &str) -> PyResult<String> {
+        match stage {
+            "before" => Ok(self.program.graph_text(false)),
+            "after" => Ok(self.program.graph_text(true)),
+            other => Err(PyValueError::new_err(format!("stage is \"before\" or \"after\", not {other:?}"))),
+        }
+    }
+    /// Operation name to count.
+    fn ops(&self) -> BTreeMap<&'static str, usize> {
+        self.program.ops()
+    }
+    /// Seconds by stage.
+    fn stage_times(&self) -> BTreeMap<&'static str, f64> {
+        self.program.stages.iter().map(|(name, time)| (*name, time.as_secs_f64())).collect()
+    }
+    /// Seconds, rewrites and node counts of each pass application, in order.
+    fn pass_reports<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let list = PyList::empty(py);
+        for report in &self.program.passes {
+            let entry = PyDict::new(py);
+            entry.set_item("name", report.name)?;
+            entry.set_item("seconds", report.time.as_secs_f64())?;
+            entry.set_item("rewrites", report.rewrites)?;
+            entry.set_item("nodes_before", report.nodes_before)?;
+            entry.set_item("nodes_after", report.nodes_after)?;
+            list.append(entry)?;
+        }
+        Ok(list)
+    }
+
+    /// Compiles for the client's first device.
+    fn compile(&self, py: Python<'_>, client: &Client, options_json: &str) -> PyResult<Executable> {
+        let settings = options::parse(options_json).map_err(|e| raise(py, e))?;
+        let (program, pjrt_client, zero_copy) =
+            (self.program.clone(), client.client.clone(), client.zero_copy);
+        let made = interruptible(py, move || {
+            torchtpu_driver::Executable::compile(&program, &pjrt_client, &settings, zero_copy)
+        })?;
+        let executable = made.map_err(|e| raise(py, e))?;
+        Ok(Executable { inner: RwLock::new(Some(Arc::new(executable))), exchange: exchange(py)? })
+    }
+}
+
+fn exchange(py: Python<'_>) -> PyResult<Exchange> {
+    static TABLE: PyOnceLock<Exchange> = PyOnceLock::new();
+    TABLE.get_or_try_init(py, || Exchange::of_torch(py)).copied()
+}
+
+/// A program on a client; call it with the tensors that the payload lists.
+#[pyclass(frozen, module = "torchtpu_dynamo._torchtpu")]
+struct Executable {
+    inner: RwLock<Option<Arc<torchtpu_driver::Executable>>>,
+    exchange: Exchange,
+}
+
+impl Executable {
+    fn get(&self) -> PyResult<Arc<torchtpu_driver::Executable>> {
+        let held = self.inner.read().ok().and_then(|e| e.clone());
+        held.ok_or_else(|| TorchTPUError::new_err("this executable has been released"))
+    }
+}
+
+#[pymethods]
+impl Executable {
+    /// Runs the program. Tensors are CPU tensors of the compiled shapes and dtypes; the list is emptied, so that
+    /// they may be freed early. Mutated inputs are written before this returns. The seed is used by random ops.
+    fn __call__<'py>(
+        &self,
+        py: Python<'py>,
+        tensors: &Bound<'py, PyList>,
+        seed: u64,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let executable = self.get()?;
+        // The references keep every tensor alive while the list is emptied and the GIL is away.
+        let held: Vec<Bound<'py, PyAny>> = tensors.iter().collect();
+        let mut borrowed: Vec<(Borrowed, u64)> = Vec::with_capacity(held.len());
+        for (i, object) in held.iter().enumerate() {
+            let version = if executable.wants_versions() {
+                // Inference tensors have no counter: they are taken as changed at every call.
+                match object.getattr("_version").and_then(|v| v.extract::<u64>()) {
+                    Ok(version) => version,
+                    Err(_) => u64::MAX - i as u64,
+                }
+            } else {
+                0
+            };
+            borrowed.push((self.exchange.borrow(object)?, version));
+        }
+        let args: Vec<TensorRef<'_>> = borrowed
+            .iter()
+            .map(|(b, version)| TensorRef {
+                ptr: b.ptr(),
+                dtype: b.dtype,
+                shape: b.shape(),
+                strides: b.strides(),
+                version: *version,
+            })
+            .collect();
+        tensors.call_method0(pyo3::intern!(py, "clear"))?;
+        let outputs = {
+            #[allow(unsafe_code)]
+            // SAFETY: `held` keeps the tensors, and so their memory, alive; whoever shares a tensor with a compiled
+            // call from another thread races in eager PyTorch just the same.
+            py.detach(|| unsafe { executable.call(&args, seed) })
+        };
+        let outputs = outputs.map_err(|e| raise(py, e))?;
+        let results = PyList::empty(py);
+        for (output, (spec, strides)) in outputs.into_iter().zip(executable.results()) {
+            let ty = &spec.tensor.ty;
+            results.append(self.exchange.to_tensor(py, output, ty.dtype, &ty.shape, strides)?)?;
+        }
+        Ok(results)
+    }
+
+    /// Seconds of one execution alone, on the buffers of the last call; for benchmarks.
+    fn execute_only(&self, py: Python<'_>, times: u32) -> PyResult<f64> {
+        let executable = self.get()?;
+        py.detach(|| executable.execute_only(times)).map_err(|e| raise(py, e))
+    }
+
+    /// Forgets device copies of inputs.
+    fn refresh(&self) -> PyResult<()> {
+        self.get()?.refresh();
+        Ok(())
+    }
+    fn stage_times(&self) -> PyResult<BTreeMap<&'static str, f64>> {
+        Ok(BTreeMap::from([("xla", self.get()?.compile_time.as_secs_f64())]))
+    }
+    /// Frees the executable and its device memory once running calls are done.
+    fn release(&self) {
+        if let Ok(mut inner) = self.inner.write() {
+            *inner = None;
+        }
+    }
+}
+
+/// Device buffers alive: cached inputs.
+#[pyfunction]
+fn live_buffers() -> usize {
+    executable::live_buffers()
+}
 
 #[pymodule]
-fn _torchtpu(_m: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
+fn _torchtpu(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("TorchTPUError", m.py().get_type::<TorchTPUError>())?;
+    m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    m.add_class::<Client>()?;
+    m.add_class::<Program>()?;
+    m.add_class::<Executable>()?;
+    m.add_function(wrap_pyfunction!(live_buffers, m)?)
 }

@@ -1,0 +1,454 @@
+//! A program on a plugin: inputs in, execution, outputs out.
+//!
+//! On a plugin that shares the host's memory (`zero_copy`), inputs are used where they lie, results are handed out
+//! where the plugin put them, and a mutated input is donated and so updated in place. Otherwise inputs are copied
+//! in, static ones once until their address or version changes, and mutated ones are written back before the call
+//! returns. Whatever does not fit (strides, alignment) falls back to a copy of that one tensor.
+#![allow(unsafe_code)] // Hands the caller's memory to the plugin; each block says why that is sound.
+
+use crate::host::{Memory, TensorRef};
+use crate::options::CompileSettings;
+use crate::program::Program;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use torchtpu_ir::{CompileError, DType, Location, Stage};
+use torchtpu_lowering::{Check, InputSpec, OutputSpec};
+use torchtpu_pjrt::{
+    Buffer, Client, CompileOptions, ElementType, ErrorCode, Executable as Loaded, ExecuteOptions,
+    HostBufferSemantics, OptionValue, OutputMemory, PjrtError,
+};
+
+type Result<T> = std::result::Result<T, CompileError>;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+
+/// Device buffers that this library holds: cached inputs and results that someone still reads.
+pub fn live_buffers() -> usize {
+    LIVE.load(Relaxed)
+}
+
+/// One result, owned until dropped.
+pub enum Output {
+    /// Memory of the plugin's.
+    Device(OutputMemory),
+    /// A copy of ours.
+    Host(Memory),
+}
+
+impl Output {
+    pub fn ptr(&self) -> *mut u8 {
+        match self {
+            Output::Device(m) => m.ptr(),
+            Output::Host(m) => m.ptr(),
+        }
+    }
+}
+
+/// Counts one live buffer for as long as it exists.
+struct Counted;
+
+impl Counted {
+    fn new() -> Counted {
+        LIVE.fetch_add(1, Relaxed);
+        Counted
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        LIVE.fetch_sub(1, Relaxed);
+    }
+}
+
+struct Cached {
+    ptr: usize,
+    version: u64,
+    buffer: Arc<(Buffer, Counted)>,
+}
+
+pub struct Executable {
+    name: String,
+    client: Client,
+    loaded: Loaded,
+    zero_copy: bool,
+    inputs: Vec<Slot>,
+    outputs: Vec<OutputSpec>,
+    strides: Vec<Vec<i64>>,
+    checks: Vec<Check>,
+    uses_seed: bool,
+    non_donatable: Vec<i64>,
+    cache: Mutex<Vec<Option<Cached>>>,
+    pub compile_time: Duration,
+}
+
+/// An input with what a call needs of it, computed once.
+struct Slot {
+    spec: InputSpec,
+    strides: Vec<i64>,
+    dims: Vec<i64>,
+    element: ElementType,
+}
+
+fn element_type(dtype: DType) -> ElementType {
+    use DType::*;
+    match dtype {
+        Bool => ElementType::Pred,
+        I8 => ElementType::S8,
+        I16 => ElementType::S16,
+        I32 => ElementType::S32,
+        I64 => ElementType::S64,
+        U8 => ElementType::U8,
+        U16 => ElementType::U16,
+        U32 => ElementType::U32,
+        U64 => ElementType::U64,
+        F8E4M3FN => ElementType::F8E4M3FN,
+        F8E5M2 => ElementType::F8E5M2,
+        F16 => ElementType::F16,
+        BF16 => ElementType::BF16,
+        F32 => ElementType::F32,
+        F64 => ElementType::F64,
+        C64 => ElementType::C64,
+        C128 => ElementType::C128,
+    }
+}
+
+/// A plugin's error as ours, with what helps.
+pub fn plugin_error(stage: Stage, name: &str, error: PjrtError) -> CompileError {
+    let what = match stage {
+        Stage::Compile => "the plugin could not compile",
+        Stage::Load => "the plugin could not be loaded for",
+        _ => "the plugin could not run",
+    };
+    let help = match error.code {
+        ErrorCode::ResourceExhausted => Some(
+            "out of memory: a smaller batch, bf16 parameters, torch.utils.checkpoint, or fewer live results helps",
+        ),
+        _ if stage == Stage::Compile => {
+            Some("the StableHLO that was refused is stablehlo.mlir in the dump; please report it")
+        }
+        _ => None,
+    };
+    let e =
+        CompileError::new(stage, format!("{what} graph `{name}`: {} ({})", error.message.trim(), error.call));
+    match help {
+        Some(help) => e.help(help),
+        None => e,
+    }
+}
+
+impl Executable {
+    /// Compiles a program for a client's first device.
+    pub fn compile(
+        program: &Program,
+        client: &Client,
+        settings: &CompileSettings,
+        zero_copy: bool,
+    ) -> Result<Executable> {
+        let start = Instant::now();
+        let options =
+            CompileOptions { env_option_overrides: xla_options(settings)?, ..CompileOptions::default() };
+        let loaded = client
+            .compile(program.bytecode(), &options)
+            .map_err(|e| plugin_error(Stage::Compile, &program.name, e))?;
+        let inputs: Vec<Slot> = program
+            .inputs
+            .iter()
+            .map(|spec| Slot {
+                strides: spec.tensor.strides(),
+                dims: spec.tensor.memory_type().shape,
+                element: element_type(spec.tensor.ty.dtype),
+                spec: spec.clone(),
+            })
+            .collect();
+        // An input that is not mutated is the caller's and outlives the call: never donated.
+        let non_donatable = (0..inputs.len() as i64 + program.uses_seed as i64)
+            .filter(|&i| inputs.get(i as usize).is_none_or(|s| s.spec.mutated_by.is_none()))
+            .collect();
+        Ok(Executable {
+            name: program.name.clone(),
+            client: client.clone(),
+            loaded,
+            zero_copy,
+            cache: Mutex::new(inputs.iter().map(|_| None).collect()),
+            inputs,
+            strides: program.outputs.iter().map(|o| o.tensor.strides()).collect(),
+            outputs: program.outputs.clone(),
+            checks: program.checks.clone(),
+            uses_seed: program.uses_seed,
+            non_donatable,
+            compile_time: start.elapsed(),
+        })
+    }
+
+    pub fn uses_seed(&self) -> bool {
+        self.uses_seed
+    }
+
+    /// Whether device copies of static inputs are kept, so that the caller has to tell versions.
+    pub fn wants_versions(&self) -> bool {
+        !self.zero_copy
+    }
+
+    pub fn is_static(&self, input: usize) -> bool {
+        self.inputs.get(input).is_some_and(|s| s.spec.is_static)
+    }
+
+    pub fn input_count(&self) -> usize {
+        self.inputs.len()
+    }
+
+    /// Specs and strides of what a call returns, in order.
+    pub fn results(&self) -> impl Iterator<Item = (&OutputSpec, &[i64])> {
+        self.outputs.iter().zip(&self.strides).filter(|(o, _)| o.returned).map(|(o, s)| (o, s.as_slice()))
+    }
+
+    /// Forgets device copies of inputs: for writes that no version counter sees.
+    pub fn refresh(&self) {
+        for slot in self.lock().iter_mut() {
+            *slot = None;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Option<Cached>>> {
+        // A panic while holding it would leave whole entries behind: the cache stays usable.
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fail(&self, error: PjrtError) -> CompileError {
+        plugin_error(Stage::Run, &self.name, error)
+    }
+
+    /// Runs the program.
+    ///
+    /// # Safety
+    /// Every tensor's memory is alive, holds what shape and strides say, and is not written by others until this
+    /// returns. Tensors of mutated inputs may be written.
+    pub unsafe fn call(&self, args: &[TensorRef<'_>], seed: u64) -> Result<Vec<Output>> {
+        self.check_args(args)?;
+        // Buffers of mutated inputs are consumed by the call; the rest are shared with the cache.
+        let mut shared: Vec<Option<Arc<(Buffer, Counted)>>> = Vec::with_capacity(args.len());
+        let mut owned: Vec<Buffer> = Vec::new();
+        let mut place: Vec<(bool, usize)> = Vec::with_capacity(args.len() + 1);
+        {
+            let mut cache = self.lock();
+            for ((slot, arg), cached) in self.inputs.iter().zip(args).zip(cache.iter_mut()) {
+                if slot.spec.mutated_by.is_some() {
+                    // SAFETY: the caller's promise covers the copy or the loan until the end of this call.
+                    owned.push(unsafe { self.import(slot, arg, true) }?);
+                    place.push((false, owned.len() - 1));
+                    continue;
+                }
+                if let Some(c) =
+                    cached.as_ref().filter(|c| c.ptr == arg.ptr as usize && c.version == arg.version)
+                {
+                    shared.push(Some(c.buffer.clone()));
+                } else {
+                    // SAFETY: as above. A cached zero-copy buffer outlives the call but is only read in a later
+                    // call that passes the same address, that is, while the memory is the caller's again.
+                    let buffer = Arc::new((unsafe { self.import(slot, arg, false) }?, Counted::new()));
+                    let keep = if self.zero_copy { self.in_place(slot, arg) } else { slot.spec.is_static };
+                    *cached = keep.then(|| Cached {
+                        ptr: arg.ptr as usize,
+                        version: arg.version,
+                        buffer: buffer.clone(),
+                    });
+                    shared.push(Some(buffer));
+                }
+                place.push((true, shared.len() - 1));
+            }
+        }
+        if self.uses_seed {
+            let state = self.client.buffer_from_slice(&[seed, 0u64], &[2], 0).map_err(|e| self.fail(e))?;
+            owned.push(state);
+            place.push((false, owned.len() - 1));
+        }
+        let buffers: Vec<&Buffer> = place
+            .iter()
+            .filter_map(
+                |&(is_shared, i)| {
+                    if is_shared { shared[i].as_ref().map(|b| &b.0) } else { owned.get(i) }
+                },
+            )
+            .collect();
+        let options = ExecuteOptions { non_donatable_input_indices: &self.non_donatable, launch_id: 0 };
+        let (results, done) = self.loaded.execute(&buffers, options).map_err(|e| self.fail(e))?;
+        // The caller's memory is on loan until the execution is over.
+        done.await_ready().map_err(|e| self.fail(e))?;
+        // SAFETY: mutated inputs may be written, by the caller's promise.
+        unsafe { self.deliver(args, results) }
+    }
+
+    /// Seconds of one execution alone, on the buffers that the last call left in the cache: what a benchmark of
+    /// the call subtracts. Every input must be static or used in place, and none mutated.
+    pub fn execute_only(&self, times: u32) -> Result<f64> {
+        let held: Vec<_> = self.lock().iter().map(|c| c.as_ref().map(|c| c.buffer.clone())).collect();
+        let held: Option<Vec<_>> = held.into_iter().collect();
+        let Some(held) = held.filter(|_| !self.uses_seed) else {
+            return Err(CompileError::new(Stage::Run, "execute_only needs a call before it whose inputs stay cached"));
+        };
+        let buffers: Vec<&Buffer> = held.iter().map(|b| &b.0).collect();
+        let options = ExecuteOptions { non_donatable_input_indices: &self.non_donatable, launch_id: 0 };
+        let start = Instant::now();
+        for _ in 0..times {
+            let (_results, done) = self.loaded.execute(&buffers, options).map_err(|e| self.fail(e))?;
+            done.await_ready().map_err(|e| self.fail(e))?;
+        }
+        Ok(start.elapsed().as_secs_f64() / f64::from(times.max(1)))
+    }
+
+    fn in_place(&self, slot: &Slot, arg: &TensorRef<'_>) -> bool {
+        arg.is_aligned() && arg.has_strides(&slot.strides) && arg.bytes() > 0
+    }
+
+    /// # Safety
+    /// As `call`.
+    unsafe fn import(&self, slot: &Slot, arg: &TensorRef<'_>, mutable: bool) -> Result<Buffer> {
+        use HostBufferSemantics::*;
+        let dense = arg.has_strides(&slot.strides);
+        if !dense {
+            // SAFETY: the caller's promise.
+            let copy = unsafe { arg.gather(&slot.spec.tensor.order) };
+            // SAFETY: the plugin copies before it returns.
+            let made = unsafe {
+                self.client.buffer_from_host(
+                    copy.ptr(),
+                    slot.element,
+                    &slot.dims,
+                    None,
+                    ImmutableOnlyDuringCall,
+                    0,
+                )
+            };
+            return made.map(|(b, _)| b).map_err(|e| self.fail(e));
+        }
+        let semantics = match (self.zero_copy && self.in_place(slot, arg), mutable) {
+            (true, true) => MutableZeroCopy,
+            (true, false) => ImmutableZeroCopy,
+            _ => ImmutableOnlyDuringCall,
+        };
+        // SAFETY: the caller's promise; with `ImmutableOnlyDuringCall` the plugin copies before it returns.
+        let made =
+            unsafe { self.client.buffer_from_host(arg.ptr, slot.element, &slot.dims, None, semantics, 0) };
+        made.map(|(b, _)| b).map_err(|e| self.fail(e))
+    }
+
+    /// # Safety
+    /// As `call`.
+    unsafe fn deliver(&self, args: &[TensorRef<'_>], results: Vec<Buffer>) -> Result<Vec<Output>> {
+        let mut returned = Vec::with_capacity(results.len());
+        let mut aliased: Vec<Option<usize>> = vec![None; results.len()];
+        for (i, slot) in self.inputs.iter().enumerate() {
+            if let Some(output) = slot.spec.mutated_by {
+                aliased[output] = Some(i);
+            }
+        }
+        let specs = self.outputs.len();
+        for (i, buffer) in results.into_iter().enumerate() {
+            if i >= specs {
+                self.raise_if(&self.checks[i - specs], buffer)?;
+                continue;
+            }
+            let bytes = self.outputs[i].tensor.ty.bytes().max(0) as usize;
+            let output = if self.zero_copy && bytes > 0 {
+                Output::Device(buffer.into_output_memory().map_err(|e| self.fail(e))?)
+            } else {
+                let mut memory = Memory::new(bytes);
+                buffer.copy_to_host(memory.bytes_mut(bytes)).map_err(|e| self.fail(e))?;
+                Output::Host(memory)
+            };
+            match aliased[i] {
+                Some(input) if output.ptr() != args[input].ptr => {
+                    // SAFETY: the result has the input's type, and the input may be written.
+                    unsafe { args[input].scatter(&self.inputs[input].spec.tensor.order, output.ptr()) };
+                }
+                _ => {}
+            }
+            if self.outputs[i].returned {
+                returned.push(output);
+            }
+        }
+        Ok(returned)
+    }
+
+    fn raise_if(&self, check: &Check, buffer: Buffer) -> Result<()> {
+        let mut bad = [0u8];
+        buffer.copy_to_host(&mut bad).map_err(|e| self.fail(e))?;
+        if bad[0] == 0 {
+            Ok(())
+        } else {
+            Err(CompileError::new(Stage::Run, check.message.clone()).at(&check.op, &check.location))
+        }
+    }
+
+    fn check_args(&self, args: &[TensorRef<'_>]) -> Result<()> {
+        let fail = |message: String| Err(CompileError::new(Stage::Run, message));
+        if args.len() != self.inputs.len() {
+            return fail(format!(
+                "graph `{}` takes {} tensors, not {}",
+                self.name,
+                self.inputs.len(),
+                args.len()
+            ));
+        }
+        for (slot, arg) in self.inputs.iter().zip(args) {
+            let ty = &slot.spec.tensor.ty;
+            if arg.dtype != ty.dtype || arg.shape != ty.shape {
+                return fail(format!(
+                    "graph `{}` was compiled for {ty} as `{}`, not {}{:?}",
+                    self.name, slot.spec.name, arg.dtype, arg.shape
+                ));
+            }
+            if slot.spec.mutated_by.is_some() && arg.bytes() > 0 {
+                let clash = args.iter().zip(&self.inputs).find(|(other, s)| {
+                    !std::ptr::eq(*other, arg) && overlaps(arg, other) && s.spec.name != slot.spec.name
+                });
+                if let Some((_, other)) = clash {
+                    return Err(CompileError::new(
+                        Stage::Run,
+                        format!(
+                            "inputs `{}` and `{}` share memory and the first is written",
+                            slot.spec.name, other.spec.name
+                        ),
+                    )
+                    .at("aten.copy_.default", &Location { name: slot.spec.name.clone(), frames: Vec::new() })
+                    .help("pass a .clone() of one of them"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn overlaps(a: &TensorRef<'_>, b: &TensorRef<'_>) -> bool {
+    let (a0, b0) = (a.ptr as usize, b.ptr as usize);
+    b.bytes() > 0 && a0 < b0 + b.bytes() && b0 < a0 + a.bytes()
+}
+
+fn xla_options(settings: &CompileSettings) -> Result<Vec<(String, OptionValue)>> {
+    settings
+        .xla_options
+        .iter()
+        .map(|(name, value)| {
+            let value = match value {
+                serde_json::Value::Bool(v) => OptionValue::Bool(*v),
+                serde_json::Value::String(v) => OptionValue::Str(v.clone()),
+                serde_json::Value::Number(v) => match (v.as_i64(), v.as_f64()) {
+                    (Some(i), _) => OptionValue::Int(i),
+                    (None, Some(f)) => OptionValue::Float(f),
+                    _ => {
+                        return Err(CompileError::new(
+                            Stage::Compile,
+                            format!("XLA option `{name}` is no number"),
+                        ));
+                    }
+                },
+                _ => {
+                    let message = format!("XLA option `{name}` must be a boolean, a number or a string");
+                    return Err(CompileError::new(Stage::Compile, message));
+                }
+            };
+            Ok((name.clone(), value))
+        })
+        .collect()
+}

@@ -1,0 +1,35 @@
+//! Options of the compiler, as JSON. An unknown key is an error that lists the known ones.
+
+use serde::Deserialize;
+use std::path::PathBuf;
+use torchtpu_ir::{CompileError, Stage};
+
+/// Options of payload to StableHLO.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProgramSettings {
+    /// Writes every stage below this folder.
+    pub dump_dir: Option<PathBuf>,
+    /// Passes to leave out.
+    pub disabled_passes: Vec<String>,
+    /// Raise for indices out of range and integer division by zero, where XLA goes on in silence.
+    pub check_bounds: bool,
+    /// Verify the IR after every pass.
+    pub verify: bool,
+}
+
+/// Options of StableHLO to executable.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CompileSettings {
+    /// XLA flags of this compilation, by name.
+    pub xla_options: std::collections::BTreeMap<String, serde_json::Value>,
+}
+
+/// Parses options; an empty text is the defaults.
+pub fn parse<'a, T: Deserialize<'a> + Default>(json: &'a str) -> Result<T, CompileError> {
+    if json.trim().is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_str(json).map_err(|e| CompileError::new(Stage::Import, format!("bad options: {e}")))
+}

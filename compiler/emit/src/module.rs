@@ -1,0 +1,222 @@
+//! The walk: one graph, one module, through melior.
+
+use crate::attrs::Cache;
+use crate::ops::{Body, spec};
+use crate::{Reuse, module_name};
+use melior::Context;
+use melior::ir::attribute::{
+    ArrayAttribute, BoolAttribute, DictionaryAttribute, IntegerAttribute, StringAttribute, TypeAttribute,
+};
+use melior::ir::operation::{OperationBuilder, OperationLike, OperationMutLike};
+use melior::ir::r#type::{FunctionType, IntegerType};
+use melior::ir::{
+    Attribute, Block, BlockLike, Identifier, Location, Module, Region, RegionLike, Type, Value,
+};
+use smallvec::SmallVec;
+use torchtpu_ir::graph::Value as IrValue;
+use torchtpu_ir::{CompileError, DType, Graph, LocId, NodeId, Op, Stage, TensorType};
+
+type Operands<'c> = SmallVec<[Value<'c, 'c>; 4]>;
+
+pub fn bytecode(graph: &Graph, reuse: &[Reuse]) -> Result<Vec<u8>, CompileError> {
+    let context = Context::new_with_threading(false);
+    context.set_allow_unregistered_dialects(true);
+    let unknown = Location::unknown(&context);
+    let mut module = Module::new(unknown);
+    let name = StringAttribute::new(&context, &module_name(graph)).into();
+    module.as_operation_mut().set_attribute("sym_name", name);
+    let main = main(&context, graph, reuse)?;
+    module.body().append_operation(main);
+    Ok(module.as_operation().write_bytecode())
+}
+
+fn main<'c>(
+    context: &'c Context,
+    graph: &Graph,
+    reuse: &[Reuse],
+) -> Result<melior::ir::Operation<'c>, CompileError> {
+    let mut emitter = Emitter {
+        cache: Cache::new(context, graph),
+        graph,
+        values: Vec::with_capacity(graph.len()),
+        first: vec![u32::MAX; graph.bound()],
+    };
+    let arguments: Vec<(Type<'c>, Location<'c>)> = graph
+        .parameters()
+        .iter()
+        .map(|&p| {
+            let node = graph.node(p);
+            (emitter.result_type(&node.types, 0), emitter.cache.location(node.loc))
+        })
+        .collect();
+    let block = Block::new(&arguments);
+    for (i, &p) in graph.parameters().iter().enumerate() {
+        let argument = block.argument(i).map_err(|e| fail(e.to_string()))?;
+        emitter.define(p, [argument.into()]);
+    }
+    for id in graph.topological() {
+        if !matches!(graph.op(id), Op::Parameter(_)) {
+            emitter
+                .node(id, &block)
+                .map_err(|m| fail(m).at(graph.op(id).name(), graph.location(graph.node(id).loc)))?;
+        }
+    }
+    let outputs: Operands<'c> =
+        graph.outputs.iter().map(|v| emitter.value(*v)).collect::<Result<_, _>>().map_err(fail)?;
+    let results: Vec<Type<'c>> = graph.outputs.iter().map(|v| emitter.cache.tensor(graph.ty(*v))).collect();
+    emitter.op(&block, "func.return", &outputs, &[], &[], None, LocId::UNKNOWN).map_err(fail)?;
+
+    let region = Region::new();
+    region.append_block(block);
+    let inputs: Vec<Type<'c>> = arguments.iter().map(|(t, _)| *t).collect();
+    let function = FunctionType::new(context, &inputs, &results);
+    let mut attributes: Vec<(Identifier<'c>, Attribute<'c>)> = vec![
+        (emitter.cache.identifier("sym_name"), StringAttribute::new(context, "main").into()),
+        (emitter.cache.identifier("sym_visibility"), StringAttribute::new(context, "public").into()),
+        (emitter.cache.identifier("function_type"), TypeAttribute::new(function.into()).into()),
+    ];
+    if reuse.iter().any(|r| *r != Reuse::Keep) {
+        let each: Vec<Attribute<'c>> = reuse.iter().map(|r| argument_attribute(context, *r)).collect();
+        let all = ArrayAttribute::new(context, &each).into();
+        attributes.push((emitter.cache.identifier("arg_attrs"), all));
+    }
+    OperationBuilder::new("func.func", Location::unknown(context))
+        .add_attributes(&attributes)
+        .add_regions([region])
+        .build()
+        .map_err(|e| fail(e.to_string()))
+}
+
+fn argument_attribute(context: &Context, reuse: Reuse) -> Attribute<'_> {
+    let entry = match reuse {
+        Reuse::Keep => None,
+        Reuse::Alias(output) => {
+            let i32 = IntegerType::new(context, 32).into();
+            Some(("tf.aliasing_output", IntegerAttribute::new(i32, output as i64).into()))
+        }
+        Reuse::Donate => Some(("jax.buffer_donor", BoolAttribute::new(context, true).into())),
+    };
+    let entry = entry.map(|(name, value)| (Identifier::new(context, name), value));
+    DictionaryAttribute::new(context, entry.as_slice()).into()
+}
+
+fn fail(message: String) -> CompileError {
+    CompileError::new(Stage::Emit, message)
+}
+
+struct Emitter<'c, 'g> {
+    cache: Cache<'c, 'g>,
+    graph: &'g Graph,
+    values: Vec<Value<'c, 'c>>,
+    /// For each node, where its results start in `values`.
+    first: Vec<u32>,
+}
+
+impl<'c> Emitter<'c, '_> {
+    fn result_type(&mut self, types: &[TensorType], i: usize) -> Type<'c> {
+        match types.get(i) {
+            Some(t) => self.cache.tensor(t),
+            None => self.cache.scalar(DType::F32),
+        }
+    }
+
+    fn define(&mut self, id: NodeId, values: impl IntoIterator<Item = Value<'c, 'c>>) {
+        self.first[id.index()] = self.values.len() as u32;
+        self.values.extend(values);
+    }
+
+    fn value(&self, v: IrValue) -> Result<Value<'c, 'c>, String> {
+        let first = self.first[v.node.index()];
+        let found = if first == u32::MAX { None } else { self.values.get((first + v.result) as usize) };
+        found
+            .copied()
+            .ok_or_else(|| format!("value {} of node {} is used before it is made", v.result, v.node.index()))
+    }
+
+    fn node(&mut self, id: NodeId, block: &Block<'c>) -> Result<(), String> {
+        let graph = self.graph;
+        let node = graph.node(id);
+        let sources = graph.operands(id);
+        let types: SmallVec<[&TensorType; 4]> = sources.iter().map(|v| graph.ty(*v)).collect();
+        let operands: Operands<'c> = sources.iter().map(|v| self.value(*v)).collect::<Result<_, _>>()?;
+        let results = self.operation(block, &node.op, &operands, &types, &node.types, node.loc)?;
+        self.define(id, results);
+        Ok(())
+    }
+
+    /// Appends `op` with whatever it needs before it.
+    fn operation(
+        &mut self,
+        block: &Block<'c>,
+        op: &Op,
+        operands: &[Value<'c, 'c>],
+        operand_types: &[&TensorType],
+        types: &[TensorType],
+        loc: LocId,
+    ) -> Result<Operands<'c>, String> {
+        let spec = spec(op, operand_types)?;
+        let mut operands: Operands<'c> = operands.into();
+        for (extra, ty) in &spec.extra {
+            let made = self.operation(block, extra, &[], &[], std::slice::from_ref(ty), loc)?;
+            operands.extend(made);
+        }
+        let mut attributes: SmallVec<[(Identifier<'c>, Attribute<'c>); 8]> = SmallVec::new();
+        if let Some(result) = types.first() {
+            for (name, value) in &spec.attrs {
+                attributes.push((self.cache.identifier(name), self.cache.attribute(value, result)?));
+            }
+        }
+        let types: SmallVec<[Type<'c>; 2]> = types.iter().map(|t| self.cache.tensor(t)).collect();
+        let region = spec.body.as_ref().map(|body| self.region(body, loc)).transpose()?;
+        self.op(block, spec.name, &operands, &attributes, &types, region, loc)
+    }
+
+    fn region(&mut self, body: &Body, loc: LocId) -> Result<Region<'c>, String> {
+        let location = self.cache.location(loc);
+        let arguments: Vec<(Type<'c>, Location<'c>)> =
+            body.args.iter().map(|&d| (self.cache.scalar(d), location)).collect();
+        let block = Block::new(&arguments);
+        let mut values: Operands<'c> = SmallVec::new();
+        let mut types: Vec<TensorType> = body.args.iter().map(|&d| TensorType::scalar(d)).collect();
+        for i in 0..arguments.len() {
+            values.push(block.argument(i).map_err(|e| e.to_string())?.into());
+        }
+        for step in &body.steps {
+            let result = TensorType::scalar(step.dtype);
+            let operands: Operands<'c> = step.operands.iter().map(|&i| values[i]).collect();
+            let sources: SmallVec<[&TensorType; 4]> = step.operands.iter().map(|&i| &types[i]).collect();
+            let stated = std::slice::from_ref(&result);
+            let made = self.operation(&block, &step.op, &operands, &sources, stated, loc)?;
+            drop(sources);
+            values.extend(made);
+            types.push(result);
+        }
+        let results: Operands<'c> = body.results.iter().map(|&i| values[i]).collect();
+        self.op(&block, "stablehlo.return", &results, &[], &[], None, loc)?;
+        let region = Region::new();
+        region.append_block(block);
+        Ok(region)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of one MLIR operation")]
+    fn op(
+        &mut self,
+        block: &Block<'c>,
+        name: &str,
+        operands: &[Value<'c, 'c>],
+        attributes: &[(Identifier<'c>, Attribute<'c>)],
+        types: &[Type<'c>],
+        region: Option<Region<'c>>,
+        loc: LocId,
+    ) -> Result<Operands<'c>, String> {
+        let mut builder = OperationBuilder::new(name, self.cache.location(loc))
+            .add_operands(operands)
+            .add_attributes(attributes)
+            .add_results(types);
+        if let Some(region) = region {
+            builder = builder.add_regions([region]);
+        }
+        let made = block.append_operation(builder.build().map_err(|e| e.to_string())?);
+        (0..types.len()).map(|i| made.result(i).map(Into::into).map_err(|e| e.to_string())).collect()
+    }
+}

@@ -1,0 +1,273 @@
+//! A reference interpreter for small graphs: slow, plain, and written without a look at the passes.
+
+use std::collections::HashMap;
+use torchtpu_ir::{
+    BinaryOp, DType, Direction, Graph, Literal, NodeId, Op, ReduceKind, Scalar, TensorType, UnaryOp,
+};
+
+pub type Tensor = Vec<Scalar>;
+
+/// Every index of a shape, in row-major order.
+fn indices(shape: &[i64]) -> Vec<Vec<i64>> {
+    let mut all = vec![vec![]];
+    for &n in shape {
+        all = all.iter().flat_map(|i: &Vec<i64>| (0..n).map(|k| [i.as_slice(), &[k]].concat())).collect();
+    }
+    all
+}
+
+fn flat(shape: &[i64], index: &[i64]) -> usize {
+    shape.iter().zip(index).fold(0, |at, (n, i)| at * n + i) as usize
+}
+
+fn short(dtype: DType) -> bool {
+    dtype != DType::F64
+}
+
+fn float_unary(op: UnaryOp, x: f32) -> f32 {
+    match op {
+        UnaryOp::Negate => -x,
+        UnaryOp::Abs => x.abs(),
+        UnaryOp::Floor => x.floor(),
+        UnaryOp::Exponential => x.exp(),
+        UnaryOp::Sign if x == 0.0 || x.is_nan() => x,
+        UnaryOp::Sign => x.signum(),
+        other => panic!("{other:?} of a float"),
+    }
+}
+
+fn float_binary(op: BinaryOp, x: f32, y: f32) -> f32 {
+    let nan = x.is_nan() || y.is_nan();
+    match op {
+        BinaryOp::Add => x + y,
+        BinaryOp::Subtract => x - y,
+        BinaryOp::Multiply => x * y,
+        BinaryOp::Divide => x / y,
+        BinaryOp::Maximum | BinaryOp::Minimum if nan => f32::NAN,
+        BinaryOp::Maximum if x == y => f32::from_bits(x.to_bits() & y.to_bits()),
+        BinaryOp::Minimum if x == y => f32::from_bits(x.to_bits() | y.to_bits()),
+        BinaryOp::Maximum => {
+            if x > y {
+                x
+            } else {
+                y
+            }
+        }
+        BinaryOp::Minimum => {
+            if x < y {
+                x
+            } else {
+                y
+            }
+        }
+        other => panic!("{other:?} of floats"),
+    }
+}
+
+fn int_binary(op: BinaryOp, d: DType, a: Scalar, b: Scalar) -> Scalar {
+    let (x, y) = (a.as_i64(d), b.as_i64(d));
+    let shift = (0..d.bits() as i64).contains(&y);
+    Scalar::from_i64(
+        d,
+        match op {
+            BinaryOp::Add => x.wrapping_add(y),
+            BinaryOp::Subtract => x.wrapping_sub(y),
+            BinaryOp::Multiply => x.wrapping_mul(y),
+            BinaryOp::Divide if y == 0 => -1,
+            BinaryOp::Divide => x.wrapping_div(y),
+            BinaryOp::Maximum => x.max(y),
+            BinaryOp::Minimum => x.min(y),
+            BinaryOp::And => x & y,
+            BinaryOp::Or => x | y,
+            BinaryOp::Xor => x ^ y,
+            BinaryOp::ShiftLeft if shift => x << y,
+            BinaryOp::ShiftLeft => 0,
+            // Of an unsigned type too, the top bit is repeated.
+            BinaryOp::ShiftRightArithmetic => {
+                let up = 64 - d.bits();
+                (x << up >> up) >> if shift { y } else { d.bits() as i64 - 1 }
+            }
+            other => panic!("{other:?} of integers"),
+        },
+    )
+}
+
+fn unary(op: UnaryOp, d: DType, a: Scalar) -> Scalar {
+    match op {
+        UnaryOp::Not if d == DType::Bool => Scalar(1 - a.0),
+        UnaryOp::Not => Scalar::from_i64(d, !a.as_i64(d)),
+        UnaryOp::Negate if d.is_int() => Scalar::from_i64(d, a.as_i64(d).wrapping_neg()),
+        UnaryOp::Abs if d.is_int() => Scalar::from_i64(d, a.as_i64(d).wrapping_abs()),
+        UnaryOp::IsFinite => Scalar(a.as_f64(d).is_finite() as u128),
+        _ => Scalar::from_f64(d, float_unary(op, a.as_f64(d) as f32) as f64),
+    }
+}
+
+fn binary(op: BinaryOp, d: DType, a: Scalar, b: Scalar) -> Scalar {
+    match op {
+        BinaryOp::Add | BinaryOp::Maximum | BinaryOp::Or if d == DType::Bool => Scalar(a.0 | b.0),
+        BinaryOp::Multiply | BinaryOp::Minimum | BinaryOp::And if d == DType::Bool => Scalar(a.0 & b.0),
+        BinaryOp::Xor if d == DType::Bool => Scalar(a.0 ^ b.0),
+        _ if d.is_int() => int_binary(op, d, a, b),
+        _ => Scalar::from_f64(d, float_binary(op, a.as_f64(d) as f32, b.as_f64(d) as f32) as f64),
+    }
+}
+
+fn compare(direction: Direction, d: DType, a: Scalar, b: Scalar) -> bool {
+    let (x, y) = (a.as_f64(d), b.as_f64(d));
+    match direction {
+        Direction::Eq => x == y,
+        Direction::Ne => x != y,
+        Direction::Ge => x >= y,
+        Direction::Gt => x > y,
+        Direction::Le => x <= y,
+        Direction::Lt => x < y,
+    }
+}
+
+fn convert(from: DType, to: DType, a: Scalar) -> Scalar {
+    if to == DType::Bool {
+        Scalar((a.as_f64(from) != 0.0) as u128)
+    } else if from.is_float() || to.is_float() {
+        Scalar::from_f64(to, a.as_f64(from))
+    } else {
+        Scalar::from_i64(to, a.as_i64(from))
+    }
+}
+
+/// The graph's outputs for inputs in the order of its parameters.
+pub fn run(graph: &Graph, inputs: &[Tensor]) -> Vec<Tensor> {
+    let mut values: HashMap<NodeId, Tensor> = HashMap::new();
+    for (&id, input) in graph.parameters().iter().zip(inputs) {
+        values.insert(id, input.clone());
+    }
+    for id in graph.topological() {
+        if values.contains_key(&id) {
+            continue;
+        }
+        let operands = graph.operands(id);
+        let types: Vec<&TensorType> = operands.iter().map(|v| graph.ty(*v)).collect();
+        let args: Vec<&Tensor> = operands.iter().map(|v| &values[&v.node]).collect();
+        let result = node(graph, id, &types, &args);
+        values.insert(id, result);
+    }
+    graph.outputs.iter().map(|v| values[&v.node].clone()).collect()
+}
+
+fn node(graph: &Graph, id: NodeId, types: &[&TensorType], args: &[&Tensor]) -> Tensor {
+    let ty = &graph.node(id).types[0];
+    let each = |f: &dyn Fn(&[i64]) -> Scalar| indices(&ty.shape).iter().map(|i| f(i)).collect::<Tensor>();
+    // One operand's element at an index.
+    let at = |k: usize, index: &[i64]| args[k][flat(&types[k].shape, index)];
+    let pointwise = |f: &dyn Fn(usize) -> Scalar| (0..ty.elements() as usize).map(f).collect::<Tensor>();
+    let move_from = |f: &dyn Fn(usize, i64) -> i64, rank: usize| {
+        each(&|i| {
+            let source: Vec<i64> = (0..rank).map(|d| f(d, *i.get(d).unwrap_or(&0))).collect();
+            at(0, &source)
+        })
+    };
+    match graph.op(id) {
+        Op::Constant(c) => match &c.value {
+            Literal::Splat(s) => vec![*s; ty.elements() as usize],
+            Literal::Dense(bytes) => bytes.chunks(ty.dtype.size()).map(Scalar::from_bytes).collect(),
+        },
+        Op::Iota(op) => each(&|i| Scalar::from_i64(ty.dtype, i[op.dimension as usize])),
+        Op::Unary(op) => pointwise(&|i| unary(*op, types[0].dtype, args[0][i])),
+        Op::Binary(op) => pointwise(&|i| binary(*op, ty.dtype, args[0][i], args[1][i])),
+        Op::Compare(op) => {
+            pointwise(&|i| Scalar(compare(op.direction, types[0].dtype, args[0][i], args[1][i]) as u128))
+        }
+        Op::Select(_) => pointwise(&|i| if args[0][i].0 != 0 { args[1][i] } else { args[2][i] }),
+        Op::Clamp(_) => pointwise(&|i| {
+            let raised = binary(BinaryOp::Maximum, ty.dtype, args[0][i], args[1][i]);
+            binary(BinaryOp::Minimum, ty.dtype, raised, args[2][i])
+        }),
+        Op::Convert(_) => pointwise(&|i| convert(types[0].dtype, ty.dtype, args[0][i])),
+        Op::Reshape(_) => args[0].clone(),
+        Op::Transpose(t) => each(&|i| {
+            let mut source = vec![0; i.len()];
+            for (k, &d) in t.permutation.iter().enumerate() {
+                source[d as usize] = i[k];
+            }
+            at(0, &source)
+        }),
+        Op::BroadcastInDim(b) => each(&|i| {
+            let dims = b.dimensions.iter().zip(&types[0].shape);
+            at(0, &dims.map(|(&d, &n)| if n == 1 { 0 } else { i[d as usize] }).collect::<Vec<_>>())
+        }),
+        Op::Slice(s) => move_from(&|d, i| s.start[d] + i * s.strides[d], ty.rank()),
+        Op::Reverse(r) => move_from(
+            &|d, i| if r.dimensions.contains(&(d as i64)) { ty.shape[d] - 1 - i } else { i },
+            ty.rank(),
+        ),
+        Op::Concatenate(c) => each(&|i| {
+            let (d, mut index) = (c.dimension as usize, i.to_vec());
+            let mut part = 0;
+            while index[d] >= types[part].shape[d] {
+                index[d] -= types[part].shape[d];
+                part += 1;
+            }
+            at(part, &index)
+        }),
+        Op::Pad(p) => each(&|i| {
+            let mut source = Vec::new();
+            for (d, &k) in i.iter().enumerate() {
+                let (k, step) = (k - p.low[d], p.interior[d] + 1);
+                if k < 0 || k % step != 0 || k / step >= types[0].shape[d] {
+                    return args[1][0];
+                }
+                source.push(k / step);
+            }
+            at(0, &source)
+        }),
+        Op::Reduce(r) => {
+            let op = match r.kind {
+                ReduceKind::Add => BinaryOp::Add,
+                ReduceKind::Max => BinaryOp::Maximum,
+                other => panic!("reduce {other:?}"),
+            };
+            let mut out: Vec<Option<Scalar>> = vec![None; ty.elements() as usize];
+            for i in indices(&types[0].shape) {
+                let kept = (0..i.len()).filter(|d| !r.dimensions.contains(&(*d as i64)));
+                let k = flat(&ty.shape, &kept.map(|d| i[d]).collect::<Vec<_>>());
+                let v = at(0, &i);
+                out[k] = Some(out[k].map_or(v, |sum| binary(op, ty.dtype, sum, v)));
+            }
+            let identity = if r.kind == ReduceKind::Add { Scalar(0) } else { Scalar::lowest(ty.dtype) };
+            out.into_iter().map(|v| v.unwrap_or(identity)).collect()
+        }
+        Op::DotGeneral(g) => {
+            let free = |rank: usize, used: [&Vec<i64>; 2]| -> Vec<usize> {
+                (0..rank).filter(|d| !used.iter().any(|l| l.contains(&(*d as i64)))).collect()
+            };
+            let lhs_free = free(types[0].rank(), [&g.lhs_batch, &g.lhs_contracting]);
+            let rhs_free = free(types[1].rank(), [&g.rhs_batch, &g.rhs_contracting]);
+            let depth: Vec<i64> = g.lhs_contracting.iter().map(|&d| types[0].shape[d as usize]).collect();
+            each(&|i| {
+                let (mut l, mut r) = (vec![0; types[0].rank()], vec![0; types[1].rank()]);
+                let batch = g.lhs_batch.len();
+                for k in 0..batch {
+                    l[g.lhs_batch[k] as usize] = i[k];
+                    r[g.rhs_batch[k] as usize] = i[k];
+                }
+                for (k, &d) in lhs_free.iter().enumerate() {
+                    l[d] = i[batch + k];
+                }
+                for (k, &d) in rhs_free.iter().enumerate() {
+                    r[d] = i[batch + lhs_free.len() + k];
+                }
+                let mut sum = 0f32;
+                for c in indices(&depth) {
+                    for (k, &v) in c.iter().enumerate() {
+                        l[g.lhs_contracting[k] as usize] = v;
+                        r[g.rhs_contracting[k] as usize] = v;
+                    }
+                    assert!(short(ty.dtype));
+                    sum += at(0, &l).as_f64(ty.dtype) as f32 * at(1, &r).as_f64(ty.dtype) as f32;
+                }
+                Scalar::from_f64(ty.dtype, sum as f64)
+            })
+        }
+        other => panic!("{} is not interpreted", other.name()),
+    }
+}

@@ -1,0 +1,58 @@
+"""A `torch.compile` backend for TPUs (and, through the same compiler, CPUs): `torch.compile(model, backend="tpu")`.
+
+Only names live here, and they are loaded on first use: importing this package must cost next to nothing beyond
+torch. Nothing here may import torch's compiler, start a plugin, or change a default of torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._torchtpu import Executable, Program, TorchTPUError
+    from .api import Lowered, lower
+    from .plugins import devices, refresh
+    from .counters import Stats, reset_stats, stats
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Executable": "._torchtpu",
+    "Lowered": ".api",
+    "Program": "._torchtpu",
+    "Stats": ".counters",
+    "TorchTPUError": "._torchtpu",
+    "devices": ".plugins",
+    "lower": ".api",
+    "refresh": ".plugins",
+    "reset_stats": ".counters",
+    "stats": ".counters",
+}
+
+__all__ = [
+    "Executable",
+    "Lowered",
+    "Program",
+    "Stats",
+    "TorchTPUError",
+    "__version__",
+    "devices",
+    "lower",
+    "refresh",
+    "reset_stats",
+    "stats",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(home, __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

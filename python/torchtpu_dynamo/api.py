@@ -1,0 +1,102 @@
+"""`lower`: a function or module to programs, without running it.
+
+Uses the same path as `torch.compile`, up to the point where a plugin would be needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch._functorch.config
+
+from ._torchtpu import Program, TorchTPUError
+from .backend import compile_with
+from .graph import Boxed, Graph, boxed
+from .options import Options, parse_options
+
+
+@dataclasses.dataclass(frozen=True)
+class Lowered:
+    """The programs of a function: "inference", or "forward" and "backward"."""
+
+    programs: Mapping[str, Program]
+
+    def as_text(self) -> str:
+        """The StableHLO of every program."""
+        return "\n".join(f"// {name}\n{program.as_text()}" for name, program in self.programs.items())
+
+
+class _Captured(Exception):
+    """Leaves the compiled function where its first graph would run."""
+
+
+def lower(
+    fn: Callable[..., Any],
+    *args: Any,
+    train: bool = False,
+    options: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> Lowered:
+    """Compiles `fn(*args, **kwargs)` to StableHLO. Nothing is executed and no plugin is needed.
+
+    `fn` is a function or module on CPU tensors. With `train`, the programs are its forward and its backward, and a
+    parameter or argument must require a gradient; without, one program that keeps nothing for a backward.
+    Raises TorchTPUError for what the compiler does not support, and torch's own errors for what dynamo can't trace
+    as one graph.
+    """
+    parsed = parse_options(options)
+    # Under torch.compile already: what was compiled is what is meant.
+    fn = getattr(fn, "_orig_mod", None) or getattr(fn, "_torchdynamo_orig_callable", fn)
+    programs: dict[str, Program] = {}
+    errors: list[TorchTPUError] = []
+
+    def capture(aot_gm: torch.fx.GraphModule, kind: str, static: Sequence[int]) -> Boxed:
+        try:
+            programs[kind] = _program(aot_gm, kind, static, parsed)
+        except TorchTPUError as e:
+            errors.append(e)
+        return boxed(_leave)
+
+    def backend(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], **_: Any) -> Callable[..., Any]:
+        return compile_with(gm, example_inputs, capture)
+
+    compiled = torch.compile(_entry(fn), backend=backend, fullgraph=True, dynamic=False)
+    with torch.set_grad_enabled(train), _whole_backward(), contextlib.suppress(_Captured):
+        compiled(*args, **kwargs)
+    if errors:
+        raise errors[0].with_traceback(None)
+    if not programs:
+        raise TorchTPUError("nothing to lower: the function calls no operator on a tensor")
+    if train and "backward" not in programs:
+        raise TorchTPUError(
+            "nothing to differentiate: no parameter or argument requires a gradient\nhelp: lower(..., train=False)"
+        )
+    order = [kind for kind in ("inference", "forward", "backward") if kind in programs]
+    return Lowered({kind: programs[kind] for kind in order})
+
+
+def _program(aot_gm: torch.fx.GraphModule, kind: str, static: Sequence[int], options: Options) -> Program:
+    return Graph(aot_gm, kind, static, options).program({})
+
+
+def _leave(*_: Any) -> list[Any]:
+    raise _Captured
+
+
+def _entry(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of its own code object for each `lower`: dynamo counts recompilations by code object."""
+
+    def entry(*args: Any, **kwargs: Any) -> Any:
+        return fn(*args, **kwargs)
+
+    return types.FunctionType(entry.__code__.replace(), entry.__globals__, "lower", None, entry.__closure__)
+
+
+def _whole_backward() -> contextlib.AbstractContextManager[Any]:
+    """Has AOTAutograd compile the backward along with the forward, rather than when it first runs."""
+    return torch._functorch.config.patch(force_non_lazy_backward_lowering=True)

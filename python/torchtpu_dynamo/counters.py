@@ -1,0 +1,103 @@
+"""Counters of what the backend did in this process.
+
+The only mutable state is `counters`. Nothing here may look at graphs or hold on to programs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Recompilation:
+    """A graph that was compiled again; `graph` is dynamo's "frame/compilation" and the kind of graph."""
+
+    graph: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Stats:
+    """A snapshot of the counters. Times are in seconds.
+
+    `cache_hits` counts calls of graphs with symbolic sizes that found their sizes compiled already.
+    """
+
+    compilations: int
+    executions: int
+    cache_hits: int
+    errors: int
+    stage_seconds: Mapping[str, float]
+    recompilations: tuple[Recompilation, ...]
+
+    def __str__(self) -> str:
+        lines = [
+            f"compilations {self.compilations}  executions {self.executions}  cache hits {self.cache_hits}"
+            f"  errors {self.errors}",
+            *(f"  {stage:<12} {seconds:8.3f} s" for stage, seconds in self.stage_seconds.items()),
+            *(f"  recompiled {r.graph}: {r.reason}" for r in self.recompilations),
+        ]
+        return "\n".join(lines)
+
+
+class Counters:
+    """The live counters. Calls bump `executions` and `cache_hits` without a lock: a lost count is cheaper than one."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.clear()
+
+    def clear(self) -> None:
+        self.compilations = 0
+        self.executions = 0
+        self.cache_hits = 0
+        self.errors = 0
+        self.stage_seconds: dict[str, float] = {}
+        self.recompilations: list[Recompilation] = []
+
+    def compiled(self, graph: str, stages: Mapping[str, float], reason: str | None) -> None:
+        with self.lock:
+            self.compilations += 1
+            for stage, seconds in stages.items():
+                self.stage_seconds[stage] = self.stage_seconds.get(stage, 0.0) + seconds
+            if reason is not None:
+                self.recompilations.append(Recompilation(graph, reason))
+
+
+counters = Counters()
+
+
+def stats() -> Stats:
+    """What was compiled and run so far in this process, or since `reset_stats()`."""
+    with counters.lock:
+        return Stats(
+            counters.compilations,
+            counters.executions,
+            counters.cache_hits,
+            counters.errors,
+            dict(counters.stage_seconds),
+            tuple(counters.recompilations),
+        )
+
+
+def reset_stats() -> None:
+    """Sets every counter to zero."""
+    with counters.lock:
+        counters.clear()
+
+
+def recompile_reason() -> str | None:
+    """Why dynamo compiles the current frame again; None for a first compilation or outside of one."""
+    from torch._dynamo.utils import get_metrics_context
+    from torch._guards import CompileContext
+
+    context = CompileContext.try_get()
+    compile_id: Any = context.compile_id if context is not None else None
+    if compile_id is None or not compile_id.frame_compile_id:
+        return None
+    # Not public: without it the reason is unknown, never an error.
+    reason = getattr(get_metrics_context(), "_metrics", {}).get("recompile_reason")
+    return str(reason) if reason else "guards failed"

@@ -1,0 +1,201 @@
+"""Which ATen operators are rewritten into simpler ones before the compiler sees the graph.
+
+Torch's list for core ATen, less `KEEP` (operators that the compiler lowers whole, because it does better with their
+meaning), plus `EXTRA` (torch has a rewriting, but its list leaves it out), plus the rewritings at the end of this
+file. Names that an older torch lacks are skipped. A new lowering needs no change here unless torch would rewrite the
+operator first: then it is one word in `KEEP`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch._decomp import decomposition_table
+from torch._ops import OpOverload
+
+Table = dict[OpOverload, Callable[..., Any]]
+
+# A name stands for all of its overloads.
+KEEP = """
+_softmax _softmax_backward_data _log_softmax _log_softmax_backward_data
+native_layer_norm native_layer_norm_backward native_group_norm native_group_norm_backward
+_fused_rms_norm _fused_rms_norm_backward
+_native_batch_norm_legit _native_batch_norm_legit_functional _native_batch_norm_legit_no_training
+native_batch_norm native_batch_norm_backward
+_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention_for_cpu_backward
+embedding embedding_dense_backward
+gelu silu relu hardtanh leaky_relu elu softplus sigmoid
+max_pool2d_with_indices max_pool2d_with_indices_backward max_pool3d_with_indices max_pool3d_with_indices_backward
+_adaptive_avg_pool2d
+clamp_min clamp_max
+select_scatter slice_scatter roll
+_to_copy
+"""
+
+EXTRA = """
+_addmm_activation _batch_norm_no_update _batch_norm_with_update _batch_norm_with_update_functional
+batch_norm_backward _fused_dropout native_dropout
+_upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_lanczos2d_aa
+_upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d
+upsample_bicubic2d upsample_bilinear2d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d
+adaptive_max_pool2d adaptive_max_pool3d addmm.dtype dist grid_sampler_2d
+gru lstm rnn_relu rnn_tanh
+as_strided_copy lift lift_fresh narrow_copy permute_copy unbind_copy view_copy
+cauchy exponential geometric log_normal normal normal_functional uniform rrelu_with_noise_backward
+polar special_ndtr special_spherical_bessel_j0 std std_mean tril_indices triu_indices
+var.default var.dim var_mean.default var_mean.dim
+"""
+
+
+@functools.cache
+def table() -> Table:
+    """The decompositions, by operator. Made once; the caller must not change it."""
+    # core_aten_decompositions() adds what torch decomposes by itself, at 0.1 s.
+    from torch._decomp import _core_aten_decompositions_post_autograd
+
+    found: Table = dict(_core_aten_decompositions_post_autograd())
+    for op in overloads(EXTRA):
+        if op in decomposition_table:
+            found[op] = decomposition_table[op]
+    for op in overloads(KEEP):
+        found.pop(op, None)
+    found.update(foreach_decompositions())
+    for name, function in _OWN.items():
+        for op in overloads(name):
+            found[op] = function
+    return found
+
+
+def overloads(names: str) -> Iterator[OpOverload]:
+    """The ATen overloads that the names stand for, as far as this torch has them."""
+    for name in names.split():
+        packet_name, _, overload = name.partition(".")
+        packet = getattr(torch.ops.aten, packet_name, None)
+        if packet is None:
+            continue
+        for each in [overload] if overload else packet.overloads():
+            if hasattr(packet, each):
+                yield getattr(packet, each)
+
+
+# `_foreach_*`: one operator over lists of tensors is that operator over each tensor.
+
+_FOREACH_ELEMENT: dict[str, Callable[..., Any]] = {
+    "_foreach_copy": lambda self, src, non_blocking=False: torch.ops.aten.copy(self, src),
+    "_foreach_norm": lambda self, ord=2, dtype=None: torch.linalg.vector_norm(self, ord, dtype=dtype),
+    "_foreach_powsum": lambda self, ord=2, dtype=None: torch.sum(torch.abs(self) ** ord, dtype=dtype),
+    "_foreach_zero": torch.zeros_like,
+}
+
+
+def foreach_decompositions() -> Table:
+    """One entry for each overload of each functional `_foreach` operator."""
+    found: Table = {}
+    for schema in torch._C._jit_get_all_schemas():
+        name = schema.name.removeprefix("aten::")
+        if name.startswith("_foreach_") and not schema.is_mutable:
+            overload = schema.overload_name or "default"
+            op = getattr(getattr(torch.ops.aten, name), overload)
+            found[op] = _foreach(op, _FOREACH_ELEMENT.get(name) or _element(name, overload))
+    return found
+
+
+def _element(name: str, overload: str) -> Callable[..., Any]:
+    base = name.removeprefix("_foreach_")
+    if base in ("addcmul", "addcdiv"):
+        combine = torch.mul if base == "addcmul" else torch.div
+        return lambda self, a, b, value=1: self + value * combine(a, b)
+    if base in ("maximum", "minimum") and overload.startswith("Scalar"):
+        base = "clamp_min" if base == "maximum" else "clamp_max"
+    return getattr(torch.ops.aten, base)
+
+
+def _foreach(op: OpOverload, element: Callable[..., Any]) -> Callable[..., Any]:
+    # Lists of tensors and of numbers run along with `self`; so does a tensor that holds the numbers.
+    listed = [isinstance(a.type, torch.ListType) or a.name == "scalars" for a in op._schema.arguments]
+    main = next(i for i, each in enumerate(listed) if each)
+
+    def decomposition(*args: Any, **kwargs: Any) -> list[torch.Tensor]:
+        def nth(i: int) -> list[Any]:
+            return [a[i] if along else a for a, along in zip(args, listed, strict=False)]
+
+        return [element(*nth(i), **kwargs) for i in range(len(args[main]))]
+
+    return decomposition
+
+
+# Our own.
+
+
+def _cdist_forward(x1: torch.Tensor, x2: torch.Tensor, p: float, compute_mode: int | None) -> torch.Tensor:
+    return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, dim=-1)
+
+
+def _cdist_backward(
+    grad: torch.Tensor, x1: torch.Tensor, x2: torch.Tensor, p: float, cdist: torch.Tensor
+) -> torch.Tensor:
+    difference = x1.unsqueeze(-2) - x2.unsqueeze(-3)
+    return torch.sum(grad.unsqueeze(-1) * _distance_slope(difference, p, cdist.unsqueeze(-1)), -2)
+
+
+def _pdist_forward(self: torch.Tensor, p: float = 2) -> torch.Tensor:
+    first, second = torch.triu_indices(self.shape[0], self.shape[0], 1, device=self.device)
+    return torch.linalg.vector_norm(self[first] - self[second], p, dim=-1)
+
+
+def _pdist_backward(grad: torch.Tensor, self: torch.Tensor, p: float, pdist: torch.Tensor) -> torch.Tensor:
+    first, second = torch.triu_indices(self.shape[0], self.shape[0], 1, device=self.device)
+    slope = grad.unsqueeze(-1) * _distance_slope(self[first] - self[second], p, pdist.unsqueeze(-1))
+    return torch.zeros_like(self).index_add(0, first, slope).index_add(0, second, -slope)
+
+
+def _distance_slope(difference: torch.Tensor, p: float, distance: torch.Tensor) -> torch.Tensor:
+    """The derivative of a p-norm, zero where it has none."""
+    if p == 0:
+        return torch.zeros_like(difference)
+    if p == 1:
+        return torch.sign(difference)
+    if math.isinf(p):
+        return torch.sign(difference) * (difference.abs() == distance)
+    slope = torch.sign(difference) * difference.abs() ** (p - 1) / distance ** (p - 1)
+    return torch.where(distance == 0, 0, slope)
+
+
+def mkldnn_rnn_layer(
+    input: torch.Tensor,
+    weight_ih: torch.Tensor,
+    weight_hh: torch.Tensor,
+    bias_ih: torch.Tensor,
+    bias_hh: torch.Tensor,
+    h: torch.Tensor,
+    c: torch.Tensor,
+    reverse: bool,
+    batch_sizes: list[int],
+    mode: int,
+    hidden_size: int,
+    num_layers: int,
+    has_biases: bool,
+    bidirectional: bool,
+    batch_first: bool,
+    train: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """One direction of one LSTM layer, time first, which torch chooses on CPUs when nothing needs a gradient."""
+    from torch._decomp.decompositions import one_layer_lstm
+
+    params = [weight_ih, weight_hh] + ([bias_ih, bias_hh] if has_biases else [])
+    state = (h.reshape(1, *h.shape[-2:]), c.reshape(1, *c.shape[-2:]))
+    output, (hy, cy) = one_layer_lstm(input, tuple(s[0].unsqueeze(0) for s in state), params, has_biases, reverse=reverse)
+    return output, hy.reshape(h.shape), cy.reshape(c.shape), input.new_empty(0, dtype=torch.uint8)
+
+
+_OWN: dict[str, Callable[..., Any]] = {
+    "_cdist_backward": _cdist_backward,
+    "_cdist_forward": _cdist_forward,
+    "_pdist_backward": _pdist_backward,
+    "_pdist_forward": _pdist_forward,
+    "mkldnn_rnn_layer.default": mkldnn_rnn_layer,
+}

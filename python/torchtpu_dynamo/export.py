@@ -1,0 +1,378 @@
+"""FX graph to payload: the one hand-over from Python to the compiler.
+
+A single pass over the graph writes down what PyTorch says (operators by schema, sizes, dtypes, user stacks). The
+schema is `compiler/import`. Nothing here may rewrite the graph or judge whether an operator is supported.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+import json
+import math
+import operator
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+VERSION = 1
+INLINE_BYTES = 4096
+"""Constants up to this size travel inside the payload; the others are passed at run time."""
+
+# What a graph returns, by output: ("tensor", k) the k-th tensor of the executable, ("input", i) the i-th argument
+# itself, ("const", v), ("sym", expression).
+Output = tuple[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """A payload, and what the caller needs to run it."""
+
+    name: str
+    kind: str
+    json: str
+    nodes: int
+    outputs: list[Output]
+    constants: list[torch.Tensor]
+    """Passed after the inputs."""
+    tensor_inputs: list[int]
+    """Positions of the arguments that are tensors."""
+    symbols: dict[str, tuple[int, int | None]]
+    """Where each symbol is read: argument, and its dimension; no dimension for an argument that is the number."""
+    input_names: list[str]
+
+
+def export(gm: GraphModule, kind: str, name: str, static: Iterable[int] = ()) -> Exported:
+    """Writes `gm`, as AOTAutograd hands it to a compiler, as a payload.
+
+    `kind` is inference, forward or backward; `static` are the positions of parameters and buffers.
+    """
+    return _Exporter(gm).run(kind, name, frozenset(static))
+
+
+class _Exporter:
+    def __init__(self, gm: GraphModule) -> None:
+        self.gm = gm
+        self.values: dict[Node, int] = {}
+        self.numbers: dict[Node, Any] = {}  # nodes whose value is a number, known or symbolic
+        self.targets: list[dict[str, Any]] = []
+        self.target_index: dict[Any, int] = {}
+        self.stacks: list[list[tuple[str, int, str]]] = []
+        self.stack_index: dict[str, int | None] = {}
+        self.stack_ids: dict[tuple[Any, ...], int] = {}
+        self.node_stack: dict[Node, int] = {}
+        self.symbols: dict[str, tuple[int, int | None]] = {}
+
+    def run(self, kind: str, name: str, static: frozenset[int]) -> Exported:
+        placeholders = [n for n in self.gm.graph.nodes if n.op == "placeholder"]
+        inputs = [self.input(i, n, i in static) for i, n in enumerate(placeholders)]
+        self.bind_sizes(placeholders)
+        self.values = {n: i for i, n in enumerate(placeholders)}
+        constants, passed = self.constants()
+        nodes: list[dict[str, Any]] = []
+        first = len(inputs) + len(constants)
+        outputs: list[Output] = []
+        returned: list[dict[str, int]] = []
+        for node in self.gm.graph.nodes:
+            if node.op == "call_function":
+                if self.is_number(node) or is_check(node):
+                    continue
+                exported = self.node(node)
+                self.values[node] = first + len(nodes)
+                nodes.append(exported)
+            elif node.op == "output":
+                outputs, returned = self.outputs(node, placeholders)
+        payload = {
+            "version": VERSION,
+            "name": name,
+            "kind": kind,
+            "torch": torch.__version__,
+            "matmul_precision": torch.get_float32_matmul_precision(),
+            "inputs": inputs,
+            "constants": constants,
+            "targets": self.targets,
+            "nodes": nodes,
+            "outputs": returned,
+            "stacks": self.stacks,
+        }
+        return Exported(
+            name=name,
+            kind=kind,
+            json=json.dumps(payload, separators=(",", ":"), allow_nan=False),
+            nodes=len(nodes),
+            outputs=outputs,
+            constants=passed,
+            tensor_inputs=[i for i, spec in enumerate(inputs) if "val" in spec],
+            symbols=self.symbols,
+            input_names=[n.name for n in placeholders],
+        )
+
+    def input(self, index: int, node: Node, static: bool) -> dict[str, Any]:
+        value = node.meta.get("val")
+        spec: dict[str, Any] = {"name": node.name}
+        if isinstance(value, torch.Tensor):
+            spec["val"] = tensor_meta(value)
+        else:
+            self.numbers[node] = value
+            spec["sym"] = number_text(value)
+            if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+                self.symbols.setdefault(spec["sym"], (index, None))
+        if static:
+            spec["static"] = True
+        return spec
+
+    def bind_sizes(self, placeholders: Sequence[Node]) -> None:
+        """Symbols that no argument carries are read off the sizes of tensors."""
+        for index, node in enumerate(placeholders):
+            value = node.meta.get("val")
+            if isinstance(value, torch.Tensor):
+                for dim, extent in enumerate(value.shape):
+                    if isinstance(extent, torch.SymInt) and isinstance(text := size(extent), str) and text.isidentifier():
+                        self.symbols.setdefault(text, (index, dim))
+
+    def constants(self) -> tuple[list[dict[str, Any]], list[torch.Tensor]]:
+        """The tensors that the graph owns: inlined ones first or not, in graph order, each once."""
+        specs: list[dict[str, Any]] = []
+        passed: list[torch.Tensor] = []
+        seen: dict[str, int] = {}
+        first = len(self.values)
+        for node in self.gm.graph.nodes:
+            if node.op != "get_attr":
+                continue
+            target = str(node.target)
+            tensor = functools.reduce(getattr, target.split("."), self.gm)
+            if not isinstance(tensor, torch.Tensor):
+                continue  # the subgraph of a higher-order operator: exported by name where it is used
+            if target not in seen:
+                seen[target] = len(specs)
+                spec = {"name": target, "val": tensor_meta(tensor)}
+                data = constant_hex(tensor)
+                if data is not None:
+                    spec["hex"] = data
+                else:
+                    passed.append(tensor.detach())
+                specs.append(spec)
+            self.values[node] = first + seen[target]
+        return specs, passed
+
+    def is_number(self, node: Node) -> bool:
+        """Notes a node that computes a number from known symbols; such nodes exist only in the payload's sizes."""
+        value = node.meta.get("val")
+        if isinstance(value, (int, float, bool)) or (is_symbolic(value) and self.is_bound(value)):
+            self.numbers[node] = value
+            return True
+        # What is left of an item() that nobody reads.
+        return is_symbolic(value) and not node.users
+
+    def is_bound(self, value: Any) -> bool:
+        known = getattr(value.node, "maybe_as_int", lambda: None)()
+        return known is not None or all(str(s) in self.symbols for s in value.node.expr.free_symbols)
+
+    def node(self, node: Node) -> dict[str, Any]:
+        index = self.target_index.get(node.target)
+        if index is None:
+            index = self.target_index[node.target] = len(self.targets)
+            self.targets.append(target_spec(node))
+        out: dict[str, Any] = {
+            "name": node.name,
+            "target": index,
+            "args": [self.arg(a) for a in schema_args(node)],
+            "vals": result_metas(node.meta.get("val")),
+        }
+        stack = self.stack(node)
+        if stack is not None:
+            out["stack"] = self.node_stack[node] = stack
+        return out
+
+    def arg(self, value: Any) -> Any:
+        if isinstance(value, Node):
+            if value in self.numbers:
+                return self.number(self.numbers[value])
+            index = self.values.get(value)
+            return {"v": index} if index is not None else str(value.target)
+        if value is None or isinstance(value, (str, bool)):
+            return value
+        if isinstance(value, (list, tuple)):
+            return [self.arg(v) for v in value]
+        if isinstance(value, torch.dtype):
+            return {"dtype": str(value).removeprefix("torch.")}
+        return self.number(value)
+
+    def number(self, value: Any) -> Any:
+        if isinstance(value, (bool, int)):
+            return value
+        if isinstance(value, float):
+            return value if math.isfinite(value) else {"float": "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"}
+        if isinstance(value, torch.SymInt):
+            return value if isinstance(value := size(value), int) else {"sym": value}
+        if is_symbolic(value):
+            return {"sym": number_text(value)}
+        if isinstance(value, complex):
+            return {"complex": [value.real, value.imag]}
+        for kind, cls in _OTHERS:
+            if isinstance(value, cls):
+                return {kind: str(value).removeprefix("torch.")}
+        return repr(value)
+
+    def stack(self, node: Node) -> int | None:
+        """The user's lines; those of the first input that has some when PyTorch gives none."""
+        trace = node.meta.get("stack_trace")
+        if trace:
+            if trace not in self.stack_index:
+                self.stack_index[trace] = self.intern(user_frames(trace))
+            found = self.stack_index[trace]
+            if found is not None:
+                return found
+        return next((self.node_stack[n] for n in node.all_input_nodes if n in self.node_stack), None)
+
+    def intern(self, frames: list[tuple[str, int, str]]) -> int | None:
+        if not frames:
+            return None
+        index = self.stack_ids.setdefault(tuple(frames), len(self.stacks))
+        if index == len(self.stacks):
+            self.stacks.append(frames)
+        return index
+
+    def outputs(self, node: Node, placeholders: Sequence[Node]) -> tuple[list[Output], list[dict[str, int]]]:
+        """How each output is made, and the values that the executable returns, each once."""
+        position = {n: i for i, n in enumerate(placeholders)}
+        returned: dict[int, int] = {}
+        plan: list[Output] = []
+        results = node.args[0]
+        for value in results if isinstance(results, (list, tuple)) else [results]:
+            if not isinstance(value, Node):
+                plan.append(("const", value))
+            elif value in position:
+                plan.append(("input", position[value]))
+            elif value in self.numbers:
+                number = self.number(self.numbers[value])
+                plan.append(("sym", number["sym"]) if isinstance(number, dict) and "sym" in number else ("const", number))
+            elif value.op == "get_attr":
+                plan.append(("const", functools.reduce(getattr, str(value.target).split("."), self.gm)))
+            elif value.meta.get("val", 0) is None:
+                plan.append(("const", None))
+            else:
+                index = self.values[value]
+                plan.append(("tensor", returned.setdefault(index, len(returned))))
+        return plan, [{"v": index} for index in returned]
+
+
+_OTHERS: tuple[tuple[str, Any], ...] = (
+    ("device", torch.device),
+    ("layout", torch.layout),
+    ("memory_format", torch.memory_format),
+)
+
+_CHECKS = (
+    "aten._assert_async",
+    "aten._assert_scalar",
+    "aten._assert_tensor_metadata",
+    "aten._functional_assert_async",
+    "aten._functional_assert_scalar",
+    "aten.sym_constrain_range",
+    "aten._functional_sym_constrain_range",
+)
+
+
+def is_check(node: Node) -> bool:
+    """Assertions on sizes and metadata: dynamo's guards hold them already."""
+    return str(node.target).startswith(_CHECKS) and not node.users
+
+
+def is_symbolic(value: Any) -> bool:
+    return isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool))
+
+
+def size(value: int | torch.SymInt) -> int | str:
+    """An extent or stride: a number, or an expression as sympy prints it."""
+    if isinstance(value, int):
+        return value
+    known = value.node.maybe_as_int()
+    return known if known is not None else str(value.node.expr)
+
+
+def number_text(value: Any) -> str:
+    return str(value.node.expr) if is_symbolic(value) else str(value)
+
+
+def tensor_meta(value: torch.Tensor) -> dict[str, Any]:
+    """What the payload says of one tensor."""
+    meta: dict[str, Any] = {"dtype": str(value.dtype).removeprefix("torch."), "shape": [size(s) for s in value.shape]}
+    if value.layout is torch.strided:
+        meta["stride"] = [size(s) for s in value.stride()]
+    else:
+        meta["layout"] = str(value.layout).removeprefix("torch.")
+    if value.device.type != "cpu":
+        meta["device"] = str(value.device)
+    return meta
+
+
+def result_metas(value: Any) -> list[dict[str, Any] | None]:
+    """One entry a result; None for what is no tensor."""
+    if isinstance(value, torch.Tensor):
+        return [tensor_meta(value)]
+    if isinstance(value, (list, tuple)):
+        return [tensor_meta(v) if isinstance(v, torch.Tensor) else None for v in value]
+    return [None]
+
+
+def constant_hex(tensor: torch.Tensor) -> str | None:
+    """The bytes of a small tensor; None for a large one, or one without plain memory to read."""
+    if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        return None
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.nbytes > INLINE_BYTES:
+        return None
+    # Compilers are called with tracing modes still on; copying a constant must not be traced.
+    with torch.utils._python_dispatch._disable_current_modes(), torch.no_grad():
+        plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
+        return ctypes.string_at(plain.data_ptr(), plain.nbytes).hex() if plain.numel() else ""
+
+
+@functools.lru_cache(maxsize=4096)
+def _parameters(target: torch.ops.OpOverload) -> tuple[tuple[str, Any], ...]:
+    """Name and default of each parameter."""
+    return tuple((a.name, a.default_value if a.has_default_value() else None) for a in target._schema.arguments)
+
+
+def schema_args(node: Node) -> list[Any]:
+    """The arguments in schema order, defaults filled in."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return [*node.args, *node.kwargs.values()]
+    given = len(node.args)
+    kwargs = node.kwargs
+    return [*node.args, *(kwargs.get(name, default) for name, default in _parameters(node.target)[given:])]
+
+
+def target_spec(node: Node) -> dict[str, Any]:
+    """The operator's name and those of its parameters."""
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return {"name": str(target), "params": [name for name, _ in _parameters(target)]}
+    if target is operator.getitem:
+        return {"name": "getitem", "params": ["self", "index"]}
+    # Not an ATen operator: exported all the same, so that the compiler's error names it and its line.
+    params = [f"arg{i}" for i in range(len(node.args))] + list(node.kwargs)
+    return {"name": _callable_name(target), "params": params}
+
+
+def _callable_name(target: Callable[..., Any] | str) -> str:
+    if isinstance(target, (str, torch._ops.OperatorBase)):
+        return str(target)
+    return f"{getattr(target, '__module__', '?')}.{getattr(target, '__qualname__', target)}"
+
+
+_FRAME = re.compile(r'^\s*File "(?P<file>.*)", line (?P<line>\d+), in (?P<function>.*)$', re.MULTILINE)
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_HERE = os.path.dirname(__file__) + os.sep
+
+
+def user_frames(trace: str) -> list[tuple[str, int, str]]:
+    """The frames of a stack trace, innermost first, without torch's own unless there are no others."""
+    frames = [(m["file"], int(m["line"]), m["function"]) for m in _FRAME.finditer(trace)]
+    frames = [f for f in reversed(frames) if not f[0].startswith((_HERE, "<"))]
+    return [f for f in frames if not f[0].startswith(_TORCH)] or frames

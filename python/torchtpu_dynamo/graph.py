@@ -1,0 +1,181 @@
+"""One graph of AOTAutograd: exported, compiled, and the callable that runs it.
+
+A call is one executable, chosen by the sizes of its arguments. Wiring into AOTAutograd is `backend`, the payload is
+`export`; nothing here may look into the graph.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch._guards import CompileContext
+
+from . import dump, plugins
+from ._torchtpu import Executable, Program, TorchTPUError
+from .export import Exported, export
+from .options import Options
+from .plugins import ForkState
+from .progress import Progress
+from .counters import counters, recompile_reason
+
+log = logging.getLogger("torchtpu_dynamo")
+
+Boxed = Callable[[list[Any]], list[Any]]
+
+live_graphs: weakref.WeakSet[Graph] = weakref.WeakSet()
+"""Graphs that a compiled function still uses; `refresh` walks them. They are freed by reference count alone."""
+
+_SEEDS = 2**63 - 1
+
+
+class Graph:
+    """An exported graph, and the executables made of it, one for each set of sizes."""
+
+    def __init__(self, gm: torch.fx.GraphModule, kind: str, static: Iterable[int], options: Options) -> None:
+        start = time.perf_counter()
+        context = CompileContext.try_get()
+        self.compile_id: Any = context.compile_id if context is not None else None
+        self.label = f"{self.compile_id or '-'} {kind}"
+        self.options = options
+        self.reason = recompile_reason()
+        name = "graph" if self.compile_id is None else f"graph_{str(self.compile_id).replace('/', '_')}"
+        self.exported: Exported = export(gm, kind, name, static)
+        self.source = dump.source_text(gm)
+        self.export_seconds = time.perf_counter() - start
+        self.executables: dict[tuple[Any, ...], tuple[Executable, bool, list[Any]]] = {}
+        self.lock = threading.Lock()
+
+    def program(self, bindings: dict[str, int]) -> Program:
+        """The program for these sizes. Raises TorchTPUError."""
+        kind, payload = self.exported.kind, self.exported.json
+        with dump.folder(kind) as folder:
+            dump.show_source(self.source, payload, folder, kind, self.compile_id)
+            program = Program(payload, bindings, self.options.program_json(folder))
+        dump.show_program(program, kind, self.compile_id)
+        return program
+
+    def compile(self, key: tuple[Any, ...]) -> tuple[Executable, bool, list[Any]]:
+        """The executable for these values of the symbols, whether it takes a seed, and its output plan."""
+        with self.lock:
+            found = self.executables.get(key)
+            if found is not None:
+                return found
+            bindings = dict(zip(self.exported.symbols, key, strict=True))
+            reason = self.reason
+            if self.executables:
+                last = next(reversed(self.executables))
+                changed = (f"{s}={v}" for s, v, old in zip(bindings, key, last, strict=True) if v != old)
+                reason = f"new size {', '.join(changed)}"
+            start = time.perf_counter()
+            try:
+                client = plugins.client(self.options.plugin, self.options.zero_copy)
+                with Progress(f"{self.label}, {self.exported.nodes} nodes"):
+                    program = self.program(bindings)
+                    executable = program.compile(client, self.options.compile_json())
+            except TorchTPUError:
+                counters.errors += 1
+                raise
+            stages = {"export": self.export_seconds, **program.stage_times(), **executable.stage_times()}
+            counters.compiled(self.label, stages, reason)
+            log.info("compiled %s: %d nodes in %.3f s", self.label, self.exported.nodes, time.perf_counter() - start)
+            self.export_seconds = 0.0
+            found = (executable, program.uses_seed, resolve_outputs(self.exported, bindings))
+            self.executables[key] = found
+            return found
+
+    def refresh(self) -> None:
+        """Forgets device copies of parameters and buffers."""
+        for executable, _, _ in list(self.executables.values()):
+            executable.refresh()
+
+    def callable(self) -> Boxed:
+        """What AOTAutograd calls with the arguments in a list, which the call empties. Raises TorchTPUError."""
+        return self.symbolic_call() if self.exported.symbols else self.static_call()
+
+    def static_call(self) -> Boxed:
+        """Compiles now; a call then adds as little as possible to the executable's own."""
+        executable, uses_seed, outputs = self.compile(())
+        exported = self.exported
+        live_graphs.add(self)
+        only_tensors = outputs == [("tensor", k) for k in range(len(outputs))]
+        plain = only_tensors and not exported.constants and len(exported.tensor_inputs) == len(exported.input_names)
+
+        def call(args: list[Any]) -> list[Any]:
+            if ForkState.child:
+                plugins.check_process()
+            counters.executions += 1
+            return executable(args, draw_seed() if uses_seed else 0)
+
+        def call_and_arrange(args: list[Any]) -> list[Any]:
+            return self.run(executable, uses_seed, outputs, args)
+
+        chosen = boxed(call if plain else call_and_arrange)
+        chosen._graph = self  # type: ignore[attr-defined]  # alive, and in live_graphs, as long as its callable
+        return chosen
+
+    def symbolic_call(self) -> Boxed:
+        """Compiles when called, once for each set of sizes."""
+        live_graphs.add(self)
+        places = list(self.exported.symbols.values())
+        executables = self.executables
+
+        def call(args: list[Any]) -> list[Any]:
+            key = tuple(args[i] if dim is None else args[i].shape[dim] for i, dim in places)
+            found = executables.get(key)
+            if found is None:
+                found = self.compile(key)
+            else:
+                counters.cache_hits += 1
+            return self.run(*found, args)
+
+        return boxed(call)
+
+    def run(self, executable: Executable, uses_seed: bool, outputs: list[Any], args: list[Any]) -> list[Any]:
+        """One call of an executable whose arguments or results are not all tensors."""
+        if ForkState.child:
+            plugins.check_process()
+        counters.executions += 1
+        exported = self.exported
+        tensors = [args[i] for i in exported.tensor_inputs]
+        tensors += exported.constants
+        kept = {index: args[index] for kind, index in outputs if kind == "input"}
+        args.clear()
+        results = executable(tensors, draw_seed() if uses_seed else 0)
+        return [results[v] if kind == "tensor" else kept[v] if kind == "input" else v for kind, v in outputs]
+
+
+def boxed(call: Boxed) -> Boxed:
+    call._boxed_call = True  # type: ignore[attr-defined]  # how AOTAutograd knows that it may hand over its list
+    return call
+
+
+def draw_seed() -> int:
+    """The seed of one execution, from torch's default generator: `torch.manual_seed` decides it."""
+    # Spelled out, so that neither a default device nor a default dtype of the user's matters.
+    return int(torch.randint(0, _SEEDS, (), dtype=torch.int64, device="cpu", generator=torch.default_generator))
+
+
+def resolve_outputs(exported: Exported, bindings: dict[str, int]) -> list[Any]:
+    """The output plan with its numbers worked out."""
+    return [("const", evaluate(v, bindings)) if kind == "sym" else (kind, v) for kind, v in exported.outputs]
+
+
+def evaluate(expression: str, bindings: dict[str, int]) -> int | float | bool:
+    """The value of an expression as PyTorch prints it."""
+    if expression in bindings:
+        return bindings[expression]
+    import sympy
+    from torch.utils._sympy import functions
+
+    names = {name: value for name, value in vars(functions).items() if isinstance(value, type)}
+    symbols = {str(s): sympy.Integer(v) for s, v in bindings.items()}
+    value = sympy.sympify(expression, locals={**names, **symbols})
+    if value in (sympy.true, sympy.false):
+        return bool(value)
+    return int(value) if value.is_integer else float(value)
