@@ -110,7 +110,7 @@ def call() -> None:
             for _ in range(2000):
                 executable(list(tensors), 0)
             samples.append((time.perf_counter() - start) / 2000)
-            bare.append(executable.execute_only(2000))
+            bare.append(executable.execute_only(tensors, 2000))
         total, execute = statistics.median(samples) * 1e6, statistics.median(bare) * 1e6
         ours = total - execute
         per = "" if base is None else f"{(ours - base[1]) / (count - base[0]):.3f} us"

@@ -171,3 +171,34 @@ fn twenty_thousand_nodes_take_milliseconds() {
     let limit = if cfg!(debug_assertions) { 40.0 } else { 6.0 };
     assert!(total < limit, "{total} us a node");
 }
+
+/// A constant that every node reads makes long edge lists; removals must not walk them.
+#[test]
+fn a_constant_with_many_users_is_not_quadratic() {
+    let mut graph = Graph::new("fan");
+    let mut b = Builder::new(&mut graph);
+    let ty = TensorType::new(DType::F32, [8]);
+    let one = b.full(&ty, 1.0);
+    let x = b.parameter(ParamRole::Input, 0, ty);
+    let mut outputs = Vec::new();
+    let mut y = x;
+    for i in 0..10_000 {
+        let product = b.mul(if i % 2 == 0 { x } else { y }, one).unwrap();
+        y = b.neg(product).unwrap();
+        if i % 2000 == 0 {
+            outputs.push(y);
+        }
+    }
+    outputs.push(y);
+    graph.outputs = outputs;
+    let nodes = graph.len() as f64;
+    let reports = run(&mut graph, &PassOptions::default()).unwrap();
+    let mut total = 0.0;
+    for r in &reports {
+        let us = r.time.as_secs_f64() * 1e6 / nodes;
+        println!("  {}: {us:.3} us a node, {} rewrites", r.name, r.rewrites);
+        total += us;
+    }
+    let limit = if cfg!(debug_assertions) { 40.0 } else { 6.0 };
+    assert!(total < limit, "{total} us a node");
+}

@@ -135,7 +135,10 @@ fn mutate(text: &str, edits: &[(usize, u8, String)]) -> String {
         match kind % 3 {
             0 => text.replace_range(start..end, ""),
             1 => text.replace_range(start..end, insert),
-            _ => text.insert_str(start, &text[start..end].to_string()),
+            _ => {
+                let again = text[start..end].to_string();
+                text.insert_str(start, &again);
+            }
         }
     }
     text

@@ -178,10 +178,10 @@ fn step(b: &mut Builder<'_>, values: &[Value], draw: &mut Draw<'_>) -> Option<Va
             let (l, r) = (b.transpose(a, &p).unwrap(), b.transpose(other, &q).unwrap());
             let (ls, rs) = (b.shape(l).to_vec(), b.shape(r).to_vec());
             let mut dims: [Vec<i64>; 4] = Default::default();
-            for i in 0..ls.len() {
+            for (i, size) in ls.iter().enumerate() {
                 let free: Vec<usize> = (0..rs.len())
                     .filter(|j| {
-                        rs[*j] == ls[i] && !dims[1].contains(&(*j as i64)) && !dims[3].contains(&(*j as i64))
+                        rs[*j] == *size && !dims[1].contains(&(*j as i64)) && !dims[3].contains(&(*j as i64))
                     })
                     .collect();
                 let role = draw.below(3);
