@@ -1,8 +1,8 @@
-"""A `torch.compile` backend for TPUs (and, through the same compiler, CPUs): `torch.compile(model, backend="tpu")`.
+"""A `torch.compile` backend for TPUs (and, through the same compiler, CPUs): `torch.compile(model,
+backend="tpu")`.
 
-Only names live here, and they are loaded on first use: importing this package must cost next to nothing beyond
-torch. Nothing here may import torch's compiler, start a plugin, or change a default of torch.
-"""
+Only names live here, and they are loaded on first use: importing this package must cost next to nothing
+beyond torch. Nothing here may import torch's compiler, start a plugin, or change a default of torch."""
 
 from __future__ import annotations
 

@@ -44,14 +44,13 @@ def lower(
 ) -> Lowered:
     """Compiles `fn(*args, **kwargs)` to StableHLO. Nothing is executed and no plugin is needed.
 
-    `fn` is a function or module on CPU tensors. With `train`, the programs are its forward and its backward, and a
-    parameter or argument must require a gradient; without, one program that keeps nothing for a backward.
-    Raises TorchTPUError for what the compiler does not support, and torch's own errors for what dynamo can't trace
-    as one graph.
-    """
+    `fn` is a function or module on CPU tensors. With `train`, the programs are its forward and its
+    backward, and a parameter or argument must require a gradient; without, one program that keeps
+    nothing for a backward. Raises TorchTPUError for what the compiler does not support, and torch's own
+    errors for what dynamo can't trace as one graph."""
     parsed = parse_options(options)
     # Under torch.compile already: what was compiled is what is meant.
-    fn = getattr(fn, "_orig_mod", None) or getattr(fn, "_torchdynamo_orig_callable", fn)
+    original: Callable[..., Any] = getattr(fn, "_orig_mod", getattr(fn, "_torchdynamo_orig_callable", fn))
     programs: dict[str, Program] = {}
     errors: list[TorchTPUError] = []
 
@@ -65,7 +64,7 @@ def lower(
     def backend(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], **_: Any) -> Callable[..., Any]:
         return compile_with(gm, example_inputs, capture)
 
-    compiled = torch.compile(_entry(fn), backend=backend, fullgraph=True, dynamic=False)
+    compiled = torch.compile(_entry(original), backend=backend, fullgraph=True, dynamic=False)
     with torch.set_grad_enabled(train), _whole_backward(), contextlib.suppress(_Captured):
         compiled(*args, **kwargs)
     if errors:
@@ -74,7 +73,8 @@ def lower(
         raise TorchTPUError("nothing to lower: the function calls no operator on a tensor")
     if train and "backward" not in programs:
         raise TorchTPUError(
-            "nothing to differentiate: no parameter or argument requires a gradient\nhelp: lower(..., train=False)"
+            "nothing to differentiate: no parameter or argument requires a gradient\nhelp: lower(...,
+            train=False)"
         )
     order = [kind for kind in ("inference", "forward", "backward") if kind in programs]
     return Lowered({kind: programs[kind] for kind in order})

@@ -1,9 +1,8 @@
 """The dynamo backend: `torch.compile(model, backend="tpu")`.
 
-Connects dynamo to AOTAutograd to `graph`. Decompositions are a table of their own, and what a graph means is the
-compiler's business: nothing here may rewrite one. Torch's defaults stay as they are; configuration that must differ
-is patched for the duration of one compilation.
-"""
+Connects dynamo to AOTAutograd to `graph`. Decompositions are a table of their own, and what a graph
+means is the compiler's business: nothing here may rewrite one. Torch's defaults stay as they are;
+configuration that must differ is patched for the duration of one compilation."""
 
 from __future__ import annotations
 
@@ -42,9 +41,8 @@ def torchtpu_dynamo(
 ) -> Callable[..., Any]:
     """Compiles a graph of dynamo's. CPU tensors in and out.
 
-    Every error of ours is a TorchTPUError, raised when the compiled function is called: raised here, dynamo would
-    wrap it in an exception of its own.
-    """
+    Every error of ours is a TorchTPUError, raised when the compiled function is called: raised here,
+    dynamo would wrap it in an exception of its own."""
     try:
         check_mode(mode)
         parsed = parse_options(options)

@@ -44,7 +44,8 @@ class Stats:
 
 
 class Counters:
-    """The live counters. Calls bump `executions` and `cache_hits` without a lock: a lost count is cheaper than one."""
+    """The live counters. Calls bump `executions` and `cache_hits` without a lock: a lost count is
+    cheaper than one."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

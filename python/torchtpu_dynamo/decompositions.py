@@ -1,10 +1,9 @@
 """Which ATen operators are rewritten into simpler ones before the compiler sees the graph.
 
-Torch's list for core ATen, less `KEEP` (operators that the compiler lowers whole, because it does better with their
-meaning), plus `EXTRA` (torch has a rewriting, but its list leaves it out), plus the rewritings at the end of this
-file. Names that an older torch lacks are skipped. A new lowering needs no change here unless torch would rewrite the
-operator first: then it is one word in `KEEP`.
-"""
+Torch's list for core ATen, less `KEEP` (operators that the compiler lowers whole, because it does better
+with their meaning), plus `EXTRA` (torch has a rewriting, but its list leaves it out), plus the
+rewritings at the end of this file. Names that an older torch lacks are skipped. A new lowering needs no
+change here unless torch would rewrite the operator first: then it is one word in `KEEP`."""
 
 from __future__ import annotations
 
@@ -29,7 +28,8 @@ native_batch_norm native_batch_norm_backward
 _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention_for_cpu_backward
 embedding embedding_dense_backward
 gelu silu relu hardtanh leaky_relu elu softplus sigmoid
-max_pool2d_with_indices max_pool2d_with_indices_backward max_pool3d_with_indices max_pool3d_with_indices_backward
+max_pool2d_with_indices max_pool2d_with_indices_backward
+max_pool3d_with_indices max_pool3d_with_indices_backward
 _adaptive_avg_pool2d
 clamp_min clamp_max
 select_scatter slice_scatter roll
@@ -41,12 +41,13 @@ _addmm_activation _batch_norm_no_update _batch_norm_with_update _batch_norm_with
 batch_norm_backward _fused_dropout native_dropout
 _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_lanczos2d_aa
 _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d
-upsample_bicubic2d upsample_bilinear2d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d
+upsample_bicubic2d upsample_bilinear2d upsample_trilinear3d
+upsample_nearest1d upsample_nearest2d upsample_nearest3d
 adaptive_max_pool2d adaptive_max_pool3d addmm.dtype dist grid_sampler_2d
 gru lstm rnn_relu rnn_tanh
 as_strided_copy narrow_copy permute_copy unbind_copy view_copy
 cauchy exponential geometric log_normal normal normal_functional uniform rrelu_with_noise_backward
-polar special_ndtr special_spherical_bessel_j0 std std_mean tril_indices triu_indices
+polar special_ndtr std std_mean tril_indices triu_indices
 var.default var.dim var_mean.default var_mean.dim
 """
 
@@ -57,7 +58,11 @@ def table() -> Table:
     # core_aten_decompositions() adds what torch decomposes by itself, at 0.1 s.
     from torch._decomp import _core_aten_decompositions_post_autograd
 
-    found: Table = dict(_core_aten_decompositions_post_autograd())
+    found: Table = {
+        op: function
+        for op, function in _core_aten_decompositions_post_autograd().items()
+        if isinstance(op, OpOverload)
+    }
     for op in overloads(EXTRA):
         if op in decomposition_table:
             found[op] = decomposition_table[op]
@@ -183,15 +188,15 @@ def mkldnn_rnn_layer(
     batch_first: bool,
     train: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """One direction of one LSTM layer, time first, which torch chooses on CPUs when nothing needs a gradient."""
+    """One direction of one LSTM layer, time first, which torch chooses on CPUs when nothing needs a
+    gradient."""
     from torch._decomp.decompositions import one_layer_lstm
 
     params = [weight_ih, weight_hh] + ([bias_ih, bias_hh] if has_biases else [])
-    state = (h.reshape(1, *h.shape[-2:]), c.reshape(1, *c.shape[-2:]))
     output, (hy, cy) = one_layer_lstm(
-        input, tuple(s[0].unsqueeze(0) for s in state), params, has_biases, reverse=reverse
+        input, (h.squeeze(0), c.squeeze(0)), params, has_biases, reverse=reverse
     )
-    return output, hy.reshape(h.shape), cy.reshape(c.shape), input.new_empty(0, dtype=torch.uint8)
+    return output, hy.unsqueeze(0), cy.unsqueeze(0), input.new_empty(0, dtype=torch.uint8)
 
 
 _OWN: dict[str, Callable[..., Any]] = {

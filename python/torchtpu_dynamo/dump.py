@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch._logging import trace_structured
+from torch._logging._internal import trace_structured
 
 from ._torchtpu import Program
 
@@ -30,8 +30,8 @@ def folder_wanted() -> str | None:
 
 @contextlib.contextmanager
 def folder(kind: str) -> Iterator[str | None]:
-    """A new folder `NNN_<kind>` under TORCHTPU_DUMP, visible under that name once the block is done; None when that is
-    not set."""
+    """A new folder `NNN_<kind>` under TORCHTPU_DUMP, visible under that name once the block is done;
+    None when that is not set."""
     root = folder_wanted()
     if root is None:
         yield None
@@ -65,7 +65,8 @@ def write(folder: str, name: str, text: str) -> None:
 
 
 def trace(name: str, text: Callable[[], str], compile_id: Any) -> None:
-    """Adds an artifact to torch's structured trace (tlparse); `text` is called only if a trace is being written."""
+    """Adds an artifact to torch's structured trace (tlparse); `text` is called only if a trace is being
+    written."""
     trace_structured(
         "artifact",
         metadata_fn=lambda: {"name": f"torchtpu_{name}", "encoding": "string"},

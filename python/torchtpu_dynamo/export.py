@@ -1,7 +1,7 @@
 """FX graph to payload: the one hand-over from Python to the compiler.
 
-A single pass over the graph writes down what PyTorch says (operators by schema, sizes, dtypes, user stacks). The
-schema is `compiler/import`. Nothing here may rewrite the graph or judge whether an operator is supported.
+A single pass over the graph writes down what PyTorch says (operators by schema, sizes, dtypes, user stacks).
+The schema is `compiler/import`. Nothing here may rewrite the graph or judge whether an operator is supported.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 import operator
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -24,8 +25,8 @@ VERSION = 1
 INLINE_BYTES = 4096
 """Constants up to this size travel inside the payload; the others are passed at run time."""
 
-# What a graph returns, by output: ("tensor", k) the k-th tensor of the executable, ("input", i) the i-th argument
-# itself, ("const", v), ("sym", expression).
+# What a graph returns, by output: ("tensor", k) the k-th tensor of the executable, ("input", i) the i-th
+# argument itself, ("const", v), ("sym", expression).
 Output = tuple[str, Any]
 
 
@@ -43,7 +44,7 @@ class Exported:
     tensor_inputs: list[int]
     """Positions of the arguments that are tensors."""
     symbols: dict[str, tuple[int, int | None]]
-    """Where each symbol is read: argument, and its dimension; no dimension for an argument that is the number."""
+    """Where each symbol is read: argument and dimension; no dimension for an argument that is the number."""
     input_names: list[str]
 
 
@@ -55,6 +56,9 @@ def export(gm: GraphModule, kind: str, name: str, static: Iterable[int] = ()) ->
     return _Exporter(gm).run(kind, name, frozenset(static))
 
 
+_UNKNOWN = object()
+
+
 class _Exporter:
     def __init__(self, gm: GraphModule) -> None:
         self.gm = gm
@@ -62,10 +66,12 @@ class _Exporter:
         self.numbers: dict[Node, Any] = {}  # nodes whose value is a number, known or symbolic
         self.targets: list[dict[str, Any]] = []
         self.target_index: dict[Any, int] = {}
+        self.tokens: dict[Node, Node] = {}  # checks that are left out, with the token that they pass on
         self.stacks: list[list[tuple[str, int, str]]] = []
         self.stack_index: dict[str, int | None] = {}
         self.stack_ids: dict[tuple[Any, ...], int] = {}
         self.node_stack: dict[Node, int] = {}
+        self.caller: Any = _UNKNOWN  # the stack of the call that compiles, made when needed
         self.symbols: dict[str, tuple[int, int | None]] = {}
 
     def run(self, kind: str, name: str, static: frozenset[int]) -> Exported:
@@ -80,7 +86,7 @@ class _Exporter:
         returned: list[dict[str, int]] = []
         for node in self.gm.graph.nodes:
             if node.op == "call_function":
-                if self.is_number(node) or is_check(node):
+                if self.is_number(node) or is_check(node) or self.is_token(node):
                     continue
                 exported = self.node(node)
                 self.values[node] = first + len(nodes)
@@ -167,13 +173,26 @@ class _Exporter:
         return specs, passed
 
     def is_number(self, node: Node) -> bool:
-        """Notes a node that computes a number from known symbols; such nodes exist only in the payload's sizes."""
+        """Notes a node that computes a number from known symbols; such nodes exist only in the payload's
+        sizes."""
         value = node.meta.get("val")
         if isinstance(value, (int, float, bool)) or (is_symbolic(value) and self.is_bound(value)):
             self.numbers[node] = value
             return True
         # What is left of an item() that nobody reads.
         return is_symbolic(value) and not node.users
+
+    def is_token(self, node: Node) -> bool:
+        """Leaves out checks of linalg functions (a singular matrix gives infinities or NaN), and their
+        tokens."""
+        if str(node.target) == "with_effects" and str(node.args[1]) == "aten._linalg_check_errors.default":
+            self.tokens[node] = node.all_input_nodes[0]
+            return True
+        if node.target is operator.getitem and node.args[0] in self.tokens:
+            source = self.tokens[node.args[0]]  # type: ignore[index]
+            self.tokens[node] = self.tokens.get(source, source)
+            return True
+        return False
 
     def is_bound(self, value: Any) -> bool:
         known = getattr(value.node, "maybe_as_int", lambda: None)()
@@ -230,7 +249,8 @@ class _Exporter:
         return repr(value)
 
     def stack(self, node: Node) -> int | None:
-        """The user's lines; those of the first input that has some when PyTorch gives none."""
+        """The user's lines; where PyTorch gives none, those of the first input that has some, else of
+        the call."""
         trace = node.meta.get("stack_trace")
         if trace:
             if trace not in self.stack_index:
@@ -238,7 +258,12 @@ class _Exporter:
             found = self.stack_index[trace]
             if found is not None:
                 return found
-        return next((self.node_stack[n] for n in node.all_input_nodes if n in self.node_stack), None)
+        for source in node.all_input_nodes:
+            if source in self.node_stack:
+                return self.node_stack[source]
+        if self.caller is _UNKNOWN:
+            self.caller = self.intern(calling_frames())
+        return self.caller
 
     def intern(self, frames: list[tuple[str, int, str]]) -> int | None:
         if not frames:
@@ -255,6 +280,7 @@ class _Exporter:
         plan: list[Output] = []
         results = node.args[0]
         for value in results if isinstance(results, (list, tuple)) else [results]:
+            value = self.tokens.get(value, value)  # type: ignore[arg-type]
             if not isinstance(value, Node):
                 plan.append(("const", value))
             elif value in position:
@@ -349,7 +375,7 @@ def constant_hex(tensor: torch.Tensor) -> str | None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _parameters(target: torch.ops.OpOverload) -> tuple[tuple[str, Any], ...]:
+def _parameters(target: torch._ops.OpOverload) -> tuple[tuple[str, Any], ...]:
     """Name and default of each parameter."""
     return tuple(
         (a.name, a.default_value if a.has_default_value() else None) for a in target._schema.arguments
@@ -381,6 +407,18 @@ def _callable_name(target: Callable[..., Any] | str) -> str:
     if isinstance(target, (str, torch._ops.OperatorBase)):
         return str(target)
     return f"{getattr(target, '__module__', '?')}.{getattr(target, '__qualname__', target)}"
+
+
+def calling_frames() -> list[tuple[str, int, str]]:
+    """The user's frame that called the compiled function: where a module of torch's is compiled by
+    itself, PyTorch notes no line."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if not code.co_filename.startswith((_TORCH, _HERE, "<")):
+            return [(code.co_filename, frame.f_lineno, code.co_name)]
+        frame = frame.f_back  # type: ignore[assignment]
+    return []
 
 
 _FRAME = re.compile(r'^\s*File "(?P<file>.*)", line (?P<line>\d+), in (?P<function>.*)$', re.MULTILINE)

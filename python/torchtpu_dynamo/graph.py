@@ -1,8 +1,7 @@
 """One graph of AOTAutograd: exported, compiled, and the callable that runs it.
 
-A call is one executable, chosen by the sizes of its arguments. Wiring into AOTAutograd is `backend`, the payload is
-`export`; nothing here may look into the graph.
-"""
+A call is one executable, chosen by the sizes of its arguments. Wiring into AOTAutograd is `backend`, the
+payload is `export`; nothing here may look into the graph."""
 
 from __future__ import annotations
 
@@ -29,7 +28,8 @@ log = logging.getLogger("torchtpu_dynamo")
 Boxed = Callable[[list[Any]], list[Any]]
 
 live_graphs: weakref.WeakSet[Graph] = weakref.WeakSet()
-"""Graphs that a compiled function still uses; `refresh` walks them. They are freed by reference count alone."""
+"""Graphs that a compiled function still uses; `refresh` walks them. They are freed by reference count
+alone."""
 
 _SEEDS = 2**63 - 1
 
@@ -100,7 +100,8 @@ class Graph:
             executable.refresh()
 
     def callable(self) -> Boxed:
-        """What AOTAutograd calls with the arguments in a list, which the call empties. Raises TorchTPUError."""
+        """What AOTAutograd calls with the arguments in a list, which the call empties. Raises
+        TorchTPUError."""
         return self.symbolic_call() if self.exported.symbols else self.static_call()
 
     def static_call(self) -> Boxed:
@@ -124,9 +125,8 @@ class Graph:
         def call_and_arrange(args: list[Any]) -> list[Any]:
             return self.run(executable, uses_seed, outputs, args)
 
-        chosen = boxed(call if plain else call_and_arrange)
-        chosen._graph = self  # type: ignore[attr-defined]  # alive, and in live_graphs, as long as its callable
-        return chosen
+        chosen = boxed(call if plain else call_and_arrange) chosen._graph = self  # type:
+        ignore[attr-defined]  # alive, and in live_graphs, as long as its callable return chosen
 
     def symbolic_call(self) -> Boxed:
         """Compiles when called, once for each set of sizes."""
@@ -160,8 +160,8 @@ class Graph:
 
 
 def boxed(call: Boxed) -> Boxed:
-    call._boxed_call = True  # type: ignore[attr-defined]  # how AOTAutograd knows that it may hand over its list
-    return call
+    call._boxed_call = True  # type: ignore[attr-defined]  # how AOTAutograd knows that it may hand over its
+    list return call
 
 
 def draw_seed() -> int:

@@ -14,10 +14,8 @@ from ._torchtpu import TorchTPUError
 
 
 def _option(default: Any, doc: str) -> Any:
-    metadata = {"doc": doc}
-    if isinstance(default, (list, dict)):
-        return dataclasses.field(default_factory=type(default), metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+    factory = type(default) if isinstance(default, (list, dict)) else lambda: default
+    return dataclasses.field(default_factory=factory, metadata={"doc": doc})
 
 
 @dataclasses.dataclass(frozen=True)

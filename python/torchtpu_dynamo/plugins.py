@@ -1,8 +1,7 @@
 """Which PJRT plugin runs the programs, and the one client a process keeps for each.
 
-Nothing is loaded or probed before the first compilation. No network is used: a TPU is recognised by its device
-files. Nothing about graphs may go in here.
-"""
+Nothing is loaded or probed before the first compilation. No network is used: a TPU is recognised by its
+device files. Nothing about graphs may go in here."""
 
 from __future__ import annotations
 
@@ -13,8 +12,8 @@ import os
 import threading
 from typing import Any
 
-from . import _torchtpu
 from ._torchtpu import Client, TorchTPUError
+from ._torchtpu import live_buffers as live_buffers  # how many device buffers this process holds
 
 log = logging.getLogger("torchtpu_dynamo")
 
@@ -23,7 +22,8 @@ _clients: dict[tuple[str, bool], Client] = {}
 
 
 class ForkState:
-    """`child` turns true in a process forked after a client was started: its threads are gone, it can't be called."""
+    """`child` turns true in a process forked after a client was started: its threads are gone, it can't
+    be called."""
 
     child = False
 
@@ -42,8 +42,9 @@ def check_process() -> None:
     """Raises TorchTPUError in a process that was forked after the plugin had been started."""
     if ForkState.child:
         raise TorchTPUError(
-            "this process was forked after the PJRT plugin had been started, and the plugin does not survive a fork\n"
-            "help: start workers with the `spawn` or `forkserver` method, or fork before the first compiled call"
+            "this process was forked after the PJRT plugin had been started, and the plugin does not survive
+            a fork\n" "help: start workers with the `spawn` or `forkserver` method, or fork before the first
+            compiled call"
         )
 
 
@@ -78,7 +79,8 @@ def _find_tpu() -> str:
     if not _has_tpu():
         # Started anyway, libtpu would ask the network for a TPU and hang.
         raise TorchTPUError(
-            "this machine has no TPU (no /dev/accel* and no /dev/vfio/*)\nhelp: TORCHTPU_PLUGIN=cpu runs without one"
+            "this machine has no TPU (no /dev/accel* and no /dev/vfio/*)\nhelp: TORCHTPU_PLUGIN=cpu runs
+            without one"
         )
     return path
 
@@ -94,8 +96,9 @@ _FIND = {"cpu": _find_cpu, "tpu": _find_tpu, "cuda": _find_cuda}
 
 
 def plugin_path(choice: str | None = None) -> str:
-    """The plugin's path. `choice` (default: TORCHTPU_PLUGIN) is cpu, tpu, cuda or a path; without one, the TPU if
-    libtpu is installed and the machine has one, else the CPU. Raises TorchTPUError when it is not installed."""
+    """The plugin's path. `choice` (default: TORCHTPU_PLUGIN) is cpu, tpu, cuda or a path; without one,
+    the TPU if libtpu is installed and the machine has one, else the CPU. Raises TorchTPUError when it is
+    not installed."""
     choice = choice or os.environ.get("TORCHTPU_PLUGIN")
     if not choice:
         choice = "tpu" if _has_tpu() and _in_package("libtpu", "libtpu.so") is not None else "cpu"
@@ -103,8 +106,8 @@ def plugin_path(choice: str | None = None) -> str:
         return _FIND[choice]()
     if os.sep not in choice and not os.path.exists(choice):
         raise TorchTPUError(
-            f"no plugin {choice!r}\nhelp: TORCHTPU_PLUGIN and the option `plugin` take {', '.join(_FIND)} or the path of a "
-            "PJRT plugin"
+            f"no plugin {choice!r}\nhelp: TORCHTPU_PLUGIN and the option `plugin` take {', '.join(_FIND)} or
+            the path of a " "PJRT plugin"
         )
     return os.path.abspath(choice)
 
@@ -132,17 +135,11 @@ def devices(plugin: str | None = None) -> list[dict[str, Any]]:
     return client(plugin).devices()
 
 
-def live_buffers() -> int:
-    """How many device buffers this process holds."""
-    return _torchtpu.live_buffers()
-
-
 def refresh() -> None:
     """Sends every parameter and buffer to the device again at its next use.
 
-    Only needed after writes that PyTorch does not count, such as through `tensor.data`, and only on a plugin that
-    does not share memory with the CPU.
-    """
+    Only needed after writes that PyTorch does not count, such as through `tensor.data`, and only on a
+    plugin that does not share memory with the CPU."""
     from .graph import live_graphs
 
     for graph in list(live_graphs):

@@ -1,8 +1,7 @@
 """Fixtures of the Python tests, and an interpreter of payloads.
 
-The interpreter runs a payload with torch's own operators: what it computes is what the payload says, whatever the
-compiler makes of it. Where the extension has not been built, it stands in for it.
-"""
+The interpreter runs a payload with torch's own operators: what it computes is what the payload says,
+whatever the compiler makes of it. Where the extension has not been built, it stands in for it."""
 
 import importlib.util
 import json
@@ -94,7 +93,8 @@ def stand_in() -> types.ModuleType:
             return [{"id": 0, "kind": "stand-in"}]
 
     class Executable(PayloadInterpreter):
-        def __call__(self, tensors: list[torch.Tensor], seed: int) -> list[torch.Tensor]:  # type: ignore[override]
+        def __call__(self, tensors: list[torch.Tensor], seed: int) -> list[torch.Tensor]:  # type:
+        ignore[override]
             given = list(tensors)
             tensors.clear()
             with torch.random.fork_rng(enabled=True), torch.no_grad():

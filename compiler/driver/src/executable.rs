@@ -145,10 +145,14 @@ pub fn plugin_error(stage: Stage, name: &str, error: PjrtError) -> CompileError 
         Stage::Load => "the plugin could not be loaded for",
         _ => "the plugin could not run",
     };
+    let text = error.message.to_lowercase();
     let help = match error.code {
-        ErrorCode::ResourceExhausted => Some(
+        _ if error.code == ErrorCode::ResourceExhausted || text.contains("out of memory") => Some(
             "out of memory: a smaller batch, bf16 parameters, torch.utils.checkpoint, or fewer live results helps",
         ),
+        _ if text.contains("compile option") => {
+            Some("`xla_options` takes XLA's debug options by XLA's names")
+        }
         _ if stage == Stage::Compile => {
             Some("the StableHLO that was refused is stablehlo.mlir in the dump; please report it")
         }
@@ -171,8 +175,10 @@ impl Executable {
         zero_copy: bool,
     ) -> Result<Executable> {
         let start = Instant::now();
-        let options =
-            CompileOptions { env_option_overrides: xla_options(settings)?, ..CompileOptions::default() };
+        let options = CompileOptions {
+            env_option_overrides: xla_options(settings, client)?,
+            ..CompileOptions::default()
+        };
         let loaded = client
             .compile(program.bytecode(), &options)
             .map_err(|e| plugin_error(Stage::Compile, &program.name, e))?;
@@ -453,14 +459,19 @@ fn overlaps(a: &TensorRef<'_>, b: &TensorRef<'_>) -> bool {
     b.bytes() > 0 && a0 < b0 + b.bytes() && b0 < a0 + a.bytes()
 }
 
-fn xla_options(settings: &CompileSettings) -> Result<Vec<(String, OptionValue)>> {
-    settings
-        .xla_options
-        .iter()
+fn xla_options(settings: &CompileSettings, client: &Client) -> Result<Vec<(String, OptionValue)>> {
+    // XLA's CPU compiler lets reductions by maximum and minimum drop NaN unless told not to; PyTorch keeps it.
+    let numerics = ("xla_cpu_enable_fast_min_max".to_string(), serde_json::Value::Bool(false));
+    let numerics = (client.platform_name() == "cpu").then_some(numerics);
+    let chosen = settings.xla_options.iter().map(|(k, v)| (k.clone(), v.clone()));
+    numerics
+        .into_iter()
+        .filter(|(name, _)| !settings.xla_options.contains_key(name))
+        .chain(chosen)
         .map(|(name, value)| {
             let value = match value {
-                serde_json::Value::Bool(v) => OptionValue::Bool(*v),
-                serde_json::Value::String(v) => OptionValue::Str(v.clone()),
+                serde_json::Value::Bool(v) => OptionValue::Bool(v),
+                serde_json::Value::String(v) => OptionValue::Str(v),
                 serde_json::Value::Number(v) => match (v.as_i64(), v.as_f64()) {
                     (Some(i), _) => OptionValue::Int(i),
                     (None, Some(f)) => OptionValue::Float(f),
@@ -476,7 +487,7 @@ fn xla_options(settings: &CompileSettings) -> Result<Vec<(String, OptionValue)>>
                     return Err(CompileError::new(Stage::Compile, message));
                 }
             };
-            Ok((name.clone(), value))
+            Ok((name, value))
         })
         .collect()
 }

@@ -383,15 +383,15 @@ impl<'a> Cx<'a> {
         Ok(())
     }
 
-    /// Under `check_bounds`: integer indices must lie in `-size..size`.
-    pub fn check_indices(&mut self, indices: Value, size: i64) -> Result<()> {
-        let message = format!("an index is out of range for a dimension of size {size}");
+    /// Under `check_bounds`: integer indices must lie in `low..high`.
+    pub fn check_indices(&mut self, indices: Value, low: i64, high: i64) -> Result<()> {
+        let message = format!("an index is out of range for a dimension of size {high}");
         self.check(
             |cx| {
                 let wide = cx.b.convert(indices, DType::I64)?;
-                let low = cx.b.compare_const(Direction::Lt, wide, -size as f64)?;
-                let high = cx.b.compare_const(Direction::Ge, wide, size as f64)?;
-                cx.b.or(low, high)
+                let below = cx.b.compare_const(Direction::Lt, wide, low as f64)?;
+                let above = cx.b.compare_const(Direction::Ge, wide, high as f64)?;
+                cx.b.or(below, above)
             },
             message,
         )

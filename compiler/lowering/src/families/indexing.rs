@@ -52,6 +52,12 @@ fn list(dims: &[usize]) -> Vec<i64> {
     dims.iter().map(|&d| d as i64).collect()
 }
 
+/// Indices into `size` elements that may not be negative.
+fn within(cx: &mut Cx<'_>, index: Value, size: i64) -> Result<Value> {
+    cx.check_indices(index, 0, size)?;
+    narrow(cx, index, size)
+}
+
 /// Indices into `size` elements, in s32 where that is enough: TPUs have no 64-bit integers of their own.
 fn narrow(cx: &mut Cx<'_>, index: Value, size: i64) -> Result<Value> {
     if cx.b.dtype(index) == DType::I32 || size > i32::MAX as i64 {
@@ -62,6 +68,7 @@ fn narrow(cx: &mut Cx<'_>, index: Value, size: i64) -> Result<Value> {
 
 /// Narrowed indices, with negative ones counted from the end.
 fn wrapped(cx: &mut Cx<'_>, index: Value, size: i64) -> Result<Value> {
+    cx.check_indices(index, -size, size)?;
     let index = narrow(cx, index, size)?;
     let negative = cx.b.compare_const(Direction::Lt, index, 0.0)?;
     let from_end = cx.b.binary_const(BinaryOp::Add, index, size as f64)?;
@@ -355,7 +362,7 @@ fn row_place(cx: &mut Cx<'_>, shape: &[i64], wrap: bool) -> Result<Place> {
     let count: i64 = cx.b.shape(index).iter().product();
     let index = cx.b.reshape(index, &[count])?;
     let size = shape.get(dim).copied().unwrap_or(1);
-    let index = if wrap { wrapped(cx, index, size)? } else { narrow(cx, index, size)? };
+    let index = if wrap { wrapped(cx, index, size)? } else { within(cx, index, size)? };
     Ok(Place::Dims { dims: vec![dim], indices: vec![index], at: dim })
 }
 
@@ -447,7 +454,7 @@ fn along_place(cx: &mut Cx<'_>, shape: &[i64]) -> Result<Place> {
     let dim = cx.dim("dim", shape.len())?;
     let index = cx.tensor("index")?;
     let index = at_least_1d(cx, index)?;
-    let index = narrow(cx, index, shape.get(dim).copied().unwrap_or(1))?;
+    let index = within(cx, index, shape.get(dim).copied().unwrap_or(1))?;
     Ok(Place::Along { index, dim })
 }
 
@@ -668,7 +675,7 @@ fn embedding(cx: &mut Cx<'_>) -> Result<Value> {
     let weight = cx.tensor("weight")?;
     let rows = cx.b.shape(weight).first().copied().unwrap_or(0);
     let indices = cx.tensor("indices")?;
-    let indices = narrow(cx, indices, rows)?;
+    let indices = within(cx, indices, rows)?;
     let at = 0;
     read(cx, weight, &Place::Dims { dims: vec![0], indices: vec![indices], at })
 }
