@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ._torchtpu import Executable, Program, TorchTPUError
     from .api import Lowered, lower
     from .plugins import devices, refresh
-    from .stats import Stats, reset_stats, stats
+    from .counters import Stats, reset_stats, stats
 
 __version__ = "0.1.0"
 
@@ -21,13 +21,13 @@ _HOME = {
     "Executable": "._torchtpu",
     "Lowered": ".api",
     "Program": "._torchtpu",
-    "Stats": ".stats",
+    "Stats": ".counters",
     "TorchTPUError": "._torchtpu",
     "devices": ".plugins",
     "lower": ".api",
     "refresh": ".plugins",
-    "reset_stats": ".stats",
-    "stats": ".stats",
+    "reset_stats": ".counters",
+    "stats": ".counters",
 }
 
 __all__ = [
@@ -50,7 +50,6 @@ def __getattr__(name: str) -> Any:
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(home, __name__), name)
-    # A function may share its module's name (`stats`): what was asked for by this name stays.
     globals()[name] = value
     return value
 

@@ -151,11 +151,13 @@ class _Exporter:
             if target not in seen:
                 seen[target] = len(specs)
                 spec = {"name": target, "val": tensor_meta(tensor)}
-                data = constant_hex(tensor)
-                if data is not None:
-                    spec["hex"] = data
-                else:
-                    passed.append(tensor.detach())
+                # Compilers are called with tracing modes still on, and this must not be traced.
+                with torch.utils._python_dispatch._disable_current_modes(), torch.no_grad():
+                    data = constant_hex(tensor)
+                    if data is not None:
+                        spec["hex"] = data
+                    else:
+                        passed.append(tensor.detach())
                 specs.append(spec)
             self.values[node] = first + seen[target]
         return specs, passed
@@ -327,10 +329,8 @@ def constant_hex(tensor: torch.Tensor) -> str | None:
         return None
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.nbytes > INLINE_BYTES:
         return None
-    # Compilers are called with tracing modes still on; copying a constant must not be traced.
-    with torch.utils._python_dispatch._disable_current_modes(), torch.no_grad():
-        plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
-        return ctypes.string_at(plain.data_ptr(), plain.nbytes).hex() if plain.numel() else ""
+    plain = tensor.resolve_conj().resolve_neg().contiguous()
+    return ctypes.string_at(plain.data_ptr(), plain.nbytes).hex() if plain.numel() else ""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -372,6 +372,7 @@ _HERE = os.path.dirname(__file__) + os.sep
 
 
 def user_frames(trace: str) -> list[tuple[str, int, str]]:
-    """The frames of a stack trace that are not torch's own, innermost first."""
+    """The frames of a stack trace, innermost first, without torch's own unless there are no others."""
     frames = [(m["file"], int(m["line"]), m["function"]) for m in _FRAME.finditer(trace)]
-    return [f for f in reversed(frames) if not f[0].startswith((_TORCH, _HERE, "<"))]
+    frames = [f for f in reversed(frames) if not f[0].startswith((_HERE, "<"))]
+    return [f for f in frames if not f[0].startswith(_TORCH)] or frames

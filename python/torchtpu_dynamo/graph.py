@@ -22,7 +22,7 @@ from .export import Exported, export
 from .options import Options
 from .plugins import ForkState
 from .progress import Progress
-from .stats import counters, recompile_reason
+from .counters import counters, recompile_reason
 
 log = logging.getLogger("torchtpu_dynamo")
 
@@ -46,16 +46,18 @@ class Graph:
         self.reason = recompile_reason()
         name = "graph" if self.compile_id is None else f"graph_{str(self.compile_id).replace('/', '_')}"
         self.exported: Exported = export(gm, kind, name, static)
-        self.dump_folder = dump.dump_folder(kind)
+        self.source = dump.source_text(gm)
         self.export_seconds = time.perf_counter() - start
-        dump.show_source(gm, self.exported.json, self.dump_folder, kind, self.compile_id)
         self.executables: dict[tuple[Any, ...], tuple[Executable, bool, list[Any]]] = {}
         self.lock = threading.Lock()
 
     def program(self, bindings: dict[str, int]) -> Program:
         """The program for these sizes. Raises TorchTPUError."""
-        program = Program(self.exported.json, bindings, self.options.program_json(self.dump_folder))
-        dump.show_program(program, self.dump_folder, self.exported.kind, self.compile_id)
+        kind, payload = self.exported.kind, self.exported.json
+        with dump.folder(kind) as folder:
+            dump.show_source(self.source, payload, folder, kind, self.compile_id)
+            program = Program(payload, bindings, self.options.program_json(folder))
+        dump.show_program(program, kind, self.compile_id)
         return program
 
     def compile(self, key: tuple[Any, ...]) -> tuple[Executable, bool, list[Any]]:

@@ -153,6 +153,17 @@ if os.environ.get("TORCHTPU_STAND_IN") or importlib.util.find_spec("torchtpu_dyn
     sys.modules["torchtpu_dynamo._torchtpu"] = stand_in()
     torchtpu_dynamo._torchtpu = sys.modules["torchtpu_dynamo._torchtpu"]  # type: ignore[attr-defined]
 
+def register_backends() -> None:
+    """Makes the backends' names known where the package is on the path without being installed."""
+    from torch._dynamo import list_backends, register_backend
+    from torchtpu_dynamo import backend
+
+    for name in {"tpu", "torchtpu_dynamo"} - set(list_backends()):
+        register_backend(getattr(backend, name), name=name)
+
+
+register_backends()
+
 needs_extension = pytest.mark.skipif(
     not hasattr(importlib.import_module("torchtpu_dynamo._torchtpu"), "__file__"), reason="the extension is not built"
 )

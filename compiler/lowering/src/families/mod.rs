@@ -7,6 +7,7 @@ pub mod cast;
 pub mod conv;
 pub mod creation;
 pub mod fft;
+pub mod grouped;
 pub mod indexing;
 pub mod linalg;
 pub mod linear;
@@ -30,6 +31,7 @@ pub const ALL: &[&[Row]] = &[
     conv::ROWS,
     creation::ROWS,
     fft::ROWS,
+    grouped::ROWS,
     indexing::ROWS,
     linalg::ROWS,
     linear::ROWS,

@@ -1,0 +1,105 @@
+"""Nine model families against eager: forward, gradients, and the state after three optimizer steps."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from tests.models import FAMILIES, first_tensor, make
+
+# bf16 rounds after every operation and eager rounds at other places than a fused program does: the bound is on the
+# largest element, in units of bf16's own precision (2^-8) times the depth of the network.
+BF16 = 6e-2
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
+    """Equal within `tolerance`, relative to the largest element."""
+    assert actual.shape == expected.shape and actual.dtype == expected.dtype
+    scale = expected.float().abs().max().clamp(min=1e-3).item()
+    torch.testing.assert_close(actual.float(), expected.float(), rtol=tolerance, atol=tolerance * scale)
+
+
+def compiled(module: torch.nn.Module) -> Any:
+    torch._dynamo.reset()
+    return torch.compile(module, backend="torchtpu_dynamo", fullgraph=True, dynamic=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_forward(name: str, dtype: torch.dtype) -> None:
+    module, inputs = make(name, dtype)
+    module.eval()
+    with torch.no_grad():
+        expected = first_tensor(module(**inputs))
+        actual = first_tensor(compiled(module)(**inputs))
+    close(actual, expected, 1e-4 if dtype == torch.float32 else BF16)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_training(name: str) -> None:
+    module, inputs = make(name)
+    twin = copy.deepcopy(module)
+    module.train()
+    twin.train()
+    fast = compiled(twin)
+    eager_optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(twin.parameters(), lr=1e-3)
+    for step in range(3):
+        losses = []
+        for net, opt in ((module, eager_optimizer), (fast, optimizer)):
+            opt.zero_grad()
+            loss = first_tensor(net(**inputs)).float().pow(2).mean()
+            loss.backward()
+            losses.append(loss.detach())
+        close(losses[1], losses[0], 1e-4)
+        if step == 0:
+            expected = {n: p.grad for n, p in module.named_parameters()}
+            scale = max(g.abs().max().item() for g in expected.values() if g is not None)
+            for n, p in twin.named_parameters():
+                assert (p.grad is None) == (expected[n] is None), n
+                if p.grad is not None:
+                    torch.testing.assert_close(p.grad, expected[n], rtol=1e-3, atol=1e-4 * scale, msg=lambda m, n=n: f"{n}: {m}")
+            # From here on both take the same gradients: Adam turns a rounding error of a tiny gradient into a whole
+            # step, which would compare noise.
+            for n, p in twin.named_parameters():
+                p.grad = None if expected[n] is None else expected[n].clone()
+        eager_optimizer.step()
+        optimizer.step()
+    for n, expected_value in module.state_dict().items():
+        actual_value = twin.state_dict()[n]
+        if expected_value.is_floating_point():
+            close(actual_value, expected_value, 1e-2)
+        else:
+            assert torch.equal(actual_value, expected_value), n
+
+
+def test_llama_static_cache() -> None:
+    """Prefill and decode with a key-value cache of fixed size, which the graph updates in place."""
+    import transformers as t
+
+    module, inputs = make("llama")
+    module.eval()
+    tokens = inputs["input_ids"]
+
+    def generate(net: Any) -> list[torch.Tensor]:
+        cache = t.StaticCache(config=module.config, max_cache_len=24)
+        logits = []
+        with torch.no_grad():
+            position = torch.arange(tokens.shape[1])
+            out = net(input_ids=tokens, past_key_values=cache, cache_position=position, use_cache=True)
+            logits.append(out.logits[:, -1].clone())
+            for step in range(3):
+                token = logits[-1].argmax(-1, keepdim=True)
+                position = torch.tensor([tokens.shape[1] + step])
+                out = net(input_ids=token, past_key_values=cache, cache_position=position, use_cache=True)
+                logits.append(out.logits[:, -1].clone())
+        return logits
+
+    expected = generate(module)
+    torch._dynamo.reset()
+    actual = generate(torch.compile(module, backend="torchtpu_dynamo"))
+    for a, e in zip(actual, expected, strict=True):
+        close(a, e, 1e-4)
