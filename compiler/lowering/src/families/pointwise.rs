@@ -187,8 +187,8 @@ fn binary_opmath(cx: &mut Cx<'_>, form: fn(&mut Cx<'_>, Value, Value) -> Result<
     cx.b.convert(v, out.dtype)
 }
 
-/// `dtype`, or f32 where an argument is a number that a short float would round: PyTorch keeps numbers and 0-d
-/// tensors wide beside a short float.
+/// `dtype`, or f32 where an argument is a number that a short float would round: PyTorch multiplies and divides by
+/// numbers and 0-d tensors as they are (but adds them rounded).
 fn beside_numbers(cx: &Cx<'_>, names: &[&str], dtype: DType) -> Result<DType> {
     if dtype.opmath() == dtype {
         return Ok(dtype);
@@ -213,7 +213,8 @@ fn beside_numbers(cx: &Cx<'_>, names: &[&str], dtype: DType) -> Result<DType> {
 /// `self op other`, broadcast, in the result's dtype.
 pub fn binary(cx: &mut Cx<'_>, op: BinaryOp) -> Result<Value> {
     let out = cx.out(0)?;
-    let dtype = beside_numbers(cx, &["self", "other"], out.dtype)?;
+    let scales = matches!(op, BinaryOp::Multiply | BinaryOp::Divide);
+    let dtype = if scales { beside_numbers(cx, &["self", "other"], out.dtype)? } else { out.dtype };
     let a = cx.operand_to("self", dtype, &out.shape)?;
     let b = cx.operand_to("other", dtype, &out.shape)?;
     let v = cx.b.binary(op, a, b)?;
@@ -239,7 +240,12 @@ fn add(cx: &mut Cx<'_>, op: BinaryOp) -> Result<Value> {
     let math = TensorType::new(out.dtype.opmath(), out.shape);
     let a = cx.operand_to("self", math.dtype, &math.shape)?;
     let b = cx.operand_to("other", math.dtype, &math.shape)?;
-    let alpha = cx.b.splat(math, alpha.scalar(out.dtype.opmath()));
+    // PyTorch rounds alpha to the result's dtype first, and what follows only once.
+    let alpha = match out.dtype {
+        d if d.opmath() != d => Scalar::from_f64(math.dtype, alpha.scalar(d).as_f64(d)),
+        d => alpha.scalar(d),
+    };
+    let alpha = cx.b.splat(math, alpha);
     let b = cx.b.mul(b, alpha)?;
     let v = if out.dtype == DType::Bool { cx.b.or(a, b)? } else { cx.b.binary(op, a, b)? };
     cx.b.convert(v, out.dtype)

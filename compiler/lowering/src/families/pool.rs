@@ -369,8 +369,7 @@ fn max_pool_backward(cx: &mut Cx<'_>) -> Result<Value> {
         }
         let mut place: Option<Value> = None;
         for (d, offset) in offsets.iter().enumerate() {
-            let flat: Ints =
-                (0..w.output[d]).map(|o| (o * w.stride[d] + offset) * w.plane(d)).collect();
+            let flat: Ints = (0..w.output[d]).map(|o| (o * w.stride[d] + offset) * w.plane(d)).collect();
             let line = per_index(cx, DType::I32, &flat, &ty.shape, w.lead + d)?;
             place = Some(match place {
                 Some(p) => cx.b.add(p, line)?,
@@ -381,8 +380,7 @@ fn max_pool_backward(cx: &mut Cx<'_>) -> Result<Value> {
         let hit = cx.b.compare(Direction::Eq, indices, place)?;
         let part = cx.b.select(hit, grad, nothing)?;
         let low = w.full(0, |d| offsets[d]);
-        let high =
-            w.full(0, |d| w.input[d] - ((w.output[d] - 1) * w.stride[d] + 1) - offsets[d]);
+        let high = w.full(0, |d| w.input[d] - ((w.output[d] - 1) * w.stride[d] + 1) - offsets[d]);
         let part = cx.b.pad(part, zero, &low, &high, &w.full(0, |d| w.stride[d] - 1))?;
         sum = Some(match sum {
             Some(s) => cx.b.add(s, part)?,

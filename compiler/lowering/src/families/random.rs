@@ -24,13 +24,10 @@ pub const ROWS: &[Row] = &[
     row("aten.randint_like.generator", One(randint)),
     row("aten.randint_like.low_dtype", One(randint)),
     row("aten.randint_like.low_generator_dtype", One(randint)),
-    row("aten.random.default", One(random)),
-    row("aten.random.from", One(random)),
-    row("aten.random.to", One(random)),
     row("aten.randperm.default", One(randperm)),
     row("aten.randperm.generator", One(randperm)),
-    row("aten.uniform.default", One(uniform_between)),
-    row("aten.exponential.default", One(exponential)),
+    row("prims.uniform.default", One(uniform_between)),
+    row("prims.normal.default", One(normal)),
     row("aten.bernoulli.default", One(|cx| bernoulli(cx, "self"))),
     row("aten.bernoulli.p", One(|cx| bernoulli(cx, "p"))),
     row("aten.bernoulli.Tensor", One(|cx| bernoulli(cx, "p"))),
@@ -98,23 +95,35 @@ fn rand(cx: &mut Cx<'_>) -> Result<Value> {
     parts(cx, |cx, ty| uniform(cx, ty, significand(ty.dtype)))
 }
 
-/// `uniform(Tensor self, float from=0, float to=1)`
+/// `prims.uniform(SymInt[] shape, *, Scalar low, Scalar high, ...)`
 fn uniform_between(cx: &mut Cx<'_>) -> Result<Value> {
-    let (from, to) = (cx.float("from")?, cx.float("to")?);
+    let (low, high) = (cx.float("low")?, cx.float("high")?);
     parts(cx, |cx, ty| {
         let v = uniform(cx, ty, significand(ty.dtype))?;
-        let v = cx.b.binary_const(BinaryOp::Multiply, v, to - from)?;
-        cx.b.binary_const(BinaryOp::Add, v, from)
+        let v = cx.b.binary_const(BinaryOp::Multiply, v, high - low)?;
+        cx.b.binary_const(BinaryOp::Add, v, low)
     })
 }
 
 /// `√2 erfinv(u)` for a symmetric u is normal; a complex result has a variance of 1 over both parts.
+fn standard_normal(cx: &mut Cx<'_>, ty: &TensorType) -> Result<Value> {
+    let v = symmetric(cx, ty)?;
+    let v = cx.b.unary(UnaryOp::ErfInv, v)?;
+    let scale = if ty.dtype.is_complex() { 1.0 } else { std::f64::consts::SQRT_2 };
+    cx.b.binary_const(BinaryOp::Multiply, v, scale)
+}
+
 fn randn(cx: &mut Cx<'_>) -> Result<Value> {
+    parts(cx, standard_normal)
+}
+
+/// `prims.normal(SymInt[] shape, *, Scalar mean, Scalar std, ...)`
+fn normal(cx: &mut Cx<'_>) -> Result<Value> {
+    let (mean, std) = (cx.float("mean")?, cx.float("std")?);
     parts(cx, |cx, ty| {
-        let v = symmetric(cx, ty)?;
-        let v = cx.b.unary(UnaryOp::ErfInv, v)?;
-        let scale = if ty.dtype.is_complex() { 1.0 } else { std::f64::consts::SQRT_2 };
-        cx.b.binary_const(BinaryOp::Multiply, v, scale)
+        let v = standard_normal(cx, ty)?;
+        let v = cx.b.binary_const(BinaryOp::Multiply, v, std)?;
+        cx.b.binary_const(BinaryOp::Add, v, mean)
     })
 }
 
@@ -127,15 +136,6 @@ fn standard_exponential(cx: &mut Cx<'_>, ty: &TensorType) -> Result<Value> {
     let u = cx.b.neg(u)?;
     let v = cx.b.unary(UnaryOp::LogPlusOne, u)?;
     cx.b.neg(v)
-}
-
-/// `exponential(Tensor self, float lambd=1)`
-fn exponential(cx: &mut Cx<'_>) -> Result<Value> {
-    let rate = cx.float("lambd")?;
-    parts(cx, |cx, ty| {
-        let v = standard_exponential(cx, ty)?;
-        cx.b.binary_const(BinaryOp::Divide, v, rate)
-    })
 }
 
 /// Integers in `[low, low + range)`. As in PyTorch, 32 bits are drawn for ranges below 2^28, 64 for larger ones.
@@ -155,23 +155,6 @@ fn integers(cx: &mut Cx<'_>, low: i64, range: i64) -> Result<Value> {
 fn randint(cx: &mut Cx<'_>) -> Result<Value> {
     let (low, high) = (cx.opt_int("low")?.unwrap_or(0), cx.int("high")?);
     integers(cx, low, high.wrapping_sub(low))
-}
-
-/// `random(Tensor self, int from=0, int? to)`: without bounds, what the type counts exactly.
-fn random(cx: &mut Cx<'_>) -> Result<Value> {
-    let dtype = cx.out(0)?.dtype;
-    let from = cx.opt_int("from")?.unwrap_or(0);
-    let range = match cx.opt_int("to")? {
-        Some(to) => to.wrapping_sub(from),
-        None if dtype == DType::Bool => 2,
-        None if dtype.is_int() => {
-            let bits = if dtype.is_signed() { dtype.bits() - 1 } else { dtype.bits().min(63) };
-            let count = if bits == 63 { i64::MAX } else { 1i64 << bits };
-            count.saturating_sub(from)
-        }
-        None => (1i64 << significand(dtype)) + 1 - from,
-    };
-    integers(cx, from, range)
 }
 
 /// `randperm(SymInt n)`: the order of random keys. 64 bits keep equal keys, which would not be shuffled, away.

@@ -18,6 +18,7 @@ pub fn silu(cx: &mut Cx<'_>, v: Value) -> Result<Value> {
 
 /// `x Φ(x)`, or `x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))` where `approximate` is "tanh".
 pub fn gelu(cx: &mut Cx<'_>, v: Value) -> Result<Value> {
+    let half = cx.b.binary_const(BinaryOp::Multiply, v, 0.5)?;
     let gate = if cx.opt_string("approximate")? == Some("tanh") {
         let square = cx.b.mul(v, v)?;
         let cube = cx.b.mul(square, v)?;
@@ -25,13 +26,13 @@ pub fn gelu(cx: &mut Cx<'_>, v: Value) -> Result<Value> {
         let inner = cx.b.add(v, cube)?;
         let scale = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
         let inner = cx.b.binary_const(BinaryOp::Multiply, inner, scale)?;
-        cx.b.unary(UnaryOp::Tanh, inner)?
+        let tanh = cx.b.unary(UnaryOp::Tanh, inner)?;
+        cx.b.binary_const(BinaryOp::Add, tanh, 1.0)?
     } else {
-        let inner = cx.b.binary_const(BinaryOp::Multiply, v, std::f64::consts::FRAC_1_SQRT_2)?;
-        cx.b.unary(UnaryOp::Erf, inner)?
+        // 1 + erf(x / √2) as erfc(-x / √2), which is right where the sum cancels.
+        let inner = cx.b.binary_const(BinaryOp::Multiply, v, -std::f64::consts::FRAC_1_SQRT_2)?;
+        cx.b.unary(UnaryOp::Erfc, inner)?
     };
-    let gate = cx.b.binary_const(BinaryOp::Add, gate, 1.0)?;
-    let half = cx.b.binary_const(BinaryOp::Multiply, v, 0.5)?;
     cx.b.mul(half, gate)
 }
 
