@@ -16,7 +16,7 @@ CARGO_FLAGS := --release --workspace
 
 export PATH := $(PATH):$(HOME)/.cargo/bin:$(CURDIR)/$(BIN)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
-# maturin sets these for its own cargo call; the same values in every call keep pyo3 from being rebuilt.
+# The same in every cargo call, so that pyo3 and the PJRT bindings are not built twice with the same sources.
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 export PYO3_BUILD_EXTENSION_MODULE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -82,7 +82,7 @@ $(WHEEL): $(RUST_SOURCES) $(PYTHON_SOURCES) scripts/check_wheel.py $(VENV)/.stam
 	@$(BIN)/python scripts/check_wheel.py dist/*.whl
 	@touch $@
 
-test-wheel: setup-test $(WHEEL) ## install the wheel into an empty environment and run a model there
+test-wheel: setup-test $(EXTENSION) $(WHEEL) ## install the wheel into an empty environment and run a model there
 	@$(BIN)/python -m pytest tests/python/test_wheel.py -q
 
 test-torch: $(WHEEL) ## a sample of the tests against an older torch: make test-torch TORCH=2.11

@@ -59,7 +59,9 @@ def tpu(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], **kwargs: Any) 
     return torchtpu_dynamo(gm, example_inputs, **kwargs)
 
 
-def compile_with(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], compiler: Compiler) -> Callable[..., Any]:
+def compile_with(
+    gm: torch.fx.GraphModule, example_inputs: Sequence[Any], compiler: Compiler
+) -> Callable[..., Any]:
     """Runs AOTAutograd and hands its graphs to `compiler`."""
     parameters: set[str] = set()
 
@@ -125,5 +127,6 @@ def warn_of_namesakes() -> None:
         if point.value.partition(":")[0].partition(".")[0] != __package__:
             owner = point.dist.name if point.dist is not None else point.value
             warnings.warn(
-                f'{owner} registers a backend "tpu" too; backend="torchtpu_dynamo" always means this one', stacklevel=2
+                f'{owner} registers a backend "tpu" too; backend="torchtpu_dynamo" always means this one',
+                stacklevel=2,
             )

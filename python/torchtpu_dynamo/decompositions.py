@@ -188,7 +188,9 @@ def mkldnn_rnn_layer(
 
     params = [weight_ih, weight_hh] + ([bias_ih, bias_hh] if has_biases else [])
     state = (h.reshape(1, *h.shape[-2:]), c.reshape(1, *c.shape[-2:]))
-    output, (hy, cy) = one_layer_lstm(input, tuple(s[0].unsqueeze(0) for s in state), params, has_biases, reverse=reverse)
+    output, (hy, cy) = one_layer_lstm(
+        input, tuple(s[0].unsqueeze(0) for s in state), params, has_biases, reverse=reverse
+    )
     return output, hy.reshape(h.shape), cy.reshape(c.shape), input.new_empty(0, dtype=torch.uint8)
 
 

@@ -132,7 +132,11 @@ class _Exporter:
             value = node.meta.get("val")
             if isinstance(value, torch.Tensor):
                 for dim, extent in enumerate(value.shape):
-                    if isinstance(extent, torch.SymInt) and isinstance(text := size(extent), str) and text.isidentifier():
+                    if (
+                        isinstance(extent, torch.SymInt)
+                        and isinstance(text := size(extent), str)
+                        and text.isidentifier()
+                    ):
                         self.symbols.setdefault(text, (index, dim))
 
     def constants(self) -> tuple[list[dict[str, Any]], list[torch.Tensor]]:
@@ -209,7 +213,11 @@ class _Exporter:
         if isinstance(value, (bool, int)):
             return value
         if isinstance(value, float):
-            return value if math.isfinite(value) else {"float": "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"}
+            return (
+                value
+                if math.isfinite(value)
+                else {"float": "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"}
+            )
         if isinstance(value, torch.SymInt):
             return value if isinstance(value := size(value), int) else {"sym": value}
         if is_symbolic(value):
@@ -253,7 +261,11 @@ class _Exporter:
                 plan.append(("input", position[value]))
             elif value in self.numbers:
                 number = self.number(self.numbers[value])
-                plan.append(("sym", number["sym"]) if isinstance(number, dict) and "sym" in number else ("const", number))
+                plan.append(
+                    ("sym", number["sym"])
+                    if isinstance(number, dict) and "sym" in number
+                    else ("const", number)
+                )
             elif value.op == "get_attr":
                 plan.append(("const", functools.reduce(getattr, str(value.target).split("."), self.gm)))
             elif value.meta.get("val", 0) is None:
@@ -304,7 +316,10 @@ def number_text(value: Any) -> str:
 
 def tensor_meta(value: torch.Tensor) -> dict[str, Any]:
     """What the payload says of one tensor."""
-    meta: dict[str, Any] = {"dtype": str(value.dtype).removeprefix("torch."), "shape": [size(s) for s in value.shape]}
+    meta: dict[str, Any] = {
+        "dtype": str(value.dtype).removeprefix("torch."),
+        "shape": [size(s) for s in value.shape],
+    }
     if value.layout is torch.strided:
         meta["stride"] = [size(s) for s in value.stride()]
     else:
@@ -336,7 +351,9 @@ def constant_hex(tensor: torch.Tensor) -> str | None:
 @functools.lru_cache(maxsize=4096)
 def _parameters(target: torch.ops.OpOverload) -> tuple[tuple[str, Any], ...]:
     """Name and default of each parameter."""
-    return tuple((a.name, a.default_value if a.has_default_value() else None) for a in target._schema.arguments)
+    return tuple(
+        (a.name, a.default_value if a.has_default_value() else None) for a in target._schema.arguments
+    )
 
 
 def schema_args(node: Node) -> list[Any]:

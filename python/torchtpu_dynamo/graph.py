@@ -18,11 +18,11 @@ from torch._guards import CompileContext
 
 from . import dump, plugins
 from ._torchtpu import Executable, Program, TorchTPUError
+from .counters import counters, recompile_reason
 from .export import Exported, export
 from .options import Options
 from .plugins import ForkState
 from .progress import Progress
-from .counters import counters, recompile_reason
 
 log = logging.getLogger("torchtpu_dynamo")
 
@@ -83,7 +83,12 @@ class Graph:
                 raise
             stages = {"export": self.export_seconds, **program.stage_times(), **executable.stage_times()}
             counters.compiled(self.label, stages, reason)
-            log.info("compiled %s: %d nodes in %.3f s", self.label, self.exported.nodes, time.perf_counter() - start)
+            log.info(
+                "compiled %s: %d nodes in %.3f s",
+                self.label,
+                self.exported.nodes,
+                time.perf_counter() - start,
+            )
             self.export_seconds = 0.0
             found = (executable, program.uses_seed, resolve_outputs(self.exported, bindings))
             self.executables[key] = found
@@ -104,7 +109,11 @@ class Graph:
         exported = self.exported
         live_graphs.add(self)
         only_tensors = outputs == [("tensor", k) for k in range(len(outputs))]
-        plain = only_tensors and not exported.constants and len(exported.tensor_inputs) == len(exported.input_names)
+        plain = (
+            only_tensors
+            and not exported.constants
+            and len(exported.tensor_inputs) == len(exported.input_names)
+        )
 
         def call(args: list[Any]) -> list[Any]:
             if ForkState.child:
@@ -158,7 +167,9 @@ def boxed(call: Boxed) -> Boxed:
 def draw_seed() -> int:
     """The seed of one execution, from torch's default generator: `torch.manual_seed` decides it."""
     # Spelled out, so that neither a default device nor a default dtype of the user's matters.
-    return int(torch.randint(0, _SEEDS, (), dtype=torch.int64, device="cpu", generator=torch.default_generator))
+    return int(
+        torch.randint(0, _SEEDS, (), dtype=torch.int64, device="cpu", generator=torch.default_generator)
+    )
 
 
 def resolve_outputs(exported: Exported, bindings: dict[str, int]) -> list[Any]:

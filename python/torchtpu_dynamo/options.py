@@ -22,11 +22,17 @@ def _option(default: Any, doc: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    check_bounds: bool = _option(False, "raise on an index out of range and on integer division by zero, as eager does")
+    check_bounds: bool = _option(
+        False, "raise on an index out of range and on integer division by zero, as eager does"
+    )
     disable_passes: list[str] = _option([], "names of passes to leave out")
     verify: bool = _option(False, "verify the IR after every pass")
-    plugin: str | None = _option(None, "cpu, tpu, cuda or the path of a PJRT plugin; default: TORCHTPU_PLUGIN, else the best one")
-    zero_copy: bool | None = _option(None, "share memory with the plugin where it can; default: TORCHTPU_ZERO_COPY, else true")
+    plugin: str | None = _option(
+        None, "cpu, tpu, cuda or the path of a PJRT plugin; default: TORCHTPU_PLUGIN, else the best one"
+    )
+    zero_copy: bool | None = _option(
+        None, "share memory with the plugin where it can; default: TORCHTPU_ZERO_COPY, else true"
+    )
     xla_options: dict[str, Any] = _option({}, "options of XLA for this compilation, by XLA's names")
 
     def program_json(self, dump_dir: str | None) -> str:
@@ -71,7 +77,9 @@ def parse_options(options: Mapping[str, Any] | None) -> Options:
             raise TorchTPUError(f"unknown option {name!r}; the known options are:\n{known_options()}")
         if not isinstance(value, expected):
             names = " or ".join("None" if t is type(None) else t.__name__ for t in expected)
-            raise TorchTPUError(f"option {name!r} takes {names}, not {value!r}; the known options are:\n{known_options()}")
+            raise TorchTPUError(
+                f"option {name!r} takes {names}, not {value!r}; the known options are:\n{known_options()}"
+            )
     values = dict(options)
     for name in ("disable_passes",):
         if name in values:

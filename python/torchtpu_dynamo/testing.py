@@ -40,7 +40,9 @@ def assert_matches_eager(
         lambda f: torch.compile(f, backend=backend, fullgraph=True, dynamic=dynamic, options=options),
     )
     for what, value in expected.items():
-        assert_same(actual[what], value, what, rtol=rtol, atol=atol, check_stride=check_stride and what == "results")
+        assert_same(
+            actual[what], value, what, rtol=rtol, atol=atol, check_stride=check_stride and what == "results"
+        )
     return actual["results"]
 
 
@@ -88,7 +90,9 @@ def _observe(
     with torch.set_grad_enabled(train and torch.is_grad_enabled()):
         results = compile(fn)(*args, **kwargs)
         if train:
-            floats = [t for t in pytree.tree_leaves(results) if isinstance(t, torch.Tensor) and t.requires_grad]
+            floats = [
+                t for t in pytree.tree_leaves(results) if isinstance(t, torch.Tensor) and t.requires_grad
+            ]
             torch.autograd.backward([t.abs().sum() if t.is_complex() else t.sum() for t in floats])
     seen: dict[str, Any] = {"results": results, "arguments": (args, kwargs)}
     inputs = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]

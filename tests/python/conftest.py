@@ -55,7 +55,9 @@ class PayloadInterpreter:
                 values.append(next(rest))
                 continue
             meta = constant["val"]
-            data = torch.frombuffer(bytearray.fromhex(constant["hex"]) or bytearray(16), dtype=DTYPES[meta["dtype"]])
+            data = torch.frombuffer(
+                bytearray.fromhex(constant["hex"]) or bytearray(16), dtype=DTYPES[meta["dtype"]]
+            )
             count = torch.Size(meta["shape"]).numel()
             values.append(data[:count].reshape(meta["shape"]))
         assert next(rest, None) is None
@@ -153,9 +155,11 @@ if os.environ.get("TORCHTPU_STAND_IN") or importlib.util.find_spec("torchtpu_dyn
     sys.modules["torchtpu_dynamo._torchtpu"] = stand_in()
     torchtpu_dynamo._torchtpu = sys.modules["torchtpu_dynamo._torchtpu"]  # type: ignore[attr-defined]
 
+
 def register_backends() -> None:
     """Makes the backends' names known where the package is on the path without being installed."""
     from torch._dynamo import list_backends, register_backend
+
     from torchtpu_dynamo import backend
 
     for name in {"tpu", "torchtpu_dynamo"} - set(list_backends()):
@@ -165,7 +169,8 @@ def register_backends() -> None:
 register_backends()
 
 needs_extension = pytest.mark.skipif(
-    not hasattr(importlib.import_module("torchtpu_dynamo._torchtpu"), "__file__"), reason="the extension is not built"
+    not hasattr(importlib.import_module("torchtpu_dynamo._torchtpu"), "__file__"),
+    reason="the extension is not built",
 )
 
 

@@ -32,7 +32,9 @@ import torchtpu_dynamo
 print(time.perf_counter() - start)
 assert not any(name.startswith(("torch._dynamo", "torch._inductor")) for name in set(sys.modules) - before)
 """
-    seconds = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    seconds = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout
     assert float(seconds) < 0.3
 
 

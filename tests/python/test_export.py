@@ -75,7 +75,8 @@ def test_payload_means_what_eager_does(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool, torch.complex64]
+    "dtype",
+    [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool, torch.complex64],
 )
 def test_small_constants_travel_in_the_payload(dtype: torch.dtype) -> None:
     constant = torch.tensor([[1, 0, 3], [0, 2, 1]]).to(dtype).t()
@@ -101,7 +102,9 @@ def test_empty_constant() -> None:
 def test_parameters_are_static_and_named_for_the_backward() -> None:
     model = nn.Linear(3, 2)
     capture = Capture()
-    torch.compile(model, backend=capture, fullgraph=True)(torch.randn(4, 3, requires_grad=True)).sum().backward()
+    torch.compile(model, backend=capture, fullgraph=True)(
+        torch.randn(4, 3, requires_grad=True)
+    ).sum().backward()
     forward, backward = capture.payload(0), capture.payload(1)
     assert [forward["kind"], backward["kind"]] == ["forward", "backward"]
     shapes = [i["val"]["shape"] for i in forward["inputs"] if i.get("static")]
@@ -138,7 +141,10 @@ def test_mutation_is_an_ordinary_node() -> None:
 
 def test_returned_inputs_are_not_sent_through() -> None:
     capture = check(lambda x, y: (x, y + 1), torch.randn(2), torch.randn(2))
-    assert all(kind == "tensor" for kind, _ in capture.graphs[0].outputs) or capture.graphs[0].outputs[0][0] == "input"
+    assert (
+        all(kind == "tensor" for kind, _ in capture.graphs[0].outputs)
+        or capture.graphs[0].outputs[0][0] == "input"
+    )
     assert len(capture.payload()["outputs"]) == 1
 
 

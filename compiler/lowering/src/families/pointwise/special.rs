@@ -1,0 +1,181 @@
+//! Special functions: compositions of the ones that the IR has, and Chebyshev series for the others.
+
+use crate::cx::Cx;
+use crate::table::Result;
+use torchtpu_ir::{BinaryOp, DType, Direction, UnaryOp, Value};
+
+/// Sum of `coefficients[k] T_k(t)` for t in [-1, 1], by Clenshaw's recurrence. Terms below the type's resolution
+/// are left out.
+fn chebyshev(cx: &mut Cx<'_>, t: Value, coefficients: &[f64]) -> Result<Value> {
+    let least = if cx.b.dtype(t) == DType::F64 { 0.0 } else { 1e-9 };
+    let count = coefficients.iter().rposition(|c| c.abs() > least).map_or(0, |last| last + 1);
+    let twice = cx.b.binary_const(BinaryOp::Multiply, t, 2.0)?;
+    let zero = cx.b.full_like(t, 0.0);
+    let (mut next, mut after) = (zero, zero);
+    for &c in coefficients.iter().take(count).skip(1).rev() {
+        let v = cx.b.mul(twice, next)?;
+        let v = cx.b.sub(v, after)?;
+        (next, after) = (cx.b.binary_const(BinaryOp::Add, v, c)?, next);
+    }
+    let v = cx.b.mul(t, next)?;
+    let v = cx.b.sub(v, after)?;
+    cx.b.binary_const(BinaryOp::Add, v, coefficients.first().copied().unwrap_or(0.0))
+}
+
+/// `a x + b`
+fn affine(cx: &mut Cx<'_>, x: Value, a: f64, b: f64) -> Result<Value> {
+    let x = cx.b.binary_const(BinaryOp::Multiply, x, a)?;
+    cx.b.binary_const(BinaryOp::Add, x, b)
+}
+
+/// `c / x`
+fn over(cx: &mut Cx<'_>, c: f64, x: Value) -> Result<Value> {
+    let c = cx.b.full_like(x, c);
+    cx.b.div(c, x)
+}
+
+/// `exp(-|x|) I0(x)`
+pub fn i0e(cx: &mut Cx<'_>, v: Value) -> Result<Value> {
+    let x = cx.b.unary(UnaryOp::Abs, v)?;
+    // Each series only sees its own interval, so that the one not chosen stays finite.
+    let near = cx.b.binary_const(BinaryOp::Minimum, x, 8.0)?;
+    let near = affine(cx, near, 0.25, -1.0)?;
+    let near = chebyshev(cx, near, I0E_NEAR)?;
+    let far = cx.b.binary_const(BinaryOp::Maximum, x, 8.0)?;
+    let root = cx.b.unary(UnaryOp::Rsqrt, far)?;
+    let far = over(cx, 16.0, far)?;
+    let far = cx.b.binary_const(BinaryOp::Subtract, far, 1.0)?;
+    let far = chebyshev(cx, far, I0E_FAR)?;
+    let far = cx.b.mul(far, root)?;
+    let is_near = cx.b.compare_const(Direction::Le, x, 8.0)?;
+    cx.b.select(is_near, near, far)
+}
+
+/// `I0(x) = exp(|x|) i0e(x)`
+pub fn i0(cx: &mut Cx<'_>, v: Value) -> Result<Value> {
+    let scaled = i0e(cx, v)?;
+    grown(cx, v, scaled)
+}
+
+/// `I1(x) = exp(|x|) i1e(x)`
+pub fn i1(cx: &mut Cx<'_>, v: Value) -> Result<Value> {
+    let scaled = cx.b.unary(UnaryOp::BesselI1e, v)?;
+    grown(cx, v, scaled)
+}
+
+fn grown(cx: &mut Cx<'_>, v: Value, scaled: Value) -> Result<Value> {
+    let x = cx.b.unary(UnaryOp::Abs, v)?;
+    let growth = cx.b.unary(UnaryOp::Exponential, x)?;
+    cx.b.mul(growth, scaled)
+}
+
+/// `exp(x²) erfc(x)`, for negative x by `2 exp(x²) - erfcx(-x)`.
+pub fn erfcx(cx: &mut Cx<'_>, v: Value) -> Result<Value> {
+    let x = cx.b.unary(UnaryOp::Abs, v)?;
+    let sum = cx.b.binary_const(BinaryOp::Add, x, 3.75)?;
+    // 1 - 7.5 / (x + 3.75): an infinite x is at 1.
+    let t = over(cx, -7.5, sum)?;
+    let t = cx.b.binary_const(BinaryOp::Add, t, 1.0)?;
+    let series = chebyshev(cx, t, ERFCX)?;
+    let slope = affine(cx, x, 2.0, 1.0)?;
+    let positive = cx.b.div(series, slope)?;
+    let square = cx.b.mul(v, v)?;
+    let growth = cx.b.unary(UnaryOp::Exponential, square)?;
+    let negative = cx.b.binary_const(BinaryOp::Multiply, growth, 2.0)?;
+    let negative = cx.b.sub(negative, positive)?;
+    let is_negative = cx.b.compare_const(Direction::Lt, v, 0.0)?;
+    cx.b.select(is_negative, negative, positive)
+}
+
+/// The inverse of the normal distribution function, `√2 erfinv(2p - 1)`; in f64, where `2p - 1` keeps a small p.
+pub fn ndtri(cx: &mut Cx<'_>) -> Result<Value> {
+    let dtype = cx.out(0)?.dtype;
+    let v = cx.operand("self", DType::F64)?;
+    let v = affine(cx, v, 2.0, -1.0)?;
+    let v = cx.b.unary(UnaryOp::ErfInv, v)?;
+    let v = cx.b.binary_const(BinaryOp::Multiply, v, std::f64::consts::SQRT_2)?;
+    cx.b.convert(v, dtype)
+}
+
+/// The derivative of `lgamma`. At ±0 there is a pole, which has the other sign of zero's.
+pub fn digamma(cx: &mut Cx<'_>, v: Value) -> Result<Value> {
+    let regular = cx.b.unary(UnaryOp::Digamma, v)?;
+    let pole = over(cx, -1.0, v)?;
+    let at_zero = cx.b.compare_const(Direction::Eq, v, 0.0)?;
+    cx.b.select(at_zero, pole, regular)
+}
+
+/// `Σ 1 / (k + q)^x`
+pub fn zeta(cx: &mut Cx<'_>, x: Value, q: Value) -> Result<Value> {
+    cx.b.binary(BinaryOp::Zeta, x, q)
+}
+
+/// `polygamma(int n, Tensor self)`: the n-th derivative of `digamma`, `(-1)^(n+1) n! zeta(n + 1, x)`. As PyTorch
+/// does, only the first uses the reflection `ψ'(x) = π² / sin²(πx) - ψ'(1 - x)`.
+pub fn polygamma(cx: &mut Cx<'_>) -> Result<Value> {
+    let out = cx.out(0)?;
+    let n = cx.int("n")?;
+    let x = cx.operand("self", out.dtype.opmath())?;
+    let v = match n {
+        0 => digamma(cx, x)?,
+        1 => trigamma(cx, x)?,
+        _ => {
+            let order = cx.b.full_like(x, (n + 1) as f64);
+            let series = zeta(cx, order, x)?;
+            let factorial: f64 = (2..=n).map(|k| k as f64).product();
+            let factorial = if n % 2 == 0 { -factorial } else { factorial };
+            cx.b.binary_const(BinaryOp::Multiply, series, factorial)?
+        }
+    };
+    cx.b.convert(v, out.dtype)
+}
+
+fn trigamma(cx: &mut Cx<'_>, x: Value) -> Result<Value> {
+    let low = cx.b.compare_const(Direction::Lt, x, 0.5)?;
+    let mirrored = affine(cx, x, -1.0, 1.0)?;
+    let argument = cx.b.select(low, mirrored, x)?;
+    let two = cx.b.full_like(x, 2.0);
+    let series = zeta(cx, two, argument)?;
+    let sine = cx.b.binary_const(BinaryOp::Multiply, x, std::f64::consts::PI)?;
+    let sine = cx.b.unary(UnaryOp::Sine, sine)?;
+    let square = cx.b.mul(sine, sine)?;
+    let pole = over(cx, std::f64::consts::PI * std::f64::consts::PI, square)?;
+    let reflected = cx.b.sub(pole, series)?;
+    cx.b.select(low, reflected, series)
+}
+
+/// `exp(-x) I0(x)` over `x / 4 - 1`, for x up to 8.
+#[rustfmt::skip]
+const I0E_NEAR: &[f64] = &[
+    3.3839763720473804e-1, -3.046826723431984e-1, 1.7162090152220878e-1, -9.4901097048047644e-2,
+    4.9305284239670708e-2, -2.3737414805899469e-2, 1.0546460394594998e-2, -4.3243099950505759e-3,
+    1.6394756169413358e-3, -5.7637557453858237e-4, 1.8850288509584166e-4, -5.7541950100821037e-5,
+    1.6448448070728897e-5, -4.4167383584587506e-6, 1.1173875391201037e-6, -2.6707938539406117e-7,
+    6.0469950225419189e-8, -1.300025009986248e-8, 2.6598237246823867e-9, -5.1897956016352629e-10,
+    9.6758090353732369e-11, -1.7268262914415557e-11, 2.9550526631296398e-12, -4.8564467831119295e-13,
+    7.6761854986049356e-14, -1.1685332877993452e-14, 1.715391285555133e-15, -2.4312798465479547e-16,
+    3.3307945188222381e-17,
+];
+
+/// `√x exp(-x) I0(x)` over `16 / x - 1`, for x from 8.
+#[rustfmt::skip]
+const I0E_FAR: &[f64] = &[
+    4.0224520550705442e-1, 3.3691164782556941e-3, 6.889758346916824e-5, 2.8913705208347565e-6,
+    2.0489185894690637e-7, 2.2666689904981781e-8, 3.3962320257083863e-9, 4.9406023882249696e-10,
+    1.1889147107846438e-11, -3.1499165279632414e-11, -1.3215811840447713e-11, -1.7941785315068061e-12,
+    7.1801244513836662e-13, 3.8527783827421427e-13, 1.5400862175214098e-14, -4.1505693472872221e-14,
+    -9.5548466988283076e-15, 3.8116806693526224e-15, 1.7725601330565264e-15, -3.4254856196772191e-16,
+    -2.8276239805165835e-16, 3.461222867697461e-17, 4.46562142029676e-17,
+];
+
+/// `(1 + 2x) exp(x²) erfc(x)` over `(x - 3.75) / (x + 3.75)`, for x from 0.
+#[rustfmt::skip]
+const ERFCX: &[f64] = &[
+    1.1775789345674018, -4.5900545806464773e-3, -8.4249133366517916e-2, 5.9209939998191891e-2,
+    -2.6658668435305752e-2, 9.0749976707052651e-3, -2.4131635404176082e-3, 4.9077583652580864e-4,
+    -6.9169733025012059e-5, 4.1390279860730141e-6, 7.7403830661985255e-7, -2.18864010492341e-7,
+    1.0764999465673308e-8, 4.521959811220106e-9, -7.7544002088191257e-10, -6.3180883408252612e-11,
+    2.8687950109306709e-11, 1.9455868484356106e-13, -9.6546967606586355e-13, 3.2525479662434109e-14,
+    3.3478117084799693e-14, -1.8645658344079577e-15, -1.25079853452919e-15, 7.4178377162675752e-17,
+    5.0677057986539574e-17,
+];

@@ -1,0 +1,396 @@
+"""What a compiled function may not change about PyTorch: aliasing, mutation, gradients, modes, strides.
+
+Everything runs with memory shared with the plugin and without.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torchtpu_dynamo import testing
+
+
+@pytest.fixture(params=[True, False], ids=["shared", "copied"])
+def options(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return {"zero_copy": request.param}
+
+
+@pytest.fixture
+def check(options: dict[str, Any]) -> Callable[..., Any]:
+    def run(fn: Any, *args: Any, **kwargs: Any) -> Any:
+        return testing.assert_matches_eager(fn, *args, options=options, **kwargs)
+
+    return run
+
+
+@pytest.fixture
+def compile(options: dict[str, Any]) -> Callable[..., Any]:
+    return lambda fn, **kwargs: torch.compile(fn, backend="tpu", fullgraph=True, options=options, **kwargs)
+
+
+Check = Callable[..., Any]
+Compile = Callable[..., Any]
+
+# Mutation
+
+
+def test_mutated_input(check: Check) -> None:
+    def fn(x: Tensor, y: Tensor) -> Tensor:
+        x.mul_(y).add_(1)
+        return x + y
+
+    check(fn, torch.randn(4), torch.randn(4))
+
+
+def test_mutated_view_of_an_input(check: Check) -> None:
+    def fn(x: Tensor) -> Tensor:
+        x[1:, 0].fill_(5)
+        x.t()[0].mul_(2)
+        return x.sum()
+
+    check(fn, torch.randn(3, 4))
+
+
+def test_mutated_non_contiguous_input(check: Check) -> None:
+    check(lambda x: x.add_(1), torch.randn(3, 4).t())
+
+
+def test_mutated_input_that_is_returned(check: Check, compile: Compile) -> None:
+    check(lambda x: x.add_(1), torch.randn(3))
+    x = torch.zeros(3)
+    assert compile(lambda x: x.add_(1))(x) is x
+
+
+def test_two_inputs_over_one_memory(check: Check) -> None:
+    base = torch.randn(6)
+
+    def fn(x: Tensor, y: Tensor) -> Tensor:
+        x.add_(1)
+        return x + y
+
+    check(fn, base[:3], base[3:])
+
+
+def test_every_call_mutates(compile: Compile) -> None:
+    x = torch.zeros(3)
+    fn = compile(lambda x: x.add_(1))
+    for _ in range(5):
+        fn(x)
+    assert x.tolist() == [5, 5, 5]
+
+
+def test_mutation_between_calls_is_seen(compile: Compile) -> None:
+    model = nn.Linear(2, 2, bias=False)
+    fn = compile(model)
+    x = torch.eye(2)
+    with torch.no_grad():
+        for _ in range(3):
+            model.weight.add_(1)
+            torch.testing.assert_close(fn(x), model(x))
+        model.load_state_dict({"weight": torch.full((2, 2), 7.0)})
+        assert fn(x).tolist() == [[7, 7], [7, 7]]
+
+
+def test_unseen_writes_need_refresh(compile: Compile) -> None:
+    import torchtpu_dynamo
+
+    model = nn.Linear(2, 2, bias=False)
+    fn = compile(model)
+    with torch.no_grad():
+        fn(torch.eye(2))
+        model.weight.data.fill_(3)
+        torchtpu_dynamo.refresh()
+        assert fn(torch.eye(2)).tolist() == [[3, 3], [3, 3]]
+
+
+def test_batch_norm_statistics(check: Check) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    check(model, torch.randn(2, 3, 8, 8), train=True, rtol=1e-4, atol=1e-4)
+    check(model.eval(), torch.randn(2, 3, 8, 8), rtol=1e-4, atol=1e-4)
+
+
+def test_static_cache(compile: Compile) -> None:
+    class Cache(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("keys", torch.zeros(1, 8, 4))
+
+        def forward(self, x: Tensor, position: Tensor) -> Tensor:
+            self.keys.index_copy_(1, position, x)
+            return self.keys @ x.transpose(1, 2)
+
+    eager, other = Cache(), Cache()
+    fn = compile(other)
+    for i in range(4):
+        x, position = torch.randn(1, 1, 4), torch.tensor([i])
+        torch.testing.assert_close(fn(x, position), eager(x, position))
+        torch.testing.assert_close(other.keys, eager.keys)
+
+
+def test_training_step_with_optimizer(compile: Compile) -> None:
+    def steps(model: nn.Module, wrap: Callable[..., Any]) -> dict[str, Tensor]:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, foreach=True)
+
+        def update() -> None:
+            optimizer.step()
+
+        forward, update = wrap(model), wrap(update)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(3):
+            optimizer.zero_grad()
+            forward(torch.randn(4, 3, generator=generator)).square().mean().backward()
+            update()
+        return dict(model.state_dict())
+
+    torch.manual_seed(0)
+    expected = steps(nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)), lambda f: f)
+    torch.manual_seed(0)
+    actual = steps(
+        nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)),
+        lambda f: torch.compile(f, backend="tpu"),
+    )
+    testing.assert_same(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+# Aliasing and shapes
+
+
+def test_outputs_that_alias_inputs(check: Check, compile: Compile) -> None:
+    check(lambda x: (x.view(-1), x.t(), x[0], x * 2), torch.randn(2, 3))
+    x = torch.zeros(2, 3)
+    view, same = compile(lambda x: (x.view(-1), x))(x)
+    assert same is x
+    view[0] = 1
+    assert x[0, 0] == 1
+
+
+def test_outputs_that_alias_each_other(compile: Compile) -> None:
+    def fn(x: Tensor) -> tuple[Tensor, Tensor]:
+        y = x * 2
+        return y, y.view(-1)
+
+    y, flat = compile(fn)(torch.ones(2, 2))
+    flat[0] = 7
+    assert y[0, 0] == 7
+
+
+def test_none_and_numbers(check: Check) -> None:
+    check(lambda x, n, s: (None, x * n, n + 1, {"a": x, s: None}), torch.randn(2), 3, "s")
+    check(lambda x, p: x * p, torch.randn(2), 2.5)
+
+
+def test_number_arguments_that_change(compile: Compile) -> None:
+    fn = compile(lambda x, n, p: x * n + p)
+    for n, p in ((2, 0.5), (3, 1.5), (4, 2.5), (5, 3.5)):
+        assert fn(torch.ones(1), n, p).tolist() == [n + p]
+
+
+def test_scalars_and_empty_tensors(check: Check) -> None:
+    check(lambda x: (x + 1, x.reshape(1)), torch.tensor(2.0))
+    check(lambda x: (x + 1, x.sum(), x.sum(0), torch.cat([x, x])), torch.zeros(0, 3))
+    check(lambda x: x.new_zeros(0), torch.zeros(2))
+
+
+STRIDED: dict[str, Callable[[], Tensor]] = {
+    "transposed": lambda: torch.randn(3, 4).t(),
+    "sliced": lambda: torch.randn(6, 8)[1:5:2, ::3],
+    "expanded": lambda: torch.randn(3, 1).expand(3, 4),
+    "overlapping": lambda: torch.randn(8).as_strided((3, 4), (2, 1)),
+    "offset": lambda: torch.randn(13)[1:].view(3, 4),
+    "channels last": lambda: torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+    "flipped bytes": lambda: torch.randn(3, 4).to(torch.bfloat16).t(),
+    "size one": lambda: torch.randn(3, 1).as_strided((3, 1), (1, 77)),
+}
+
+
+@pytest.mark.parametrize("name", STRIDED)
+def test_strided_inputs(name: str, check: Check) -> None:
+    check(lambda x: (x * 2, x.sum(-1), x.reshape(-1)), STRIDED[name]())
+
+
+def test_output_strides(check: Check) -> None:
+    x = torch.randn(2, 3, 4, 5)
+    check(lambda x: ((x * 2).permute(0, 2, 3, 1), (x + 1).transpose(0, 1), (x * 3)[:, 1]), x)
+    check(lambda x: x + 1, x.to(memory_format=torch.channels_last))
+
+
+def test_results_outlive_later_calls(compile: Compile) -> None:
+    fn = compile(lambda x: x + 1)
+    results = [fn(torch.full((4,), float(i))) for i in range(10)]
+    assert [r[0].item() for r in results] == [i + 1 for i in range(10)]
+
+
+def test_inputs_may_die_before_the_result_is_read(compile: Compile) -> None:
+    fn = compile(lambda x: x * 1)
+    result = fn(torch.arange(1000.0))
+    torch.zeros(1000)
+    assert result.tolist() == list(range(1000))
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.float64,
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.int64,
+        torch.int32,
+        torch.int8,
+        torch.uint8,
+    ],
+)
+def test_dtypes(dtype: torch.dtype, check: Check) -> None:
+    check(lambda x: (x + x, x * 2, x == 1), torch.tensor([0, 1, 2, 3]).to(dtype))
+
+
+def test_bool(check: Check) -> None:
+    check(lambda x: (x & ~x, x.logical_not(), x.to(torch.float32)), torch.tensor([True, False]))
+
+
+# Gradients
+
+
+def test_tied_weights(check: Check) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(7, 4)
+            self.head = nn.Linear(4, 7, bias=False)
+            self.head.weight = self.embedding.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.embedding(x))
+
+    check(Tied(), torch.tensor([[1, 2, 6]]), train=True)
+
+
+def test_requires_grad_mixes(check: Check) -> None:
+    def fn(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+        return a * b, b + c, c * 2, (a * 2).detach()
+
+    for mask in range(1, 8):
+        inputs = [torch.randn(3, requires_grad=bool(mask >> i & 1)) for i in range(3)]
+        check(fn, *inputs, train=True)
+
+
+def test_frozen_parameters(check: Check) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    model[0].requires_grad_(False)
+    check(model, torch.randn(2, 3), train=True)
+
+
+def test_gradient_accumulation(compile: Compile) -> None:
+    model = nn.Linear(3, 2)
+    fn = compile(model)
+    xs = torch.randn(4, 5, 3)
+    for x in xs:
+        fn(x).square().sum().backward()
+    actual = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    model(xs).square().sum().backward()
+    torch.testing.assert_close(actual, [p.grad for p in model.parameters()])
+
+
+def test_retain_graph(compile: Compile) -> None:
+    def fn(x: Tensor, w: Tensor) -> Tensor:
+        return (x @ w).tanh().sin()
+
+    x, w = torch.randn(3, 4, requires_grad=True), torch.randn(4, 2, requires_grad=True)
+    y = compile(fn)(x, w)
+    first = torch.autograd.grad(y.sum(), (x, w), retain_graph=True)
+    second = torch.autograd.grad(y.sum(), (x, w), retain_graph=True)
+    third = torch.autograd.grad(y.sum(), (x, w))
+    torch.testing.assert_close(first, torch.autograd.grad(fn(x, w).sum(), (x, w)))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    torch.testing.assert_close(first, third, rtol=0, atol=0)
+
+
+def test_double_backward_is_refused(compile: Compile) -> None:
+    x = torch.randn(3, requires_grad=True)
+    y = compile(lambda x: x.sin())(x).sum()
+    (grad,) = torch.autograd.grad(y, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="double backward"):
+        grad.sum().backward()
+
+
+def test_no_grad_and_inference_mode(check: Check, compile: Compile) -> None:
+    model = nn.Linear(3, 2)
+    fn = compile(model)
+    x = torch.randn(4, 3)
+    expected = model(x).detach()
+    with torch.no_grad():
+        assert not fn(x).requires_grad
+        torch.testing.assert_close(fn(x), expected)
+    with torch.inference_mode():
+        torch.testing.assert_close(fn(x.clone()), expected)
+        assert fn(x.clone()).is_inference()
+    assert fn(x).requires_grad
+
+
+def test_no_grad_inside(check: Check) -> None:
+    def fn(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            y = x * 2
+        return y * x
+
+    check(fn, torch.randn(3, requires_grad=True), train=True)
+
+
+def test_autocast(compile: Compile) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    x = torch.randn(4, 8)
+    fn = compile(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, actual = model(x), fn(x)
+    assert actual.dtype is torch.bfloat16
+    torch.testing.assert_close(actual, expected, rtol=2e-2, atol=2e-2)
+    actual.float().sum().backward()
+    got = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        model(x).float().sum().backward()
+    torch.testing.assert_close(got, [p.grad for p in model.parameters()], rtol=3e-2, atol=3e-2)
+
+
+def test_loss_inside(check: Check) -> None:
+    model = nn.Linear(5, 3)
+
+    class Loss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return F.cross_entropy(self.model(x), y)
+
+    check(Loss(), torch.randn(4, 5), torch.tensor([0, 2, 1, 1]), train=True)
+
+
+def test_attention_trains(check: Check) -> None:
+    def fn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    inputs = [torch.randn(1, 2, 5, 8, requires_grad=True) for _ in range(3)]
+    check(fn, *inputs, train=True, rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_keeps_its_scale(compile: Compile) -> None:
+    x = torch.ones(10_000, requires_grad=True)
+    y = compile(lambda x: F.dropout(x, 0.25))(x)
+    y.sum().backward()
+    values = y.detach().unique().tolist()
+    assert values == pytest.approx([0, 4 / 3])
+    assert abs(y.mean().item() - 1) < 0.05
+    torch.testing.assert_close(x.grad, y.detach())
+
+
+def test_lstm(check: Check) -> None:
+    model = nn.LSTM(3, 4, batch_first=True)
+    with torch._dynamo.config.patch(allow_rnn=True):
+        check(model, torch.randn(2, 5, 3), rtol=1e-4, atol=1e-4)
+        check(model, torch.randn(2, 5, 3), train=True, rtol=1e-4, atol=1e-4)
