@@ -69,7 +69,7 @@ CASES = [
     case("scatter_zero_dim", lambda x, i, s: x.scatter(0, i, s), f32(), i64(low=0, high=0), f32(), fixture=False),
     case("scatter_value_add", lambda x, i: x.scatter(1, i, 2, reduce="add"), i64(3, 4), i64(3, 6, low=0, high=3), fixture=False),
     case("scatter_multiply", lambda x, i, s: x.scatter(1, i, s, reduce="multiply"), f32(3, 4), i64(2, 6, low=0, high=3), f32(3, 6), fixture=False),
-    case("scatter_add", lambda x, i, s: x.scatter_add(0, i, s), f32(4, 3), i64(6, 2, low=0, high=3), f32(6, 3), train=True, fixture=False),
+    case("scatter_add", lambda x, i, s: x.scatter_add(0, i, s), f32(4, 3), i64(6, 2, low=0, high=3), f32(6, 2), train=True, fixture=False),
     case("scatter_add_bool", lambda x, i, s: x.scatter_add(0, i, s), mask(4), i64(6, low=0, high=3), mask(6), fixture=False),
     case("scatter_add_bf16", lambda x, i, s: x.scatter_add(0, i, s), bf16(4), i64(16, low=0, high=3), bf16(16), fixture=False),
     case("scatter_mean_int", lambda x, i, s: x.scatter_reduce(0, i, s, "mean"), i64(4), i64(16, low=0, high=3), i64(16), fixture=False),

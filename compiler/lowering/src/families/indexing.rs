@@ -34,6 +34,7 @@ pub const ROWS: &[Row] = &[
     row("aten.masked_fill.Scalar", One(masked_fill)),
     row("aten.masked_fill.Tensor", One(masked_fill)),
     row("aten.masked_scatter.default", One(masked_scatter)),
+    row("aten.masked_scatter_backward.default", One(masked_scatter_backward)),
     row("aten.nonzero_static.default", One(nonzero_static)),
     row("aten.embedding.default", One(embedding)),
     row("aten.embedding_dense_backward.default", One(embedding_dense_backward)),
@@ -265,9 +266,39 @@ fn index(cx: &mut Cx<'_>) -> Result<Value> {
     if indices.iter().all(Option::is_none) {
         return Ok(v);
     }
+    if let [(dim, mask)] = given(&indices).as_slice()
+        && is_mask(cx, *mask)
+    {
+        return mask_index(cx, v, *dim, *mask);
+    }
     let shape = cx.b.shape(v).to_vec();
     let place = advanced_place(cx, &indices, &shape)?;
     read(cx, v, &place)
+}
+
+/// The index tensors with the dimensions at which they stand.
+fn given(indices: &[Option<Value>]) -> Vec<(usize, Value)> {
+    indices.iter().enumerate().filter_map(|(d, v)| v.map(|v| (d, v))).collect()
+}
+
+/// `self[..., mask, ...]`, where PyTorch knows how many elements of the mask are true.
+fn mask_index(cx: &mut Cx<'_>, v: Value, dim: usize, mask: Value) -> Result<Value> {
+    let (flat, shape) = merged(cx, v, dim, mask)?;
+    let out = cx.out(0)?;
+    let mask = cx.b.reshape(mask, &[shape[dim]])?;
+    let positions = true_positions(cx, mask, out.shape.get(dim).copied().unwrap_or(0))?;
+    read(cx, flat, &Place::Dims { dims: vec![dim], indices: vec![positions], at: dim })
+}
+
+/// `v` with the dimensions that a mask at `dim` covers merged into one, and its shape.
+fn merged(cx: &mut Cx<'_>, v: Value, dim: usize, mask: Value) -> Result<(Value, Vec<i64>)> {
+    let covered = cx.b.rank(mask);
+    let flat: i64 = cx.b.shape(mask).iter().product();
+    let shape = cx.b.shape(v);
+    let (before, after) =
+        (shape.get(..dim).unwrap_or_default(), shape.get(dim + covered..).unwrap_or_default());
+    let shape = [before, &[flat], after].concat();
+    Ok((cx.b.reshape(v, &shape)?, shape))
 }
 
 /// `index_put(self, indices, values, accumulate)`.
@@ -277,9 +308,7 @@ fn index_put(cx: &mut Cx<'_>) -> Result<Value> {
     let indices = cx.opt_tensors("indices")?;
     let values = cx.tensor("values")?;
     let accumulate = cx.bool("accumulate")?;
-    let given: Vec<(usize, Value)> =
-        indices.iter().enumerate().filter_map(|(d, v)| v.map(|v| (d, v))).collect();
-    match given.as_slice() {
+    match given(&indices).as_slice() {
         [] => {
             let values = cx.b.broadcast_to(values, &ty.shape)?;
             return if accumulate { cx.b.add(v, values) } else { Ok(values) };
@@ -322,13 +351,9 @@ fn mask_put(
     accumulate: bool,
 ) -> Result<Value> {
     let ty = cx.b.ty(v).clone();
+    let (v, shape) = merged(cx, v, dim, mask)?;
     let mask = cx.convert(mask, DType::Bool)?;
-    let covered = cx.b.rank(mask);
-    let flat: i64 = cx.b.shape(mask).iter().product();
-    // Flattened, the masked dimensions are one.
-    let after = ty.shape.get(dim + covered..).unwrap_or_default();
-    let shape = [&ty.shape[..dim], &[flat], after].concat();
-    let mask = cx.b.reshape(mask, &[flat])?;
+    let mask = cx.b.reshape(mask, &[shape[dim]])?;
     let from_end = shape.len() - dim;
     let rank = cx.b.rank(values);
     let count = rank.checked_sub(from_end).map_or(1, |i| cx.b.shape(values)[i]);
@@ -342,10 +367,27 @@ fn mask_put(
         read(cx, values, &Place::Dims { dims: vec![dim], indices: vec![nth], at: dim })?
     };
     let mask = cx.b.broadcast_in_dim(mask, &shape, &[dim as i64])?;
-    let v = cx.b.reshape(v, &shape)?;
     let values = if accumulate { cx.b.add(v, values)? } else { values };
     let put = cx.b.select(mask, values, v)?;
     cx.b.reshape(put, &ty.shape)
+}
+
+/// Positions of the first `size` true elements of a 1-d mask, as s32; the mask's length where there are fewer.
+fn true_positions(cx: &mut Cx<'_>, mask: Value, size: i64) -> Result<Value> {
+    let n = cx.b.ty(mask).elements();
+    let mask = cx.convert(mask, DType::Bool)?;
+    let absent = cx.b.full_int(&TensorType::new(DType::I32, [size]), n);
+    let rows = ranks_or(cx, mask, size)?;
+    let positions = cx.b.iota(TensorType::new(DType::I32, [n]), 0)?;
+    let place = Place::Dims { dims: vec![0], indices: vec![rows], at: 0 };
+    write(cx, absent, &place, positions, ScatterKind::Assign)
+}
+
+/// `ordinals` of the true elements, `other` elsewhere. Past the end, a scatter drops it.
+fn ranks_or(cx: &mut Cx<'_>, mask: Value, other: i64) -> Result<Value> {
+    let nth = ordinals(cx, mask)?;
+    let other = cx.b.full_like(nth, other as f64);
+    cx.b.select(mask, nth, other)
 }
 
 /// How many elements of a 1-d mask before each one are true (-1 and more where it is false itself).
@@ -634,6 +676,22 @@ fn masked_scatter(cx: &mut Cx<'_>) -> Result<Value> {
     cx.b.select(mask, taken, v)
 }
 
+/// `masked_scatter_backward(grad_output, mask, sizes)`: the gradients under the mask, in order, then zeros.
+fn masked_scatter_backward(cx: &mut Cx<'_>) -> Result<Value> {
+    let out = cx.out(0)?;
+    let grad = cx.operand("grad_output", out.dtype)?;
+    let shape = cx.b.shape(grad).to_vec();
+    let (n, count) = (shape.iter().product(), out.elements());
+    let grad = cx.b.reshape(grad, &[n])?;
+    let mask = cx.operand_to("mask", DType::Bool, &shape)?;
+    let mask = cx.b.reshape(mask, &[n])?;
+    let rows = ranks_or(cx, mask, count)?;
+    let zeros = cx.fill(&TensorType::new(out.dtype, [count]), 0.0);
+    let place = Place::Dims { dims: vec![0], indices: vec![rows], at: 0 };
+    let grads = write(cx, zeros, &place, grad, ScatterKind::Assign)?;
+    cx.b.reshape(grads, &out.shape)
+}
+
 /// `nonzero_static(self, size, fill_value)`: coordinates of the first `size` nonzero elements, one a row.
 fn nonzero_static(cx: &mut Cx<'_>) -> Result<Value> {
     let out = cx.out(0)?;
@@ -648,14 +706,8 @@ fn nonzero_static(cx: &mut Cx<'_>) -> Result<Value> {
     }
     let mask = cx.convert(v, DType::Bool)?;
     let mask = cx.b.reshape(mask, &[n])?;
-    let nth = ordinals(cx, mask)?;
-    // Rows past the end are dropped, as a scatter does with what lies outside.
-    let past = cx.b.full_like(nth, size as f64);
-    let row = cx.b.select(mask, nth, past)?;
-    let positions = cx.b.iota(TensorType::new(DType::I64, [n]), 0)?;
-    let none = cx.b.full_int(&TensorType::new(DType::I64, [size]), n);
-    let place = Place::Dims { dims: vec![0], indices: vec![row], at: 0 };
-    let found = write(cx, none, &place, positions, ScatterKind::Assign)?;
+    let found = true_positions(cx, mask, size)?;
+    let found = cx.b.convert(found, DType::I64)?;
     let mut columns = Vec::with_capacity(shape.len());
     let mut step = n;
     for &d in &shape {
