@@ -32,7 +32,7 @@ CASES = [
     case("nll_weighted", weighted(ignore_index=2), f32(6, 5), labels(6), train=True),
     case("nll_none", nll(reduction="none", ignore_index=0), f32(6, 5), labels(6), train=True),
     case("nll_2d", nll(), f32(2, 5, 3, 4), labels(2, 3, 4), train=True),
-    case("cross_entropy_bf16", F.cross_entropy, bf16(6, 50), labels(6), train=True, atol=1e-3, why="bf16: eager rounds the log probabilities once more"),
+    case("cross_entropy_bf16", F.cross_entropy, bf16(6, 50), labels(6), train=True, rtol=1.6e-2, atol=1e-3, why="bf16: eager rounds the log probabilities once more"),
     case("nll_sum_2d", weighted(reduction="sum", ignore_index=1), f32(2, 5, 3, 4), labels(2, 3, 4), fixture=False, train=True),
     case("nll_none_2d", nll(reduction="none"), f32(2, 5, 3, 4), labels(2, 3, 4), fixture=False, train=True),
     case("nll_one_sample", nll(), f32(5), labels(), fixture=False, train=True),
