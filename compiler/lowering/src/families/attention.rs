@@ -3,7 +3,9 @@
 use crate::cx::Cx;
 use crate::families::linear::{dot_with, precision};
 use crate::table::{Result, Row, Rule::*, row};
-use torchtpu_ir::{BinaryOp, CompileError, DType, Direction, Precision, ReduceKind, TensorType, UnaryOp, Value};
+use torchtpu_ir::{
+    BinaryOp, CompileError, DType, Direction, Precision, ReduceKind, TensorType, UnaryOp, Value,
+};
 
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
@@ -35,7 +37,8 @@ impl Attention {
         }
         let (query, key, value) = (cx.tensor("query")?, cx.tensor("key")?, cx.tensor("value")?);
         let dtype = cx.b.dtype(query);
-        let (&[batch, heads, queries, features], &[_, key_heads, keys, _]) = (cx.b.shape(query), cx.b.shape(key))
+        let (&[batch, heads, queries, features], &[_, key_heads, keys, _]) =
+            (cx.b.shape(query), cx.b.shape(key))
         else {
             return Err(CompileError::lowering(format!(
                 "fused attention of a query {} and a key {}",

@@ -186,9 +186,8 @@ fn trilinear(cx: &mut Cx<'_>) -> Result<Value> {
         factors.push(cx.b.reshape(v, &shape)?);
     }
     let rank = cx.b.rank(factors[0]);
-    let full: Vec<i64> = (0..rank)
-        .map(|d| factors.iter().map(|&f| cx.b.shape(f)[d]).find(|&n| n != 1).unwrap_or(1))
-        .collect();
+    let full: Vec<i64> =
+        (0..rank).map(|d| factors.iter().map(|&f| cx.b.shape(f)[d]).find(|&n| n != 1).unwrap_or(1)).collect();
     let mut result = None;
     for f in factors {
         let f = cx.b.broadcast_to(f, &full)?;
