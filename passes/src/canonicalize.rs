@@ -84,10 +84,12 @@ impl Pass for Canonicalize {
         let mut work: Vec<NodeId> = graph.node_ids().collect();
         work.reverse();
         let mut queued = vec![true; graph.bound()];
-        let mut rewrites = 0;
+        // Replaced nodes stay in the graph until the end, which keeps indices from being used again.
+        let mut replaced: Vec<NodeId> = Vec::new();
+        let mut is_replaced = vec![false; graph.bound()];
         while let Some(id) = work.pop() {
             queued[id.index()] = false;
-            if !graph.contains(id) || is_pinned(id) {
+            if is_replaced[id.index()] || is_pinned(id) {
                 continue;
             }
             let Some(rewrite) = find(graph, id) else { continue };
@@ -98,22 +100,21 @@ impl Pass for Canonicalize {
                     first(graph.add(op, &operands, types, loc))
                 }
             };
-            rewrites += 1;
-            queued.resize(queued.len().max(graph.bound()), false);
-            let mut push = |id: NodeId| {
-                if !std::mem::replace(&mut queued[id.index()], true) {
-                    work.push(id);
-                }
-            };
-            for (user, _, _) in graph.users(id) {
-                push(user);
+            is_replaced[id.index()] = true;
+            replaced.push(id);
+            let bound = graph.bound();
+            if queued.len() < bound {
+                queued.resize(bound, false);
+                is_replaced.resize(bound, false);
             }
-            if to.node != id {
-                push(to.node);
+            for user in graph.users(id).map(|(user, _, _)| user).chain([to.node]) {
+                if !is_replaced[user.index()] && !std::mem::replace(&mut queued[user.index()], true) {
+                    work.push(user);
+                }
             }
             graph.replace_uses(first(id), to);
-            graph.remove(id);
         }
-        Ok(rewrites)
+        graph.remove_all(&replaced);
+        Ok(replaced.len())
     }
 }

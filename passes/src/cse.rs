@@ -41,9 +41,8 @@ impl Pass for Cse {
                 graph.replace_uses(Value { node: from, result }, Value { node: to, result });
             }
         }
-        for &(from, _) in merges.iter().rev() {
-            graph.remove(from);
-        }
+        let merged: Vec<NodeId> = merges.iter().map(|(from, _)| *from).collect();
+        graph.remove_all(&merged);
         Ok(merges.len())
     }
 }

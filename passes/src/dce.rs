@@ -27,11 +27,7 @@ impl Pass for Dce {
 
     fn run(&self, graph: &mut Graph) -> Result<usize, CompileError> {
         let dead = find(graph);
-        // Users come before their operands: an edge is then found at the head of its source's list, which keeps the
-        // removal of a constant's thousand users from being quadratic.
-        for &id in dead.iter().rev() {
-            graph.remove(id);
-        }
+        graph.remove_all(&dead);
         Ok(dead.len())
     }
 }

@@ -42,14 +42,14 @@ impl Pass for FoldConstants {
 
     fn run(&self, graph: &mut Graph) -> Result<usize, CompileError> {
         let folded = find(graph);
-        let rewrites = folded.len();
+        let replaced: Vec<NodeId> = folded.iter().map(|(id, _)| *id).collect();
         for (id, value) in folded {
             let (ty, loc) = (graph.node(id).types[0].clone(), graph.node(id).loc);
             let constant = graph.add(Constant { value }.into(), &[], [ty], loc);
             graph.replace_uses(first(id), first(constant));
-            graph.remove(id);
         }
-        Ok(rewrites)
+        graph.remove_all(&replaced);
+        Ok(replaced.len())
     }
 }
 

@@ -36,8 +36,7 @@ fn names_are_those_of_the_pipeline() {
 fn reports_say_what_each_application_did() {
     let mut g = graph();
     let reports = run(&mut g, &PassOptions::default()).unwrap();
-    let seen: Vec<_> =
-        reports.iter().map(|r| (r.name, r.rewrites, r.nodes_before, r.nodes_after)).collect();
+    let seen: Vec<_> = reports.iter().map(|r| (r.name, r.rewrites, r.nodes_before, r.nodes_after)).collect();
     insta::with_settings!({ snapshot_path => "../../snapshots/passes", prepend_module_to_snapshot => false }, {
         insta::assert_debug_snapshot!("manager__reports", seen);
     });
@@ -84,9 +83,8 @@ fn dumps_are_of_changes_and_join() {
 
 #[test]
 fn bisect_names_the_application() {
-    let exponentials = |g: &Graph| {
-        g.node_ids().filter(|&id| matches!(g.op(id), Op::Unary(UnaryOp::Exponential))).count()
-    };
+    let exponentials =
+        |g: &Graph| g.node_ids().filter(|&id| matches!(g.op(id), Op::Unary(UnaryOp::Exponential))).count();
     let mut calls = 0;
     let found = bisect(&graph(), &mut |g| {
         calls += 1;
@@ -162,11 +160,45 @@ fn twenty_thousand_nodes_take_milliseconds() {
     let begin = Instant::now();
     let plan = torchtpu_passes::analysis::FusionPlan::of(&start);
     let fusion = begin.elapsed().as_secs_f64() * 1e6 / nodes;
-    println!("{nodes} nodes, {left} left, {} groups: {total:.2} us a node; fusion {fusion:.2}", plan.groups.len());
+    println!(
+        "{nodes} nodes, {left} left, {} groups: {total:.2} us a node; fusion {fusion:.2}",
+        plan.groups.len()
+    );
     for ((name, rewrites), us) in names.iter().zip(&best) {
         println!("  {name}: {us:.3} us a node, {rewrites} rewrites");
     }
     // Debug builds and busy machines are allowed a multiple.
+    let limit = if cfg!(debug_assertions) { 40.0 } else { 6.0 };
+    assert!(total < limit, "{total} us a node");
+}
+
+/// A constant that every node reads makes long edge lists; removals must not walk them.
+#[test]
+fn a_constant_with_many_users_is_not_quadratic() {
+    let mut graph = Graph::new("fan");
+    let mut b = Builder::new(&mut graph);
+    let ty = TensorType::new(DType::F32, [8]);
+    let one = b.full(&ty, 1.0);
+    let x = b.parameter(ParamRole::Input, 0, ty);
+    let mut outputs = Vec::new();
+    let mut y = x;
+    for i in 0..10_000 {
+        let product = b.mul(if i % 2 == 0 { x } else { y }, one).unwrap();
+        y = b.neg(product).unwrap();
+        if i % 2000 == 0 {
+            outputs.push(y);
+        }
+    }
+    outputs.push(y);
+    graph.outputs = outputs;
+    let nodes = graph.len() as f64;
+    let reports = run(&mut graph, &PassOptions::default()).unwrap();
+    let mut total = 0.0;
+    for r in &reports {
+        let us = r.time.as_secs_f64() * 1e6 / nodes;
+        println!("  {}: {us:.3} us a node, {} rewrites", r.name, r.rewrites);
+        total += us;
+    }
     let limit = if cfg!(debug_assertions) { 40.0 } else { 6.0 };
     assert!(total < limit, "{total} us a node");
 }

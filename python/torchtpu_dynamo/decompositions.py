@@ -44,7 +44,7 @@ _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d
 upsample_bicubic2d upsample_bilinear2d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d
 adaptive_max_pool2d adaptive_max_pool3d addmm.dtype dist grid_sampler_2d
 gru lstm rnn_relu rnn_tanh
-as_strided_copy lift lift_fresh narrow_copy permute_copy unbind_copy view_copy
+as_strided_copy narrow_copy permute_copy unbind_copy view_copy
 cauchy exponential geometric log_normal normal normal_functional uniform rrelu_with_noise_backward
 polar special_ndtr special_spherical_bessel_j0 std std_mean tril_indices triu_indices
 var.default var.dim var_mean.default var_mean.dim

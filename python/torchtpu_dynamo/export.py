@@ -151,11 +151,13 @@ class _Exporter:
             if target not in seen:
                 seen[target] = len(specs)
                 spec = {"name": target, "val": tensor_meta(tensor)}
-                data = constant_hex(tensor)
-                if data is not None:
-                    spec["hex"] = data
-                else:
-                    passed.append(tensor.detach())
+                # Compilers are called with tracing modes still on, and this must not be traced.
+                with torch.utils._python_dispatch._disable_current_modes(), torch.no_grad():
+                    data = constant_hex(tensor)
+                    if data is not None:
+                        spec["hex"] = data
+                    else:
+                        passed.append(tensor.detach())
                 specs.append(spec)
             self.values[node] = first + seen[target]
         return specs, passed
@@ -327,10 +329,8 @@ def constant_hex(tensor: torch.Tensor) -> str | None:
         return None
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.nbytes > INLINE_BYTES:
         return None
-    # Compilers are called with tracing modes still on; copying a constant must not be traced.
-    with torch.utils._python_dispatch._disable_current_modes(), torch.no_grad():
-        plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
-        return ctypes.string_at(plain.data_ptr(), plain.nbytes).hex() if plain.numel() else ""
+    plain = tensor.resolve_conj().resolve_neg().contiguous()
+    return ctypes.string_at(plain.data_ptr(), plain.nbytes).hex() if plain.numel() else ""
 
 
 @functools.lru_cache(maxsize=4096)

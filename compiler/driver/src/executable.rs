@@ -61,10 +61,35 @@ impl Drop for Counted {
     }
 }
 
+type Held = (Buffer, Counted);
+
+#[derive(Clone)]
 struct Cached {
     ptr: usize,
     version: u64,
-    buffer: Arc<(Buffer, Counted)>,
+    buffer: Arc<Held>,
+}
+
+type Cache = Arc<Vec<Option<Cached>>>;
+
+/// The buffers of one call, alive until it is over.
+struct Imported {
+    cached: Cache,
+    /// By position, in order; these come before what the cache has at their position.
+    fresh: Vec<(usize, Arc<Held>)>,
+    count: usize,
+}
+
+impl Imported {
+    fn buffers(&self) -> Vec<&Buffer> {
+        let mut fresh = self.fresh.iter().peekable();
+        (0..self.count)
+            .filter_map(|i| match fresh.next_if(|(at, _)| *at == i) {
+                Some((_, held)) => Some(&held.0),
+                None => self.cached.get(i).and_then(|c| c.as_ref()).map(|c| &c.buffer.0),
+            })
+            .collect()
+    }
 }
 
 pub struct Executable {
@@ -78,7 +103,7 @@ pub struct Executable {
     checks: Vec<Check>,
     uses_seed: bool,
     non_donatable: Vec<i64>,
-    cache: Mutex<Vec<Option<Cached>>>,
+    cache: Mutex<Cache>,
     pub compile_time: Duration,
 }
 
@@ -170,7 +195,7 @@ impl Executable {
             client: client.clone(),
             loaded,
             zero_copy,
-            cache: Mutex::new(inputs.iter().map(|_| None).collect()),
+            cache: Mutex::new(Arc::new(vec![None; inputs.len()])),
             inputs,
             strides: program.outputs.iter().map(|o| o.tensor.strides()).collect(),
             outputs: program.outputs.clone(),
@@ -205,12 +230,10 @@ impl Executable {
 
     /// Forgets device copies of inputs: for writes that no version counter sees.
     pub fn refresh(&self) {
-        for slot in self.lock().iter_mut() {
-            *slot = None;
-        }
+        *self.lock() = Arc::new(vec![None; self.inputs.len()]);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Option<Cached>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Cache> {
         // A panic while holding it would leave whole entries behind: the cache stays usable.
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -225,58 +248,81 @@ impl Executable {
     /// Every tensor's memory is alive, holds what shape and strides say, and is not written by others until this
     /// returns. Tensors of mutated inputs may be written.
     pub unsafe fn call(&self, args: &[TensorRef<'_>], seed: u64) -> Result<Vec<Output>> {
+        // SAFETY: the caller's promise covers every loan until the end of this call.
+        let imported = unsafe { self.import_all(args, seed) }?;
+        let (results, done) =
+            self.loaded.execute(&imported.buffers(), self.options()).map_err(|e| self.fail(e))?;
+        // The caller's memory is on loan until the execution is over.
+        done.await_ready().map_err(|e| self.fail(e))?;
+        drop(imported);
+        // SAFETY: mutated inputs may be written, by the caller's promise.
+        unsafe { self.deliver(args, results) }
+    }
+
+    fn options(&self) -> ExecuteOptions<'_> {
+        ExecuteOptions { non_donatable_input_indices: &self.non_donatable, launch_id: 0 }
+    }
+
+    /// Buffers of the arguments: static ones from the cache where address and version are those of the last call,
+    /// all others made for this call.
+    ///
+    /// # Safety
+    /// As `call`.
+    unsafe fn import_all(&self, args: &[TensorRef<'_>], seed: u64) -> Result<Imported> {
         self.check_args(args)?;
-        // Buffers of mutated inputs are consumed by the call; the rest are shared with the cache.
-        let mut shared: Vec<Option<Arc<(Buffer, Counted)>>> = Vec::with_capacity(args.len());
-        let mut owned: Vec<Buffer> = Vec::new();
-        let mut place: Vec<(bool, usize)> = Vec::with_capacity(args.len() + 1);
-        {
-            let mut cache = self.lock();
-            for ((slot, arg), cached) in self.inputs.iter().zip(args).zip(cache.iter_mut()) {
-                if slot.spec.mutated_by.is_some() {
-                    // SAFETY: the caller's promise covers the copy or the loan until the end of this call.
-                    owned.push(unsafe { self.import(slot, arg, true) }?);
-                    place.push((false, owned.len() - 1));
-                    continue;
-                }
-                if let Some(c) =
-                    cached.as_ref().filter(|c| c.ptr == arg.ptr as usize && c.version == arg.version)
-                {
-                    shared.push(Some(c.buffer.clone()));
-                } else {
-                    // SAFETY: as above. A cached zero-copy buffer outlives the call but is only read in a later
-                    // call that passes the same address, that is, while the memory is the caller's again.
-                    let buffer = Arc::new((unsafe { self.import(slot, arg, false) }?, Counted::new()));
-                    let keep = if self.zero_copy { self.in_place(slot, arg) } else { slot.spec.is_static };
-                    *cached = keep.then(|| Cached {
-                        ptr: arg.ptr as usize,
-                        version: arg.version,
-                        buffer: buffer.clone(),
-                    });
-                    shared.push(Some(buffer));
-                }
-                place.push((true, shared.len() - 1));
+        let cached = self.lock().clone();
+        let mut fresh: Vec<(usize, Arc<Held>)> = Vec::new();
+        let mut learnt = false;
+        for (i, (slot, arg)) in self.inputs.iter().zip(args).enumerate() {
+            if cached[i].as_ref().is_some_and(|c| c.ptr == arg.ptr as usize && c.version == arg.version) {
+                continue;
             }
+            // SAFETY: as above. A cached zero-copy buffer outlives the call but is only read in a later call that
+            // passes the same address, that is, while the memory is the caller's again.
+            let buffer = unsafe { self.import(slot, arg) }?;
+            learnt |= self.keeps(slot, arg);
+            fresh.push((i, Arc::new((buffer, Counted::new()))));
         }
         if self.uses_seed {
             let state = self.client.buffer_from_slice(&[seed, 0u64], &[2], 0).map_err(|e| self.fail(e))?;
-            owned.push(state);
-            place.push((false, owned.len() - 1));
+            fresh.push((self.inputs.len(), Arc::new((state, Counted::new()))));
         }
-        let buffers: Vec<&Buffer> = place
-            .iter()
-            .filter_map(
-                |&(is_shared, i)| {
-                    if is_shared { shared[i].as_ref().map(|b| &b.0) } else { owned.get(i) }
-                },
-            )
-            .collect();
-        let options = ExecuteOptions { non_donatable_input_indices: &self.non_donatable, launch_id: 0 };
-        let (results, done) = self.loaded.execute(&buffers, options).map_err(|e| self.fail(e))?;
-        // The caller's memory is on loan until the execution is over.
-        done.await_ready().map_err(|e| self.fail(e))?;
-        // SAFETY: mutated inputs may be written, by the caller's promise.
-        unsafe { self.deliver(args, results) }
+        if learnt {
+            // Rare: a parameter has moved or changed. Other threads go on with the list they hold.
+            let mut cache = self.lock();
+            let list = Arc::make_mut(&mut cache);
+            for (i, buffer) in fresh.iter().filter(|(i, _)| *i < self.inputs.len()) {
+                if self.keeps(&self.inputs[*i], &args[*i]) {
+                    let (ptr, version) = (args[*i].ptr as usize, args[*i].version);
+                    list[*i] = Some(Cached { ptr, version, buffer: buffer.clone() });
+                }
+            }
+        }
+        Ok(Imported { cached, fresh, count: self.inputs.len() + usize::from(self.uses_seed) })
+    }
+
+    /// A buffer that a later call may find again. A mutated input's is consumed by the call.
+    fn keeps(&self, slot: &Slot, arg: &TensorRef<'_>) -> bool {
+        slot.spec.is_static && slot.spec.mutated_by.is_none() && (!self.zero_copy || self.in_place(slot, arg))
+    }
+
+    /// Seconds of one execution alone: what a benchmark of the call subtracts.
+    ///
+    /// # Safety
+    /// As `call`.
+    pub unsafe fn execute_only(&self, args: &[TensorRef<'_>], times: u32) -> Result<f64> {
+        if self.inputs.iter().any(|s| s.spec.mutated_by.is_some()) {
+            return Err(CompileError::new(Stage::Run, "execute_only of a program that writes its inputs"));
+        }
+        // SAFETY: the caller's promise.
+        let imported = unsafe { self.import_all(args, 0) }?;
+        let buffers = imported.buffers();
+        let start = Instant::now();
+        for _ in 0..times {
+            let (_results, done) = self.loaded.execute(&buffers, self.options()).map_err(|e| self.fail(e))?;
+            done.await_ready().map_err(|e| self.fail(e))?;
+        }
+        Ok(start.elapsed().as_secs_f64() / f64::from(times.max(1)))
     }
 
     fn in_place(&self, slot: &Slot, arg: &TensorRef<'_>) -> bool {
@@ -285,7 +331,7 @@ impl Executable {
 
     /// # Safety
     /// As `call`.
-    unsafe fn import(&self, slot: &Slot, arg: &TensorRef<'_>, mutable: bool) -> Result<Buffer> {
+    unsafe fn import(&self, slot: &Slot, arg: &TensorRef<'_>) -> Result<Buffer> {
         use HostBufferSemantics::*;
         let dense = arg.has_strides(&slot.strides);
         if !dense {
@@ -304,7 +350,7 @@ impl Executable {
             };
             return made.map(|(b, _)| b).map_err(|e| self.fail(e));
         }
-        let semantics = match (self.zero_copy && self.in_place(slot, arg), mutable) {
+        let semantics = match (self.zero_copy && self.in_place(slot, arg), slot.spec.mutated_by.is_some()) {
             (true, true) => MutableZeroCopy,
             (true, false) => ImmutableZeroCopy,
             _ => ImmutableOnlyDuringCall,

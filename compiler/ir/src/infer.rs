@@ -78,7 +78,8 @@ pub fn infer(op: &Op, operands: &[&TensorType]) -> Result<Option<Types>> {
     if let Some(n) = arity(op) {
         need(operands.len() == n, || format!("{} takes {n} operands, not {}", op.name(), operands.len()))?;
     }
-    let any = matches!(op, Op::Concatenate(_) | Op::Sort(_) | Op::DynamicSlice(_) | Op::DynamicUpdateSlice(_));
+    let any =
+        matches!(op, Op::Concatenate(_) | Op::Sort(_) | Op::DynamicSlice(_) | Op::DynamicUpdateSlice(_));
     need(!(any && operands.is_empty()), || format!("{} takes operands", op.name()))?;
     let a = operands.first().copied();
     match (op, a) {
@@ -231,7 +232,8 @@ pub fn infer(op: &Op, operands: &[&TensorType]) -> Result<Option<Types>> {
                 format!("convolution of {a} with {b} in {} groups", c.feature_groups)
             })?;
             need(
-                batch % c.batch_groups == 0 && out_feature % c.feature_groups.saturating_mul(c.batch_groups) == 0,
+                batch % c.batch_groups == 0
+                    && out_feature % c.feature_groups.saturating_mul(c.batch_groups) == 0,
                 || format!("convolution of {a} with {b}: groups do not divide"),
             )?;
             let mut shape = vec![0; n];
@@ -369,7 +371,14 @@ pub fn check(op: &Op, operands: &[&TensorType], types: &[TensorType]) -> Result<
         }),
         (Op::Convert(_), Some(a)) => need(a.shape == t.shape, || format!("convert of {a} to {t}")),
         (Op::BitcastConvert(_), Some(a)) => {
-            need(a.bytes() == t.bytes(), || format!("bitcast_convert of {a} to {t}"))
+            // Between sizes, the wider type's elements are the narrower one's last dimension.
+            let (x, y) = (a.dtype.size(), t.dtype.size());
+            let split = |wide: &TensorType, narrow: &TensorType| {
+                let ratio = (wide.dtype.size() / narrow.dtype.size()) as i64;
+                narrow.shape.split_last().is_some_and(|(n, rest)| *n == ratio && rest == wide.shape)
+            };
+            let fits = if x == y { a.shape == t.shape } else { split(a, t) || split(t, a) };
+            need(fits, || format!("bitcast_convert of {a} to {t}"))
         }
         (Op::Reshape(_), Some(a)) => {
             need(a.dtype == t.dtype && a.elements() == t.elements(), || format!("reshape of {a} to {t}"))

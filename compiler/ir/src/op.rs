@@ -56,7 +56,7 @@ pointwise! {
         Atan "atan" "chlo.atan" Float,
         Atanh "atanh" "chlo.atanh" Float,
         BesselI1e "bessel_i1e" "chlo.bessel_i1e" Float,
-        Cbrt "cbrt" "stablehlo.cbrt" FloatComplex,
+        Cbrt "cbrt" "stablehlo.cbrt" Float,
         Ceil "ceil" "stablehlo.ceil" Float,
         Conj "conj" "chlo.conj" Complex,
         Cosh "cosh" "chlo.cosh" Float,

@@ -60,7 +60,9 @@ fn comments_and_spacing_do_not_matter() {
 #[test]
 fn refusals_name_line_and_reason() {
     let body = |line: &str| {
-        format!("graph \"g\" {{\n  %0 = parameter {{role=input, index=0}} : f32[2]\n  {line}\n  return %0\n}}\n")
+        format!(
+            "graph \"g\" {{\n  %0 = parameter {{role=input, index=0}} : f32[2]\n  {line}\n  return %0\n}}\n"
+        )
     };
     let cases = [
         ("unknown_operation", body("%1 = multiplyy %0, %0 : f32[2]")),
@@ -133,7 +135,10 @@ fn mutate(text: &str, edits: &[(usize, u8, String)]) -> String {
         match kind % 3 {
             0 => text.replace_range(start..end, ""),
             1 => text.replace_range(start..end, insert),
-            _ => text.insert_str(start, &text[start..end].to_string()),
+            _ => {
+                let again = text[start..end].to_string();
+                text.insert_str(start, &again);
+            }
         }
     }
     text

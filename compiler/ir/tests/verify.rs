@@ -136,6 +136,8 @@ fn wrong_types_are_refused() {
         "reduce_window %0 {window=[1], strides=[1,1], pad_low=[0,0], pad_high=[0,0], base_dilation=[1,1], window_dilation=[1,1], kind=max} : f32[2,3]",
         "convert %0 : bf16[3,2]",
         "bitcast_convert %0 : f64[2,3]",
+        "bitcast_convert %0 : u8[24]",
+        "bitcast_convert %0 : u8[4,2,3]",
         "reshape %0 : f32[7]",
         "reshape %0 : s32[6]",
         "broadcast_in_dim %0 {dimensions=[0]} : f32[2,3]",

@@ -7,7 +7,9 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
 use std::ffi::{c_int, c_void};
-use torchtpu_driver::{DType, Output};
+use torchtpu_driver::{DType, Output, TensorRef};
+
+use crate::TorchTPUError;
 
 #[repr(C)]
 struct Version {
@@ -48,7 +50,7 @@ struct DataType {
 
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct Tensor {
+struct Tensor {
     data: *mut c_void,
     device: Device,
     ndim: i32,
@@ -80,6 +82,12 @@ unsafe extern "C" fn delete(managed: *mut Managed) {
 }
 
 const CPU: i32 = 1;
+
+/// PyTorch's own reason, as our error.
+fn refused(py: Python<'_>, otherwise: &str) -> PyErr {
+    let reason = PyErr::take(py).map_or_else(|| otherwise.to_string(), |e| e.value(py).to_string());
+    TorchTPUError::new_err(format!("a tensor cannot be used by a compiled function: {reason}"))
+}
 
 fn dtype_of(t: DataType) -> Option<DType> {
     use DType::*;
@@ -120,29 +128,15 @@ fn data_type(d: DType) -> DataType {
     DataType { code, bits: (d.size() * 8) as u8, lanes: 1 }
 }
 
-/// What DLPack says of one tensor. Shape and strides point into the tensor's own metadata: valid while it lives.
-#[derive(Clone, Copy)]
-pub struct Borrowed {
-    tensor: Tensor,
-    pub dtype: DType,
-}
-
-impl Borrowed {
-    pub fn ptr(&self) -> *mut u8 {
-        self.tensor.data.cast::<u8>().wrapping_add(self.tensor.byte_offset as usize)
-    }
-    fn list(&self, from: *const i64) -> &[i64] {
-        if from.is_null() || self.tensor.ndim <= 0 {
-            return &[];
-        }
-        // SAFETY: DLPack gives `ndim` entries, alive as long as the tensor, which the caller holds.
-        unsafe { std::slice::from_raw_parts(from, self.tensor.ndim as usize) }
-    }
-    pub fn shape(&self) -> &[i64] {
-        self.list(self.tensor.shape)
-    }
-    pub fn strides(&self) -> &[i64] {
-        self.list(self.tensor.strides)
+/// Shape or strides as DLPack gives them.
+///
+/// # Safety
+/// `from` is null or holds `rank` entries that live as long as `'a`.
+unsafe fn list<'a>(from: *const i64, rank: i32) -> &'a [i64] {
+    match usize::try_from(rank) {
+        // SAFETY: the caller's promise.
+        Ok(rank) if rank > 0 && !from.is_null() => unsafe { std::slice::from_raw_parts(from, rank) },
+        _ => &[],
     }
 }
 
@@ -186,27 +180,34 @@ impl Exchange {
     }
 
     /// Reads a tensor. The error is Python's where PyTorch refuses (sparse, quantised, a conjugate view).
-    pub fn borrow(&self, object: &Bound<'_, PyAny>) -> PyResult<Borrowed> {
+    ///
+    /// # Safety
+    /// The tensor outlives `'a`, and nobody changes its shape meanwhile: shape and strides are the tensor's own.
+    pub unsafe fn borrow<'a>(&self, object: &Bound<'_, PyAny>, version: u64) -> PyResult<TensorRef<'a>> {
         let mut tensor = std::mem::MaybeUninit::<Tensor>::uninit();
         // SAFETY: the object is a tensor (PyTorch checks), and the table fills the struct where it answers 0.
-        let (code, tensor) = unsafe {
-            let code = (self.from_object)(object.as_ptr().cast(), tensor.as_mut_ptr());
-            if code != 0 {
-                return Err(PyErr::take(object.py())
-                    .unwrap_or_else(|| PyRuntimeError::new_err("DLPack refused a tensor")));
+        let tensor = unsafe {
+            if (self.from_object)(object.as_ptr().cast(), tensor.as_mut_ptr()) != 0 {
+                return Err(refused(object.py(), "DLPack refused a tensor"));
             }
-            (code, tensor.assume_init())
+            tensor.assume_init()
         };
-        debug_assert_eq!(code, 0);
         if tensor.device.kind != CPU {
-            return Err(PyRuntimeError::new_err(
+            return Err(TorchTPUError::new_err(
                 "a tensor is not on the CPU; call .cpu() before the compiled function",
             ));
         }
-        let dtype = dtype_of(tensor.dtype).ok_or_else(|| {
-            PyRuntimeError::new_err("a tensor has a dtype that DLPack describes but we do not support")
-        })?;
-        Ok(Borrowed { tensor, dtype })
+        let dtype = dtype_of(tensor.dtype)
+            .ok_or_else(|| TorchTPUError::new_err("a tensor has a dtype that is not supported"))?;
+        Ok(TensorRef {
+            ptr: tensor.data.cast::<u8>().wrapping_add(tensor.byte_offset as usize),
+            dtype,
+            // SAFETY: the caller's promise.
+            shape: unsafe { list(tensor.shape, tensor.ndim) },
+            // SAFETY: as above.
+            strides: unsafe { list(tensor.strides, tensor.ndim) },
+            version,
+        })
     }
 
     /// A PyTorch tensor over a result's memory; it owns the result.

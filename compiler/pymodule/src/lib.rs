@@ -4,12 +4,13 @@
 
 mod dlpack;
 
-use dlpack::{Borrowed, Exchange};
+use dlpack::Exchange;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyList};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -243,6 +244,9 @@ fn exchange(py: Python<'_>) -> PyResult<Exchange> {
     TABLE.get_or_try_init(py, || Exchange::of_torch(py)).copied()
 }
 
+/// Versions for tensors without a counter: above any counter, and never the same twice.
+static NEVER_SEEN: AtomicU64 = AtomicU64::new(1 << 63);
+
 /// A program on a client; call it with the tensors that the payload lists.
 #[pyclass(frozen, module = "torchtpu_dynamo._torchtpu")]
 struct Executable {
@@ -254,6 +258,29 @@ impl Executable {
     fn get(&self) -> PyResult<Arc<torchtpu_driver::Executable>> {
         let held = self.inner.read().ok().and_then(|e| e.clone());
         held.ok_or_else(|| TorchTPUError::new_err("this executable has been released"))
+    }
+
+    /// The list's tensors, for as long as the list holds them.
+    fn borrow_all<'a>(
+        &self,
+        executable: &torchtpu_driver::Executable,
+        tensors: &'a Bound<'_, PyList>,
+    ) -> PyResult<Vec<TensorRef<'a>>> {
+        let mut args = Vec::with_capacity(tensors.len());
+        for object in tensors.iter() {
+            let version = if executable.wants_versions() {
+                // Inference tensors have no counter: they are taken as changed at every call.
+                let version =
+                    object.getattr(pyo3::intern!(tensors.py(), "_version")).and_then(|v| v.extract());
+                version.unwrap_or_else(|_| NEVER_SEEN.fetch_add(1, Relaxed))
+            } else {
+                0
+            };
+            #[allow(unsafe_code)]
+            // SAFETY: the list is the caller's argument and nobody else's to change during the call.
+            args.push(unsafe { self.exchange.borrow(&object, version) }?);
+        }
+        Ok(args)
     }
 }
 
@@ -268,38 +295,12 @@ impl Executable {
         seed: u64,
     ) -> PyResult<Bound<'py, PyList>> {
         let executable = self.get()?;
-        // The references keep every tensor alive while the list is emptied and the GIL is away.
-        let held: Vec<Bound<'py, PyAny>> = tensors.iter().collect();
-        let mut borrowed: Vec<(Borrowed, u64)> = Vec::with_capacity(held.len());
-        for (i, object) in held.iter().enumerate() {
-            let version = if executable.wants_versions() {
-                // Inference tensors have no counter: they are taken as changed at every call.
-                match object.getattr("_version").and_then(|v| v.extract::<u64>()) {
-                    Ok(version) => version,
-                    Err(_) => u64::MAX - i as u64,
-                }
-            } else {
-                0
-            };
-            borrowed.push((self.exchange.borrow(object)?, version));
-        }
-        let args: Vec<TensorRef<'_>> = borrowed
-            .iter()
-            .map(|(b, version)| TensorRef {
-                ptr: b.ptr(),
-                dtype: b.dtype,
-                shape: b.shape(),
-                strides: b.strides(),
-                version: *version,
-            })
-            .collect();
+        let args = self.borrow_all(&executable, tensors)?;
+        #[allow(unsafe_code)]
+        // SAFETY: the list keeps the tensors, and so their memory, alive; whoever shares a tensor with a compiled
+        // call from another thread races in eager PyTorch just the same.
+        let outputs = py.detach(|| unsafe { executable.call(&args, seed) });
         tensors.call_method0(pyo3::intern!(py, "clear"))?;
-        let outputs = {
-            #[allow(unsafe_code)]
-            // SAFETY: `held` keeps the tensors, and so their memory, alive; whoever shares a tensor with a compiled
-            // call from another thread races in eager PyTorch just the same.
-            py.detach(|| unsafe { executable.call(&args, seed) })
-        };
         let outputs = outputs.map_err(|e| raise(py, e))?;
         let results = PyList::empty(py);
         for (output, (spec, strides)) in outputs.into_iter().zip(executable.results()) {
@@ -307,6 +308,15 @@ impl Executable {
             results.append(self.exchange.to_tensor(py, output, ty.dtype, &ty.shape, strides)?)?;
         }
         Ok(results)
+    }
+
+    /// Seconds of one execution alone, on buffers made beforehand; for benchmarks.
+    fn execute_only(&self, py: Python<'_>, tensors: &Bound<'_, PyList>, times: u32) -> PyResult<f64> {
+        let executable = self.get()?;
+        let args = self.borrow_all(&executable, tensors)?;
+        #[allow(unsafe_code)]
+        // SAFETY: as in `__call__`.
+        py.detach(|| unsafe { executable.execute_only(&args, times) }).map_err(|e| raise(py, e))
     }
 
     /// Forgets device copies of inputs.

@@ -1,7 +1,9 @@
 //! A reference interpreter for small graphs: slow, plain, and written without a look at the passes.
 
 use std::collections::HashMap;
-use torchtpu_ir::{BinaryOp, DType, Direction, Graph, Literal, NodeId, Op, ReduceKind, Scalar, TensorType, UnaryOp};
+use torchtpu_ir::{
+    BinaryOp, DType, Direction, Graph, Literal, NodeId, Op, ReduceKind, Scalar, TensorType, UnaryOp,
+};
 
 pub type Tensor = Vec<Scalar>;
 
@@ -44,8 +46,20 @@ fn float_binary(op: BinaryOp, x: f32, y: f32) -> f32 {
         BinaryOp::Maximum | BinaryOp::Minimum if nan => f32::NAN,
         BinaryOp::Maximum if x == y => f32::from_bits(x.to_bits() & y.to_bits()),
         BinaryOp::Minimum if x == y => f32::from_bits(x.to_bits() | y.to_bits()),
-        BinaryOp::Maximum => if x > y { x } else { y },
-        BinaryOp::Minimum => if x < y { x } else { y },
+        BinaryOp::Maximum => {
+            if x > y {
+                x
+            } else {
+                y
+            }
+        }
+        BinaryOp::Minimum => {
+            if x < y {
+                x
+            } else {
+                y
+            }
+        }
         other => panic!("{other:?} of floats"),
     }
 }
