@@ -102,6 +102,10 @@ pub fn range_sums(cx: &mut Cx<'_>, v: Value, dim: usize, ranges: &[(i64, i64)]) 
         let v = cx.b.reshape(v, &split)?;
         return cx.b.reduce(ReduceKind::Add, v, &[dim as i64 + 1]);
     }
+    let widest = ranges.iter().map(|(s, e)| e - s).max().unwrap_or(0);
+    if widest < UNROLLED && ranges.chunk_by(|a, b| a == b).count() as i64 > UNROLLED {
+        return masked_sums(cx, v, dim, ranges, widest);
+    }
     let mut parts = Vec::new();
     for run in ranges.chunk_by(|a, b| a == b) {
         let (start, end) = run[0];
@@ -115,6 +119,24 @@ pub fn range_sums(cx: &mut Cx<'_>, v: Value, dim: usize, ranges: &[(i64, i64)]) 
         true => cx.b.slice_dim(v, dim, 0, 0, 1),
         false => cx.b.concatenate(&parts, dim),
     }
+}
+
+/// `range_sums` for many narrow ranges: the sum of each range's first element, its second, and so on to `widest`.
+fn masked_sums(cx: &mut Cx<'_>, v: Value, dim: usize, ranges: &[(i64, i64)], widest: i64) -> Result<Value> {
+    let last = cx.b.shape(v)[dim] - 1;
+    let mut shape = cx.b.shape(v).to_vec();
+    shape[dim] = ranges.len() as i64;
+    let zero = cx.b.full(&TensorType::new(cx.b.dtype(v), shape.clone()), 0.0);
+    let mut sum = zero;
+    for t in 0..widest {
+        let indices: Ints = ranges.iter().map(|r| (r.0 + t).clamp(0, last)).collect();
+        let within: Ints = ranges.iter().map(|(s, e)| (s + t < *e) as i64).collect();
+        let part = take(cx, v, dim, &indices)?;
+        let within = per_index(cx, DType::Bool, &within, &shape, dim)?;
+        let part = cx.b.select(within, part, zero)?;
+        sum = cx.b.add(sum, part)?;
+    }
+    Ok(sum)
 }
 
 /// For each element of `0..size` the ranges that contain it, as a range of ranges; both ends must not decrease.

@@ -1,0 +1,36 @@
+"""Factorisations, triangular systems and what follows from them."""
+
+import torch
+from torch import linalg
+
+from tests.ops import case, f32, f64, tensor
+
+
+def definite(t: torch.Tensor) -> torch.Tensor:
+    return t @ t.mH + torch.eye(t.shape[-1])
+
+
+def regular(t: torch.Tensor) -> torch.Tensor:
+    """Far from singular, with pivots off the diagonal."""
+    return t + 4 * torch.eye(t.shape[-1]).flip(0)
+
+
+CASES = [
+    case("cholesky", lambda x: linalg.cholesky_ex(x), f32(2, 4, 4, then=definite), train=True),
+    case("cholesky_upper", lambda x: linalg.cholesky_ex(x, upper=True).L, tensor(torch.complex64, 3, 3, then=definite), fixture=False),
+    case("cholesky_solve", torch.cholesky_solve, f32(2, 4, 3), f32(2, 4, 4, then=definite)),
+    case("cholesky_solve_upper", lambda b, u: torch.cholesky_solve(b, u, upper=True), f32(4, 3), f32(2, 4, 4, then=definite), fixture=False),
+    case("cholesky_inverse", torch.cholesky_inverse, f32(4, 4, then=definite), fixture=False),
+    case("solve_triangular", lambda a, b: linalg.solve_triangular(a, b, upper=True), f32(2, 4, 4, then=definite), f32(4, 3), train=True),
+    case("solve_triangular_right", lambda a, b: linalg.solve_triangular(a, b, upper=False, left=False, unitriangular=True), f32(3, 3), f32(2, 4, 3), fixture=False),
+    case("triangular_solve", lambda b, a: torch.triangular_solve(b, a, upper=False, transpose=True), f32(4, 2), f32(3, 4, 4, then=definite), fixture=False),
+    case("inv", lambda x: linalg.inv_ex(x).inverse, f32(2, 4, 4, then=regular), train=True),
+    case("det", linalg.det, f32(2, 3, 3, then=regular), train=True),
+    case("slogdet", linalg.slogdet, f64(4, 4), train=True, fixture=False),
+    case("solve", lambda a, b: linalg.solve_ex(a, b).result, f32(2, 4, 4, then=regular), f32(2, 4, 3), train=True, fixture=False),
+    case("solve_vector", lambda a, b: linalg.solve_ex(a, b).result, f32(4, 4, then=regular), f32(4), fixture=False),
+    case("solve_right", lambda a, b: linalg.solve_ex(a, b, left=False).result, f32(4, 4, then=regular), f32(2, 3, 4), fixture=False),
+    case("lu_factor", lambda x: linalg.lu_factor_ex(x), f32(2, 4, 3), fixture=False),
+    case("lu", linalg.lu, f32(2, 3, 5), fixture=False),
+    case("lu_solve", lambda lu, p, b: linalg.lu_solve(lu, p, b, adjoint=True), f32(3, 3, then=regular), tensor(torch.int32, 3, low=3, high=3), f32(3, 2), fixture=False),
+]
