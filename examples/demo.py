@@ -63,7 +63,9 @@ def main() -> None:
     twin = copy.deepcopy(model)
     ids = torch.randint(0, config.vocab_size, (args.batch, args.tokens))
     size = sum(p.numel() for p in model.parameters()) / 1e6
-    print(f"GPT-2 small, {size:.0f} M parameters, {args.batch} x {args.tokens} tokens, f32, {torch.get_num_threads()} threads")
+    print(
+        f"GPT-2 small, {size:.0f} M parameters, {args.batch} x {args.tokens} tokens, f32, {torch.get_num_threads()} threads"
+    )
 
     rows = []
     with torch.no_grad():
@@ -76,9 +78,20 @@ def main() -> None:
         actual, compiled_time = timed(lambda: compiled(ids).logits, 3)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
     error = (actual - expected).abs().max().item()
-    rows.append(("prefill", f"{error:.1e}", f"{eager_time:.3f} s", f"{compiled_time:.3f} s", f"{compiled_time / eager_time:.2f}", f"{first:.1f} s"))
+    rows.append(
+        (
+            "prefill",
+            f"{error:.1e}",
+            f"{eager_time:.3f} s",
+            f"{compiled_time:.3f} s",
+            f"{compiled_time / eager_time:.2f}",
+            f"{first:.1f} s",
+        )
+    )
 
-    def train(net: torch.nn.Module, forward: Callable[..., Any], name: str) -> tuple[list[float], list[float]]:
+    def train(
+        net: torch.nn.Module, forward: Callable[..., Any], name: str
+    ) -> tuple[list[float], list[float]]:
         optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
         losses, times = [], []
         for step in range(args.steps):
@@ -96,7 +109,16 @@ def main() -> None:
     losses, times = train(twin, torch.compile(twin, backend="tpu", fullgraph=True), "compiled")
     torch.testing.assert_close(losses, eager_losses, rtol=1e-4, atol=1e-4)
     error = max(abs(a - b) for a, b in zip(losses, eager_losses, strict=True))
-    rows.append(("training step", f"{error:.1e}", f"{min(eager_times):.3f} s", f"{min(times):.3f} s", f"{min(times) / min(eager_times):.2f}", f"{times[0]:.1f} s"))
+    rows.append(
+        (
+            "training step",
+            f"{error:.1e}",
+            f"{min(eager_times):.3f} s",
+            f"{min(times):.3f} s",
+            f"{min(times) / min(eager_times):.2f}",
+            f"{times[0]:.1f} s",
+        )
+    )
     progress("")
     table(rows, ("", "max error", "eager", "compiled", "ratio", "first call"))
     print(f"  losses: {', '.join(f'{x:.4f}' for x in losses)}\n")

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import torch
+import torch  # noqa: E402  after the environment that it and its peers read
 
 QUICK = False
 
@@ -67,27 +67,36 @@ def chain(nodes: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
 def compiler() -> None:
     """FX payload to StableHLO bytecode, without XLA."""
     from torch.fx.experimental.proxy_tensor import make_fx
-
     from torchtpu_dynamo._torchtpu import Program
+
     from torchtpu_dynamo.export import export
 
     rows = []
     for nodes in (300, 1000, 5000, 20000):
         gm = make_fx(chain(nodes), tracing_mode="fake")(torch.randn(8, 8), torch.randn(8, 8))
         exported = export(gm, "inference", "chain", [])
-        best = min((Program(exported.json, {}, "").stage_times() for _ in range(3 if QUICK else 7)), key=lambda t: sum(t.values()))
+        best = min(
+            (Program(exported.json, {}, "").stage_times() for _ in range(3 if QUICK else 7)),
+            key=lambda t: sum(t.values()),
+        )
         total = sum(best.values())
         stages = "  ".join(f"{k} {v * 1e3:.1f}" for k, v in best.items())
-        rows.append([str(exported.nodes), f"{total * 1e3:.1f} ms", f"{total / exported.nodes * 1e6:.2f} us", stages])
-    show("Compiler: FX payload to StableHLO bytecode (bar: 10 us a node, linear)", ["FX nodes", "time", "per node", "ms by stage"], rows)
+        rows.append(
+            [str(exported.nodes), f"{total * 1e3:.1f} ms", f"{total / exported.nodes * 1e6:.2f} us", stages]
+        )
+    show(
+        "Compiler: FX payload to StableHLO bytecode (bar: 10 us a node, linear)",
+        ["FX nodes", "time", "per node", "ms by stage"],
+        rows,
+    )
 
 
 def call() -> None:
     """What a call adds below AOTAutograd's wrapper, beyond the plugin's own execution."""
     from torch.fx.experimental.proxy_tensor import make_fx
+    from torchtpu_dynamo._torchtpu import Program
 
     from torchtpu_dynamo import plugins
-    from torchtpu_dynamo._torchtpu import Program
     from torchtpu_dynamo.export import export
 
     client = plugins.client(None, None)
@@ -116,7 +125,11 @@ def call() -> None:
         per = "" if base is None else f"{(ours - base[1]) / (count - base[0]):.3f} us"
         base = base or (count, ours)
         rows.append([str(count), f"{total:.1f} us", f"{execute:.1f} us", f"{ours:.1f} us", per])
-    show("Call (bar: 6 us with 2 tensors, 0.12 us per further static one)", ["tensors", "call", "PJRT execute", "ours", "per further tensor"], rows)
+    show(
+        "Call (bar: 6 us with 2 tensors, 0.12 us per further static one)",
+        ["tensors", "call", "PJRT execute", "ours", "per further tensor"],
+        rows,
+    )
 
 
 def models() -> None:
@@ -153,7 +166,11 @@ def models() -> None:
         best = min(t[k] for k in peers)
         rows.append(
             [name]
-            + [f"{t[k]:.3f} ({first[k]:.1f})" if k in first else f"{t[k]:.3f}" for k in ("eager", "inductor", "JAX", "ours") if k in t]
+            + [
+                f"{t[k]:.3f} ({first[k]:.1f})" if k in first else f"{t[k]:.3f}"
+                for k in ("eager", "inductor", "JAX", "ours")
+                if k in t
+            ]
             + [f"{t['ours'] / t['eager']:.2f}", f"{t['ours'] / best:.2f}"]
         )
     show(
@@ -191,20 +208,42 @@ def training() -> None:
     results = {}
     for backend in ("eager", "inductor", "torchtpu_dynamo"):
         say(f"training: {backend}")
-        out = subprocess.run([sys.executable, "-c", TRAINING, backend, "4" if QUICK else "8"], capture_output=True, text=True, check=True)
+        out = subprocess.run(
+            [sys.executable, "-c", TRAINING, backend, "4" if QUICK else "8"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         results[backend] = json.loads(out.stdout.strip().splitlines()[-1])
     peak = max(results[b]["rss"] for b in ("eager", "inductor"))
     for backend, r in results.items():
         step = statistics.median(r["times"][1:])
         base = statistics.median(results["eager"]["times"][1:])
-        rows.append([backend, f"{step:.3f} s", f"{step / base:.2f}", f"{r['times'][0]:.1f} s", f"{r['rss']:.2f} GiB", f"{r['rss'] / peak:.2f}", f"{r['loss']:.5f}"])
-    show("Training step, GPT-2 small, 4 x 128, f32, AdamW", ["", "step", "/ eager", "first step", "peak RSS", "/ larger peer (bar 1.1)", "last loss"], rows)
+        rows.append(
+            [
+                backend,
+                f"{step:.3f} s",
+                f"{step / base:.2f}",
+                f"{r['times'][0]:.1f} s",
+                f"{r['rss']:.2f} GiB",
+                f"{r['rss'] / peak:.2f}",
+                f"{r['loss']:.5f}",
+            ]
+        )
+    show(
+        "Training step, GPT-2 small, 4 x 128, f32, AdamW",
+        ["", "step", "/ eager", "first step", "peak RSS", "/ larger peer (bar 1.1)", "last loss"],
+        rows,
+    )
 
 
 def import_() -> None:
     """Import of the package beyond torch's."""
     code = "import time,torch; s=time.perf_counter(); import torchtpu_dynamo; print(time.perf_counter()-s)"
-    times = [float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) for _ in range(5)]
+    times = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        for _ in range(5)
+    ]
     show("Import beyond torch's (bar 0.3 s)", ["median"], [[f"{statistics.median(times):.3f} s"]])
 
 

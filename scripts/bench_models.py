@@ -63,7 +63,9 @@ class TinyLlama(nn.Module):
 class MLP(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        block = lambda: nn.Sequential(nn.Linear(1024, 4096), nn.LayerNorm(4096), nn.GELU(), nn.Linear(4096, 1024))
+        block = lambda: nn.Sequential(
+            nn.Linear(1024, 4096), nn.LayerNorm(4096), nn.GELU(), nn.Linear(4096, 1024)
+        )
         self.blocks = nn.ModuleList(block() for _ in range(4))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -128,7 +130,10 @@ def jax_model(name: str) -> Callable[[], Any]:
         return x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1)
 
     if name == "mlp":
-        w = [(weight(1024, 4096), zeros(4096), ones(4096), zeros(4096), weight(4096, 1024), zeros(1024)) for _ in range(4)]
+        w = [
+            (weight(1024, 4096), zeros(4096), ones(4096), zeros(4096), weight(4096, 1024), zeros(1024))
+            for _ in range(4)
+        ]
 
         def mlp(w: Any, x: Any) -> Any:
             for a, ab, g, gb, c, cb in w:
@@ -160,7 +165,9 @@ def jax_model(name: str) -> Callable[[], Any]:
             half = x.shape[-1] // 2
             angle = jnp.outer(jnp.arange(x.shape[2]), 500000.0 ** (-jnp.arange(half) / half))
             a, b = x[..., :half], x[..., half:]
-            return jnp.concatenate([a * jnp.cos(angle) - b * jnp.sin(angle), b * jnp.cos(angle) + a * jnp.sin(angle)], -1)
+            return jnp.concatenate(
+                [a * jnp.cos(angle) - b * jnp.sin(angle), b * jnp.cos(angle) + a * jnp.sin(angle)], -1
+            )
 
         def llama(w: Any, ids: Any) -> Any:
             embed, layers, g, head = w
@@ -186,13 +193,25 @@ def jax_model(name: str) -> Callable[[], Any]:
         numbers = ("NHWC", "HWIO", "NHWC")
         return lax.conv_general_dilated(x, k, (stride, stride), [(pad, pad)] * 2, dimension_numbers=numbers)
 
-    kernel = lambda size, cin, cout: jax.random.normal(next(keys), (size, size, cin, cout)) / math.sqrt(size * size * cin)
+    kernel = lambda size, cin, cout: (
+        jax.random.normal(next(keys), (size, size, cin, cout)) / math.sqrt(size * size * cin)
+    )
     stages, cin = [], 64
     for count, mid in ((3, 64), (4, 128), (6, 256), (3, 512)):
         blocks = []
         for i in range(count):
             shortcut = (kernel(1, cin, 4 * mid), norm(4 * mid)) if i == 0 else None
-            blocks.append((kernel(1, cin, mid), norm(mid), kernel(3, mid, mid), norm(mid), kernel(1, mid, 4 * mid), norm(4 * mid), shortcut))
+            blocks.append(
+                (
+                    kernel(1, cin, mid),
+                    norm(mid),
+                    kernel(3, mid, mid),
+                    norm(mid),
+                    kernel(1, mid, 4 * mid),
+                    norm(4 * mid),
+                    shortcut,
+                )
+            )
             cin = 4 * mid
         stages.append(blocks)
     w = (kernel(7, 3, 64), norm(64), stages, weight(2048, 1000), zeros(1000))
@@ -200,14 +219,18 @@ def jax_model(name: str) -> Callable[[], Any]:
     def resnet(w: Any, x: Any) -> Any:
         stem, stem_norm, stages, fc, fb = w
         x = jax.nn.relu(batch_norm(conv(x, stem, 2, 3), stem_norm))
-        x = lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0)))
+        x = lax.reduce_window(
+            x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
+        )
         for s, blocks in enumerate(stages):
             for i, (k1, n1, k2, n2, k3, n3, shortcut) in enumerate(blocks):
                 stride = 2 if i == 0 and s > 0 else 1
                 y = jax.nn.relu(batch_norm(conv(x, k1), n1))
                 y = jax.nn.relu(batch_norm(conv(y, k2, stride, 1), n2))
                 y = batch_norm(conv(y, k3), n3)
-                x = jax.nn.relu(y + (x if shortcut is None else batch_norm(conv(x, shortcut[0], stride), shortcut[1])))
+                x = jax.nn.relu(
+                    y + (x if shortcut is None else batch_norm(conv(x, shortcut[0], stride), shortcut[1]))
+                )
         return x.mean((1, 2)) @ fc + fb
 
     return bound(jax.jit(resnet), w, jax.random.normal(next(keys), (32, 224, 224, 3)))

@@ -125,5 +125,8 @@ def make(name: str, dtype: torch.dtype = torch.float32) -> Made:
     """The model in `dtype`, the same at every call."""
     torch.manual_seed(0)
     module, inputs = FAMILIES[name]()
-    cast = {k: v.to(dtype) if isinstance(v, torch.Tensor) and v.is_floating_point() else v for k, v in inputs.items()}
+    cast = {
+        k: v.to(dtype) if isinstance(v, torch.Tensor) and v.is_floating_point() else v
+        for k, v in inputs.items()
+    }
     return module.to(dtype), cast

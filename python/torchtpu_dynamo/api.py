@@ -73,8 +73,8 @@ def lower(
         raise TorchTPUError("nothing to lower: the function calls no operator on a tensor")
     if train and "backward" not in programs:
         raise TorchTPUError(
-            "nothing to differentiate: no parameter or argument requires a gradient\nhelp: lower(...,
-            train=False)"
+            "nothing to differentiate: no parameter or argument requires a gradient\n"
+            "help: lower(..., train=False)"
         )
     order = [kind for kind in ("inference", "forward", "backward") if kind in programs]
     return Lowered({kind: programs[kind] for kind in order})

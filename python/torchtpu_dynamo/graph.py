@@ -125,8 +125,10 @@ class Graph:
         def call_and_arrange(args: list[Any]) -> list[Any]:
             return self.run(executable, uses_seed, outputs, args)
 
-        chosen = boxed(call if plain else call_and_arrange) chosen._graph = self  # type:
-        ignore[attr-defined]  # alive, and in live_graphs, as long as its callable return chosen
+        chosen = boxed(call if plain else call_and_arrange)
+        # In live_graphs for as long as somebody can call it.
+        chosen._graph = self  # type: ignore[attr-defined]
+        return chosen
 
     def symbolic_call(self) -> Boxed:
         """Compiles when called, once for each set of sizes."""
@@ -160,8 +162,9 @@ class Graph:
 
 
 def boxed(call: Boxed) -> Boxed:
-    call._boxed_call = True  # type: ignore[attr-defined]  # how AOTAutograd knows that it may hand over its
-    list return call
+    """Tells AOTAutograd that it may hand over its list of arguments."""
+    call._boxed_call = True  # type: ignore[attr-defined]
+    return call
 
 
 def draw_seed() -> int:

@@ -6,32 +6,33 @@ An option is one field of `Options`. Nothing here acts on an option.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import types
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from ._torchtpu import TorchTPUError
 
 
-def _option(default: Any, doc: str) -> Any:
-    factory = type(default) if isinstance(default, (list, dict)) else lambda: default
-    return dataclasses.field(default_factory=factory, metadata={"doc": doc})
-
-
 @dataclasses.dataclass(frozen=True)
 class Options:
-    check_bounds: bool = _option(
-        False, "raise on an index out of range and on integer division by zero, as eager does"
+    """The options with their defaults; each annotation is the type and what the option is for."""
+
+    check_bounds: Annotated[
+        bool, "raise on indices out of range and integer division by zero, as eager does"
+    ] = False
+    disable_passes: Annotated[list[str], "names of passes to leave out"] = dataclasses.field(
+        default_factory=list
     )
-    disable_passes: list[str] = _option([], "names of passes to leave out")
-    verify: bool = _option(False, "verify the IR after every pass")
-    plugin: str | None = _option(
-        None, "cpu, tpu, cuda or the path of a PJRT plugin; default: TORCHTPU_PLUGIN, else the best one"
+    verify: Annotated[bool, "verify the IR after every pass"] = False
+    plugin: Annotated[str | None, "cpu, tpu, cuda or a PJRT plugin's path; default: TORCHTPU_PLUGIN"] = None
+    zero_copy: Annotated[
+        bool | None, "share memory with the plugin; default: TORCHTPU_ZERO_COPY, else yes"
+    ] = None
+    xla_options: Annotated[dict[str, Any], "options of XLA for this compilation, by XLA's names"] = (
+        dataclasses.field(default_factory=dict)
     )
-    zero_copy: bool | None = _option(
-        None, "share memory with the plugin where it can; default: TORCHTPU_ZERO_COPY, else true"
-    )
-    xla_options: dict[str, Any] = _option({}, "options of XLA for this compilation, by XLA's names")
 
     def program_json(self, dump_dir: str | None) -> str:
         """What `Program` wants to know."""
@@ -49,49 +50,46 @@ class Options:
         return json.dumps({"xla_options": self.xla_options})
 
 
-# What isinstance checks, by field: annotations are strings and `bool | None` is no class on every Python.
-_TYPES: dict[str, tuple[type, ...]] = {
-    "check_bounds": (bool,),
-    "disable_passes": (list, tuple),
-    "verify": (bool,),
-    "plugin": (str, type(None)),
-    "zero_copy": (bool, type(None)),
-    "xla_options": (dict,),
-}
+@functools.cache
+def _table() -> dict[str, tuple[tuple[type, ...], str, str]]:
+    """By name: the classes of its values, its type as written, its doc."""
+    table = {}
+    for name, hint in get_type_hints(Options, include_extras=True).items():
+        annotation, doc = get_args(hint)
+        members = get_args(annotation) if get_origin(annotation) is types.UnionType else [annotation]
+        classes = tuple(get_origin(m) or m for m in members)
+        written = (
+            annotation.__name__
+            if isinstance(annotation, type) and not get_args(annotation)
+            else str(annotation)
+        )
+        table[name] = (classes, written.replace("typing.", ""), doc)
+    return table
 
 
 def known_options() -> str:
     """One line an option: name, type, meaning."""
-    fields = dataclasses.fields(Options)
-    return "\n".join(f"  {f.name} ({f.type}): {f.metadata['doc']}" for f in fields)
+    return "\n".join(f"  {name} ({written}): {doc}" for name, (_, written, doc) in _table().items())
 
 
 def parse_options(options: Mapping[str, Any] | None) -> Options:
     """Checks names and types. Raises TorchTPUError that lists the known options."""
     options = options or {}
     for name, value in options.items():
-        expected = _TYPES.get(name)
-        if expected is None:
+        if name not in _table():
             raise TorchTPUError(f"unknown option {name!r}; the known options are:\n{known_options()}")
-        if not isinstance(value, expected):
-            names = " or ".join("None" if t is type(None) else t.__name__ for t in expected)
-            raise TorchTPUError(
-                f"option {name!r} takes {names}, not {value!r}; the known options are:\n{known_options()}"
-            )
-    values = dict(options)
-    for name in ("disable_passes",):
-        if name in values:
-            values[name] = [_word(name, v) for v in values[name]]
-    for name, value in values.get("xla_options", {}).items():
-        if not isinstance(name, str) or not isinstance(value, (bool, int, float, str)):
-            raise TorchTPUError(f"xla_options maps names to bool, int, float or str; {name!r} is {value!r}")
-    return Options(**values)
+        classes, written, _ = _table()[name]
+        if not isinstance(value, classes) or not _elements_fit(value):
+            raise TorchTPUError(f"option {name!r} takes {written}, not {value!r}; {_table()[name][2]}")
+    return Options(**options)
 
 
-def _word(option: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise TorchTPUError(f"option {option!r} takes a list of str, and {value!r} is none")
-    return value
+def _elements_fit(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(isinstance(v, str) for v in value)
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and isinstance(v, (bool, int, float, str)) for k, v in value.items())
+    return True
 
 
 _MODES = {

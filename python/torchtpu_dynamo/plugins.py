@@ -42,9 +42,8 @@ def check_process() -> None:
     """Raises TorchTPUError in a process that was forked after the plugin had been started."""
     if ForkState.child:
         raise TorchTPUError(
-            "this process was forked after the PJRT plugin had been started, and the plugin does not survive
-            a fork\n" "help: start workers with the `spawn` or `forkserver` method, or fork before the first
-            compiled call"
+            "this process was forked after the PJRT plugin had been started, which does not survive a fork\n"
+            "help: start workers by `spawn` or `forkserver`, or fork before the first compiled call"
         )
 
 
@@ -79,8 +78,8 @@ def _find_tpu() -> str:
     if not _has_tpu():
         # Started anyway, libtpu would ask the network for a TPU and hang.
         raise TorchTPUError(
-            "this machine has no TPU (no /dev/accel* and no /dev/vfio/*)\nhelp: TORCHTPU_PLUGIN=cpu runs
-            without one"
+            "this machine has no TPU (no /dev/accel* and no /dev/vfio/*)\n"
+            "help: TORCHTPU_PLUGIN=cpu runs without one"
         )
     return path
 
@@ -106,8 +105,8 @@ def plugin_path(choice: str | None = None) -> str:
         return _FIND[choice]()
     if os.sep not in choice and not os.path.exists(choice):
         raise TorchTPUError(
-            f"no plugin {choice!r}\nhelp: TORCHTPU_PLUGIN and the option `plugin` take {', '.join(_FIND)} or
-            the path of a " "PJRT plugin"
+            f"no plugin {choice!r}\n"
+            f"help: TORCHTPU_PLUGIN and the option `plugin` take {', '.join(_FIND)} or a PJRT plugin's path"
         )
     return os.path.abspath(choice)
 

@@ -53,7 +53,9 @@ class Maker:
             return self.then(torch.rand(self.shape, generator=generator) > 0.5)
         if self.dtype.is_complex or self.dtype.is_floating_point:
             wide = torch.float64 if not self.dtype.is_complex else torch.complex128
-            values = torch.rand(self.shape, generator=generator, dtype=wide) * (self.high - self.low) + self.low
+            values = (
+                torch.rand(self.shape, generator=generator, dtype=wide) * (self.high - self.low) + self.low
+            )
             return self.then(values.to(self.dtype))
         low, high = int(self.low), int(self.high) + 1
         return self.then(torch.randint(low, high, self.shape, generator=generator, dtype=self.dtype))

@@ -11,7 +11,12 @@ CASES = [
     case("full_inf", lambda x: x + torch.full((3,), float("-inf")), f32(3), fixture=False),
     case("full_of_tensor", lambda x: torch.fill(x, x.sum()), f32(3), fixture=False),
     case("full_complex", lambda x: x + torch.full((3,), 1 + 2j), f32(3), fixture=False),
-    case("zeros_ones", lambda x: (torch.zeros(2, dtype=torch.bfloat16), torch.ones_like(x)), i64(3), fixture=False),
+    case(
+        "zeros_ones",
+        lambda x: (torch.zeros(2, dtype=torch.bfloat16), torch.ones_like(x)),
+        i64(3),
+        fixture=False,
+    ),
     case("new_zeros", lambda x: x.new_zeros(2, 0), f32(3), fixture=False),
     case("empty", lambda x: torch.empty(2, 3).fill_(1) + x, f32(3), fixture=False),
     case("scalar_tensor", lambda x: x * torch.tensor(2.5), f32(3), fixture=False),

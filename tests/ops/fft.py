@@ -23,5 +23,10 @@ CASES = [
     case("hfft", fft.hfft, tensor(torch.complex64, 2, 5), fixture=False),
     case("ihfft", fft.ihfft, f32(2, 8), fixture=False),
     case("rfft_f64", fft.rfft, f64(3, 8), fixture=False),
-    case("stft", lambda x: torch.stft(x, 8, hop_length=4, window=torch.ones(8), return_complex=True), f32(32), fixture=False),
+    case(
+        "stft",
+        lambda x: torch.stft(x, 8, hop_length=4, window=torch.ones(8), return_complex=True),
+        f32(32),
+        fixture=False,
+    ),
 ]

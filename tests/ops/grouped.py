@@ -9,5 +9,12 @@ ends = Maker(torch.int32, (3,), low=1, high=2, then=lambda t: t.cumsum(0).to(tor
 
 CASES = [
     case("grouped_mm", torch.ops.transformers.grouped_mm_fallback, f32(6, 4), f32(3, 4, 5), ends, train=True),
-    case("grouped_mm_bf16", lambda x, w, o: torch._grouped_mm(x, w, o), bf16(8, 16), bf16(3, 16, 8), ends, fixture=False),
+    case(
+        "grouped_mm_bf16",
+        lambda x, w, o: torch._grouped_mm(x, w, o),
+        bf16(8, 16),
+        bf16(3, 16, 8),
+        ends,
+        fixture=False,
+    ),
 ]

@@ -12,7 +12,11 @@ def near(value: torch.Tensor, expected: float, tolerance: float) -> torch.Tensor
 def normal_moments(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     y = torch.randn_like(x)
     # The last is the share within one standard deviation.
-    return near(y.mean(), 0, 0.03), near(y.var(), 1, 0.05), near((y.abs() < 1).to(x.dtype).mean(), 0.6827, 0.02)
+    return (
+        near(y.mean(), 0, 0.03),
+        near(y.var(), 1, 0.05),
+        near((y.abs() < 1).to(x.dtype).mean(), 0.6827, 0.02),
+    )
 
 
 def uniform_moments(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -54,7 +58,13 @@ CASES = [
     case("bernoulli", torch.bernoulli, f32(9, low=0, high=1), random=True),
     case("bernoulli_p", lambda x: x.bernoulli(0.5), f32(9), random=True, fixture=False),
     case("bernoulli_certain", lambda x: (x.bernoulli(1.0), x.bernoulli(0.0)), f32(99), fixture=False),
-    case("bernoulli_tensor", lambda x: torch.empty(9).bernoulli_(x), f32(9, low=0, high=1), random=True, fixture=False),
+    case(
+        "bernoulli_tensor",
+        lambda x: torch.empty(9).bernoulli_(x),
+        f32(9, low=0, high=1),
+        random=True,
+        fixture=False,
+    ),
     case("uniform", lambda x: torch.empty_like(x).uniform_(-2, 3), f32(9), random=True, fixture=False),
     case("normal", lambda x: torch.normal(x, 2.0), f32(9), random=True, fixture=False),
     case("normal_tensors", torch.normal, f32(9), f32(9, low=0.1, high=1), random=True, fixture=False),
@@ -68,8 +78,19 @@ CASES = [
     case("rrelu", lambda x: torch.nn.functional.rrelu(x, training=True), f32(9), random=True, fixture=False),
     case("rrelu_eval", lambda x: torch.nn.functional.rrelu(x), f32(9), fixture=False),
     case("multinomial", lambda p: torch.multinomial(p, 2), f32(3, 5, low=0.1, high=1), random=True),
-    case("multinomial_one", lambda p: torch.multinomial(p, 1), f32(5, low=0, high=1), random=True, fixture=False),
-    case("multinomial_all", lambda p: torch.multinomial(p, 5).sort().values, f32(5, low=0.1, high=1), fixture=False),
+    case(
+        "multinomial_one",
+        lambda p: torch.multinomial(p, 1),
+        f32(5, low=0, high=1),
+        random=True,
+        fixture=False,
+    ),
+    case(
+        "multinomial_all",
+        lambda p: torch.multinomial(p, 5).sort().values,
+        f32(5, low=0.1, high=1),
+        fixture=False,
+    ),
     case("multinomial_shares", multinomial_shares(False), f32(1), fixture=False),
     case("multinomial_shares_replaced", multinomial_shares(True), f32(1), fixture=False),
     case("normal_moments", normal_moments, f32(16384), fixture=False),

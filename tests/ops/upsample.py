@@ -32,6 +32,12 @@ CASES = [
     resize("bicubic_corners", IMAGE, size=(8, 3), mode="bicubic", align_corners=True),
     resize("bicubic_antialias", IMAGE, size=(3, 9), mode="bicubic", antialias=True),
     resize("trilinear", VOLUME, size=(4, 6, 3), mode="trilinear"),
-    case("grid_sample", lambda x, g: F.grid_sample(x, g, align_corners=False), IMAGE, f32(2, 4, 4, 2, low=-1.2, high=1.2), fixture=False),
+    case(
+        "grid_sample",
+        lambda x, g: F.grid_sample(x, g, align_corners=False),
+        IMAGE,
+        f32(2, 4, 4, 2, low=-1.2, high=1.2),
+        fixture=False,
+    ),
     case("pixel_shuffle", lambda x: torch.pixel_shuffle(x, 2), f32(1, 8, 3, 3), fixture=False),
 ]

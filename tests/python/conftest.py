@@ -93,8 +93,7 @@ def stand_in() -> types.ModuleType:
             return [{"id": 0, "kind": "stand-in"}]
 
     class Executable(PayloadInterpreter):
-        def __call__(self, tensors: list[torch.Tensor], seed: int) -> list[torch.Tensor]:  # type:
-        ignore[override]
+        def __call__(self, tensors: list[torch.Tensor], seed: int) -> list[torch.Tensor]:
             given = list(tensors)
             tensors.clear()
             with torch.random.fork_rng(enabled=True), torch.no_grad():

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 import torch
+from torchtpu_dynamo._torchtpu import Client, Program
 
 import torchtpu_dynamo
 from torchtpu_dynamo import TorchTPUError
-from torchtpu_dynamo._torchtpu import Client, Program
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,7 +74,9 @@ def test_sparse_input() -> None:
     check("sparse", caught.value)
     # Dynamo itself refuses most sparse inputs before a backend sees them: that error is torch's.
     with pytest.raises(Exception, match="(?i)sparse|Unsupported|to_dense"):
-        torch.compile(lambda x: x.to_dense() + 1, backend="torchtpu_dynamo", fullgraph=True)(torch.eye(2).to_sparse())
+        torch.compile(lambda x: x.to_dense() + 1, backend="torchtpu_dynamo", fullgraph=True)(
+            torch.eye(2).to_sparse()
+        )
 
 
 def test_quantized_dtype() -> None:
@@ -144,7 +146,9 @@ def test_corrupt_payload(kind: str) -> None:
 
 
 def test_shared_donated_buffer() -> None:
-    program = torchtpu_dynamo.lower(lambda x, y: x.add_(y), torch.ones(16), torch.ones(16)).programs["inference"]
+    program = torchtpu_dynamo.lower(lambda x, y: x.add_(y), torch.ones(16), torch.ones(16)).programs[
+        "inference"
+    ]
     from torchtpu_dynamo import plugins
 
     executable = program.compile(plugins.client(None, None), "")

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from tests.models import FAMILIES, first_tensor, make
 
 # bf16 rounds after every operation and eager rounds at other places than a fused program does: the bound is on the
@@ -61,7 +60,9 @@ def test_training(name: str) -> None:
             for n, p in twin.named_parameters():
                 assert (p.grad is None) == (expected[n] is None), n
                 if p.grad is not None:
-                    torch.testing.assert_close(p.grad, expected[n], rtol=1e-3, atol=1e-4 * scale, msg=lambda m, n=n: f"{n}: {m}")
+                    torch.testing.assert_close(
+                        p.grad, expected[n], rtol=1e-3, atol=1e-4 * scale, msg=lambda m, n=n: f"{n}: {m}"
+                    )
             # From here on both take the same gradients: Adam turns a rounding error of a tiny gradient into a whole
             # step, which would compare noise.
             for n, p in twin.named_parameters():

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils import _pytree as pytree
-
 from tests.ops import Case, families
+from torch.utils import _pytree as pytree
 
 CASES = [pytest.param(c, id=f"{family}-{c.name}") for family, cases in families().items() for c in cases]
 
@@ -54,4 +53,6 @@ def test_loosened_tolerances_have_a_reason() -> None:
     for family, cases in families().items():
         for case in cases:
             if case.rtol is not None or case.atol is not None:
-                assert case.why or (case.rtol or 0) <= 1.3e-6, f"{family}/{case.name} sets a tolerance without a why"
+                assert case.why or (case.rtol or 0) <= 1.3e-6, (
+                    f"{family}/{case.name} sets a tolerance without a why"
+                )

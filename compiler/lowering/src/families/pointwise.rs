@@ -94,8 +94,8 @@ pub const ROWS: &[Row] = &[
     row("aten.remainder.Tensor", One(|cx| binary_opmath(cx, remainder))),
     row("aten.remainder.Scalar", One(|cx| binary_opmath(cx, remainder))),
     row("aten.remainder.Scalar_Tensor", One(|cx| binary_opmath(cx, remainder))),
-    row("aten.fmod.Tensor", One(|cx| binary_opmath(cx, |cx, a, b| cx.b.binary(BinaryOp::Remainder, a, b)))),
-    row("aten.fmod.Scalar", One(|cx| binary_opmath(cx, |cx, a, b| cx.b.binary(BinaryOp::Remainder, a, b)))),
+    row("aten.fmod.Tensor", One(fmod)),
+    row("aten.fmod.Scalar", One(fmod)),
     row("aten.pow.Tensor_Tensor", One(pow)),
     row("aten.pow.Tensor_Scalar", One(pow_number)),
     row("aten.pow.Scalar", One(pow)),
@@ -490,6 +490,7 @@ fn div_mode(cx: &mut Cx<'_>) -> Result<Value> {
         None => binary(cx, BinaryOp::Divide),
         Some("floor") => binary_opmath(cx, floor_divide),
         _ => binary_opmath(cx, |cx, a, b| {
+            cx.check_divisor(b)?;
             let quotient = cx.b.div(a, b)?;
             if cx.b.dtype(quotient).is_float() { trunc(cx, quotient) } else { Ok(quotient) }
         }),
@@ -505,10 +506,19 @@ fn signs_differ(cx: &mut Cx<'_>, a: Value, b: Value) -> Result<Value> {
 
 /// The remainder of the truncated division, and whether the floored division has another.
 fn floored(cx: &mut Cx<'_>, a: Value, b: Value) -> Result<(Value, Value)> {
+    cx.check_divisor(b)?;
     let rest = cx.b.binary(BinaryOp::Remainder, a, b)?;
     let differ = signs_differ(cx, rest, b)?;
     let inexact = cx.b.compare_const(Direction::Ne, rest, 0.0)?;
     Ok((rest, cx.b.and(inexact, differ)?))
+}
+
+/// The remainder of the truncated division: the dividend's sign.
+fn fmod(cx: &mut Cx<'_>) -> Result<Value> {
+    binary_opmath(cx, |cx, a, b| {
+        cx.check_divisor(b)?;
+        cx.b.binary(BinaryOp::Remainder, a, b)
+    })
 }
 
 /// `self - other * floor(self / other)`: the divisor's sign.
