@@ -70,7 +70,8 @@ def binary_cases() -> list[Case]:
         fn, edge = getattr(torch, name), name not in ("remainder", "fmod")
         for dtype in ("float32", "bfloat16"):
             a, b = tensor(getattr(torch, dtype), 4, 3), tensor(getattr(torch, dtype), 3, low=0.5)
-            cases.append(case(f"{name}_{dtype}", fn, a, b, train=True, fixture=False))
+            loose = {"atol": 4e-3, "rtol": 1.6e-2, "why": "eager rounds every step to bf16"} if dtype == "bfloat16" else {}
+            cases.append(case(f"{name}_{dtype}", fn, a, b, train=True, fixture=False, **loose))
         cases.append(case(f"{name}_empty", fn, f32(0, 3), f32(1), fixture=False))
         cases.append(case(f"{name}_0d", fn, f32(2), f64(), fixture=name == "add"))
         cases.append(case(f"{name}_edges", fn, EDGES, special(*[1.0] * 6, *[NAN] * 3, *[-INF] * 3), fixture=False))
@@ -152,7 +153,17 @@ CASES = [
     *activation_cases(),
     case("add_broadcast", torch.add, f32(2, 3), f32(3), train=True),
     case("add_alpha", lambda x, y: torch.add(x, y, alpha=2), bf16(2, 3), bf16(2, 3)),
-    case("add_alpha_float", lambda x, y: torch.add(x, y, alpha=0.3), bf16(9), bf16(9), train=True, fixture=False),
+    case(
+        "add_alpha_float",
+        lambda x, y: torch.add(x, y, alpha=0.3),
+        bf16(9),
+        bf16(9),
+        train=True,
+        atol=4e-3,
+        rtol=1.6e-2,
+        why="eager fuses the product and the sum, whose rounding differs",
+        fixture=False,
+    ),
     case("add_bool", torch.add, mask(5), mask(5), fixture=False),
     case("sub_alpha", lambda x, y: torch.sub(x, y, alpha=3), i64(5), i64(5), fixture=False),
     case("rsub", lambda x: 1 - x, f32(5), train=True, fixture=False),
