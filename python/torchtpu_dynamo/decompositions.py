@@ -199,10 +199,46 @@ def mkldnn_rnn_layer(
     return output, hy.unsqueeze(0), cy.unsqueeze(0), input.new_empty(0, dtype=torch.uint8)
 
 
+def mkldnn_rnn_layer_backward(
+    input: torch.Tensor,
+    weight_ih: torch.Tensor,
+    weight_hh: torch.Tensor,
+    bias_ih: torch.Tensor,
+    bias_hh: torch.Tensor,
+    h: torch.Tensor,
+    c: torch.Tensor,
+    output: torch.Tensor,
+    hy: torch.Tensor,
+    cy: torch.Tensor,
+    grad_output: torch.Tensor | None,
+    grad_hy: torch.Tensor | None,
+    grad_cy: torch.Tensor | None,
+    reverse: bool,
+    mode: int,
+    hidden_size: int,
+    num_layers: int,
+    has_biases: bool,
+    *_: Any,
+) -> tuple[torch.Tensor, ...]:
+    """The derivative of `mkldnn_rnn_layer`: gradients of its tensor arguments, in order."""
+    settings = (reverse, [], mode, hidden_size, num_layers, has_biases, False, False, True)
+
+    def forward(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return mkldnn_rnn_layer(*tensors, *settings)[:3]  # type: ignore[arg-type]
+
+    grads = [
+        torch.zeros_like(result) if grad is None else grad
+        for result, grad in zip((output, hy, cy), (grad_output, grad_hy, grad_cy), strict=True)
+    ]
+    _, pull_back = torch.func.vjp(forward, input, weight_ih, weight_hh, bias_ih, bias_hh, h, c)
+    return pull_back(tuple(grads))
+
+
 _OWN: dict[str, Callable[..., Any]] = {
     "_cdist_backward": _cdist_backward,
     "_cdist_forward": _cdist_forward,
     "_pdist_backward": _pdist_backward,
     "_pdist_forward": _pdist_forward,
     "mkldnn_rnn_layer.default": mkldnn_rnn_layer,
+    "mkldnn_rnn_layer_backward.default": mkldnn_rnn_layer_backward,
 }
