@@ -30,7 +30,7 @@ CASES = [
     case("addbmm", lambda c, a, b: torch.addbmm(c, a, b, beta=3, alpha=2), f32(3, 5), f32(2, 3, 4), f32(2, 4, 5)),
     case("baddbmm", lambda c, a, b: torch.baddbmm(c, a, b, beta=3, alpha=2), f32(3, 5), f32(2, 3, 4), f32(2, 4, 5), fixture=False),
     case("linear", functional.linear, f32(2, 5, 3), f32(4, 3), f32(4), train=True),
-    case("linear_bf16", functional.linear, bf16(5, 3), bf16(4, 3), bf16(4), train=True, fixture=False),
+    case("linear_bf16", functional.linear, bf16(5, 3), bf16(4, 3), bf16(4), train=True, fixture=False, rtol=1.6e-2, atol=4e-3, why="single bf16 roundings at sums near zero; eager is as far from f64"),
     case("bilinear", functional.bilinear, f32(2, 3), f32(2, 4), f32(5, 3, 4), f32(5), train=True, fixture=False),
     case("matmul_vector", torch.matmul, f32(2, 3, 4), f32(4), train=True, fixture=False),
 ]
