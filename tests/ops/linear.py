@@ -81,9 +81,14 @@ CASES = [
         fixture=False,
     ),
     case("linear", functional.linear, f32(2, 5, 3), f32(4, 3), f32(4), train=True),
+<<<<<<< HEAD
     case("linear_bf16", functional.linear, bf16(5, 3), bf16(4, 3), bf16(4), train=True, fixture=False),
     case(
         "bilinear", functional.bilinear, f32(2, 3), f32(2, 4), f32(5, 3, 4), f32(5), train=True, fixture=False
     ),
+=======
+    case("linear_bf16", functional.linear, bf16(5, 3), bf16(4, 3), bf16(4), train=True, fixture=False, rtol=1.6e-2, atol=4e-3, why="single bf16 roundings at sums near zero; eager is as far from f64"),
+    case("bilinear", functional.bilinear, f32(2, 3), f32(2, 4), f32(5, 3, 4), f32(5), train=True, fixture=False),
+>>>>>>> wt-d
     case("matmul_vector", torch.matmul, f32(2, 3, 4), f32(4), train=True, fixture=False),
 ]

@@ -77,7 +77,7 @@ struct Export {
 }
 
 unsafe extern "C" fn delete(managed: *mut Managed) {
-    // SAFETY: `context` is the `Export` that `to_tensor` leaked, and DLPack calls the deleter once.
+    // SAFETY: `context` is the `Export` that `new_tensor` leaked, and DLPack calls the deleter once.
     drop(unsafe { Box::from_raw((*managed).context.cast::<Export>()) });
 }
 
@@ -211,7 +211,7 @@ impl Exchange {
     }
 
     /// A PyTorch tensor over a result's memory; it owns the result.
-    pub fn to_tensor<'py>(
+    pub fn new_tensor<'py>(
         &self,
         py: Python<'py>,
         output: Output,

@@ -305,7 +305,7 @@ impl Executable {
         let results = PyList::empty(py);
         for (output, (spec, strides)) in outputs.into_iter().zip(executable.results()) {
             let ty = &spec.tensor.ty;
-            results.append(self.exchange.to_tensor(py, output, ty.dtype, &ty.shape, strides)?)?;
+            results.append(self.exchange.new_tensor(py, output, ty.dtype, &ty.shape, strides)?)?;
         }
         Ok(results)
     }

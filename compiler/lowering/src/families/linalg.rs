@@ -5,6 +5,7 @@
 use crate::cx::Cx;
 use crate::families::linear::dot;
 use crate::table::{Result, Row, Rule::*, row};
+use torchtpu_import::{Arg, Size};
 use torchtpu_ir::op::TriangularSolve;
 use torchtpu_ir::{CompileError, DType, Direction, Ints, ReduceKind, TensorType, UnaryOp, Value};
 
@@ -422,9 +423,33 @@ fn spread_batch(cx: &mut Cx<'_>, lu: &Lu, like: Value) -> Result<Lu> {
     })
 }
 
+/// What the determinants factorise: PyTorch takes the transpose of a contiguous real matrix, which has the same
+/// determinant, and its backward counts on the factors being those.
+fn determinant_operand(cx: &mut Cx<'_>) -> Result<Value> {
+    let a = cx.tensor("A")?;
+    let ty = cx.b.ty(a).clone();
+    let Arg::Value(index) = cx.arg("A") else { return Ok(a) };
+    let (inputs, constants) = (cx.payload.inputs.len(), cx.payload.constants.len());
+    let meta = if *index < inputs {
+        cx.payload.inputs[*index].val.as_ref()
+    } else if *index < inputs + constants {
+        cx.payload.constants.get(*index - inputs).map(|c| &c.val)
+    } else {
+        cx.payload.nodes.get(*index - inputs - constants).and_then(|n| n.vals.first()?.as_ref())
+    };
+    let strides = meta.map(|m| m.stride.as_slice()).unwrap_or_default();
+    let mut step = 1;
+    let contiguous = ty.shape.iter().zip(strides).rev().all(|(&size, stride)| {
+        let fits = size == 1 || *stride == Size::Known(step);
+        step *= size;
+        fits
+    });
+    if contiguous && !ty.dtype.is_complex() { cx.b.transpose(a, &swapped(ty.rank())) } else { Ok(a) }
+}
+
 /// `_linalg_det(Tensor A) -> (result, LU, pivots)`
 fn det(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
-    let (a, out) = (cx.tensor("A")?, cx.out(0)?);
+    let (a, out) = (determinant_operand(cx)?, cx.out(0)?);
     let factors = lu(cx, a, true)?;
     let diagonal = diagonal(cx, factors.factors)?;
     let last = cx.b.rank(diagonal) as i64 - 1;
@@ -436,7 +461,7 @@ fn det(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
 
 /// `_linalg_slogdet(Tensor A) -> (sign, logabsdet, LU, pivots)`
 fn slogdet(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
-    let (a, out) = (cx.tensor("A")?, cx.out(0)?);
+    let (a, out) = (determinant_operand(cx)?, cx.out(0)?);
     let factors = lu(cx, a, true)?;
     let diagonal = diagonal(cx, factors.factors)?;
     let last = cx.b.rank(diagonal) as i64 - 1;
