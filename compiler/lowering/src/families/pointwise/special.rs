@@ -105,9 +105,19 @@ pub fn digamma(cx: &mut Cx<'_>, v: Value) -> Result<Value> {
     cx.b.select(at_zero, pole, regular)
 }
 
-/// `Σ 1 / (k + q)^x`
+/// `Σ 1 / (k + q)^x`. The first terms are summed here: the IR's operation is only good for a q that is not far
+/// below zero, and has no poles.
 pub fn zeta(cx: &mut Cx<'_>, x: Value, q: Value) -> Result<Value> {
-    cx.b.binary(BinaryOp::Zeta, x, q)
+    const FIRST: i32 = 16;
+    let far = cx.b.binary_const(BinaryOp::Add, q, FIRST as f64)?;
+    let mut sum = cx.b.binary(BinaryOp::Zeta, x, far)?;
+    let minus = cx.b.neg(x)?;
+    for k in (0..FIRST).rev() {
+        let base = cx.b.binary_const(BinaryOp::Add, q, k as f64)?;
+        let term = cx.b.binary(BinaryOp::Power, base, minus)?;
+        sum = cx.b.add(sum, term)?;
+    }
+    Ok(sum)
 }
 
 /// `polygamma(int n, Tensor self)`: the n-th derivative of `digamma`, `(-1)^(n+1) n! zeta(n + 1, x)`. As PyTorch
