@@ -1,9 +1,8 @@
 """Which ATen operators are rewritten into simpler ones before the compiler sees the graph.
 
-Torch's list for core ATen, less `KEEP` (operators that the compiler lowers whole, because it does better
-with their meaning), plus `EXTRA` (torch has a rewriting, but its list leaves it out), plus the
-rewritings at the end of this file. Names that an older torch lacks are skipped. A new lowering needs no
-change here unless torch would rewrite the operator first: then it is one word in `KEEP`."""
+Torch's list for core ATen, plus `EXTRA` (torch has a rewriting, but its list leaves it out), plus the rewritings at the
+end of this file, less whatever the compiler lowers itself: it says so, and a new lowering needs no change here. Names
+that an older torch lacks are skipped."""
 
 from __future__ import annotations
 
@@ -16,26 +15,11 @@ import torch
 from torch._decomp import decomposition_table
 from torch._ops import OpOverload
 
+from ._torchtpu import lowered_targets
+
 Table = dict[OpOverload, Callable[..., Any]]
 
 # A name stands for all of its overloads.
-KEEP = """
-_softmax _softmax_backward_data _log_softmax _log_softmax_backward_data
-native_layer_norm native_layer_norm_backward native_group_norm native_group_norm_backward
-_fused_rms_norm _fused_rms_norm_backward
-_native_batch_norm_legit _native_batch_norm_legit_functional _native_batch_norm_legit_no_training
-native_batch_norm native_batch_norm_backward
-_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention_for_cpu_backward
-embedding embedding_dense_backward
-gelu silu relu hardtanh leaky_relu elu softplus sigmoid
-max_pool2d_with_indices max_pool2d_with_indices_backward
-max_pool3d_with_indices max_pool3d_with_indices_backward
-_adaptive_avg_pool2d
-clamp_min clamp_max
-select_scatter slice_scatter roll
-_to_copy
-"""
-
 EXTRA = """
 _addmm_activation _batch_norm_no_update _batch_norm_with_update _batch_norm_with_update_functional
 batch_norm_backward _fused_dropout native_dropout
@@ -66,12 +50,15 @@ def table() -> Table:
     for op in overloads(EXTRA):
         if op in decomposition_table:
             found[op] = decomposition_table[op]
-    for op in overloads(KEEP):
-        found.pop(op, None)
     found.update(foreach_decompositions())
     for name, function in _OWN.items():
         for op in overloads(name):
             found[op] = function
+    for target in lowered_targets():
+        namespace, _, name = target.partition(".")
+        if namespace == "aten":
+            for op in overloads(name):
+                found.pop(op, None)
     return found
 
 
@@ -221,17 +208,44 @@ def mkldnn_rnn_layer_backward(
     *_: Any,
 ) -> tuple[torch.Tensor, ...]:
     """The derivative of `mkldnn_rnn_layer`: gradients of its tensor arguments, in order."""
-    settings = (reverse, [], mode, hidden_size, num_layers, has_biases, False, False, True)
-
-    def forward(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return mkldnn_rnn_layer(*tensors, *settings)[:3]  # type: ignore[arg-type]
-
-    grads = [
-        torch.zeros_like(result) if grad is None else grad
-        for result, grad in zip((output, hy, cy), (grad_output, grad_hy, grad_cy), strict=True)
-    ]
-    _, pull_back = torch.func.vjp(forward, input, weight_ih, weight_hh, bias_ih, bias_hh, h, c)
-    return pull_back(tuple(grads))
+    order = range(input.shape[0])[:: -1 if reverse else 1]
+    projected = torch.nn.functional.linear(input, weight_ih, bias_ih if has_biases else None)
+    hidden, cell = h.squeeze(0), c.squeeze(0)
+    steps = []
+    for t in order:
+        gates = projected[t] + torch.nn.functional.linear(hidden, weight_hh, bias_hh if has_biases else None)
+        i, f, g, o = gates.chunk(4, 1)
+        i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+        steps.append((t, i, f, g, o, hidden, cell))
+        cell = f * cell + i * g
+        hidden = o * cell.tanh()
+    d_hidden = torch.zeros_like(hidden) if grad_hy is None else grad_hy.squeeze(0)
+    d_cell = torch.zeros_like(cell) if grad_cy is None else grad_cy.squeeze(0)
+    d_gates: list[torch.Tensor] = [input] * len(steps)
+    before: list[torch.Tensor] = [hidden] * len(steps)
+    for t, i, f, g, o, hidden, cell in reversed(steps):
+        if grad_output is not None:
+            d_hidden = d_hidden + grad_output[t]
+        after = (f * cell + i * g).tanh()
+        d_cell = d_cell + d_hidden * o * (1 - after * after)
+        slopes = [d_cell * g * i * (1 - i), d_cell * cell * f * (1 - f), d_cell * i * (1 - g * g)]
+        d_gates[t] = torch.cat([*slopes, d_hidden * after * o * (1 - o)], 1)
+        before[t] = hidden
+        d_hidden, d_cell = d_gates[t] @ weight_hh, d_cell * f
+    stacked = torch.stack(d_gates)
+    flat = stacked.flatten(0, 1)
+    d_bias = flat.sum(0)
+    d_weight_ih = flat.t() @ input.flatten(0, 1)
+    d_weight_hh = flat.t() @ torch.cat(before)
+    return (
+        stacked @ weight_ih,
+        d_weight_ih,
+        d_weight_hh,
+        d_bias,
+        d_bias,
+        d_hidden.unsqueeze(0),
+        d_cell.unsqueeze(0),
+    )
 
 
 _OWN: dict[str, Callable[..., Any]] = {

@@ -25,8 +25,8 @@ VERSION = 1
 INLINE_BYTES = 4096
 """Constants up to this size travel inside the payload; the others are passed at run time."""
 
-# What a graph returns, by output: ("tensor", k) the k-th tensor of the executable, ("input", i) the i-th
-# argument itself, ("const", v), ("sym", expression).
+# What a graph returns, by output: ("tensor", k) the k-th tensor of the executable, ("view", (k, size, stride,
+# offset)) a view of it, ("input", i) the i-th argument itself, ("const", v), ("sym", expression).
 Output = tuple[str, Any]
 
 
@@ -278,8 +278,9 @@ class _Exporter:
         position = {n: i for i, n in enumerate(placeholders)}
         returned: dict[int, int] = {}
         plan: list[Output] = []
-        results = node.args[0]
-        for value in results if isinstance(results, (list, tuple)) else [results]:
+        results = node.args[0] if isinstance(node.args[0], (list, tuple)) else [node.args[0]]
+        bases = self.shared_bases([v for v in results if isinstance(v, Node) and v in self.values])
+        for value in results:
             value = self.tokens.get(value, value)  # type: ignore[arg-type]
             if not isinstance(value, Node):
                 plan.append(("const", value))
@@ -297,9 +298,26 @@ class _Exporter:
             elif value.meta.get("val", 0) is None:
                 plan.append(("const", None))
             else:
-                index = self.values[value]
-                plan.append(("tensor", returned.setdefault(index, len(returned))))
+                base = bases.get(value, value)
+                k = returned.setdefault(self.values[base], len(returned))
+                plan.append(("tensor", k) if base is value else ("view", (k, *view_of(value.meta["val"]))))
         return plan, [{"v": index} for index in returned]
+
+    def shared_bases(self, results: list[Node]) -> dict[Node, Node]:
+        """For results that share memory with one another, the node that made the memory: writing to one result must
+        show in the others. AOTAutograd sees to that itself only where gradients are required."""
+        groups: dict[int, set[Node]] = {}
+        for node in results:
+            if (memory := memory_of(node)) is not None:
+                groups.setdefault(memory, set()).add(node)
+        shared = {memory: nodes for memory, nodes in groups.items() if len(nodes) > 1}
+        bases: dict[Node, Node] = {}
+        for node in self.values if shared else ():
+            nodes = shared.pop(memory_of(node), None)  # type: ignore[arg-type]
+            if nodes is not None and node.op == "call_function":
+                same = (n for n in nodes if n.meta["val"].dtype == node.meta["val"].dtype)
+                bases.update(dict.fromkeys(same, node))
+        return bases
 
 
 _OTHERS: tuple[tuple[str, Any], ...] = (
@@ -353,6 +371,19 @@ def tensor_meta(value: torch.Tensor) -> dict[str, Any]:
     if value.device.type != "cpu":
         meta["device"] = str(value.device)
     return meta
+
+
+def memory_of(node: Node) -> int | None:
+    """Which memory a tensor lies in, as far as tracing knows."""
+    value = node.meta.get("val")
+    if isinstance(value, torch.Tensor) and value.layout is torch.strided:
+        return value.untyped_storage()._cdata
+    return None
+
+
+def view_of(value: torch.Tensor) -> tuple[list[int | str], list[int | str], int | str]:
+    """Size, stride and offset in the memory."""
+    return [size(s) for s in value.shape], [size(s) for s in value.stride()], size(value.storage_offset())
 
 
 def result_metas(value: Any) -> list[dict[str, Any] | None]:

@@ -158,7 +158,7 @@ class Graph:
         kept = {index: args[index] for kind, index in outputs if kind == "input"}
         args.clear()
         results = executable(tensors, draw_seed() if uses_seed else 0)
-        return [results[v] if kind == "tensor" else kept[v] if kind == "input" else v for kind, v in outputs]
+        return arrange(outputs, results, kept)
 
 
 def boxed(call: Boxed) -> Boxed:
@@ -177,7 +177,36 @@ def draw_seed() -> int:
 
 def resolve_outputs(exported: Exported, bindings: dict[str, int]) -> list[Any]:
     """The output plan with its numbers worked out."""
-    return [("const", evaluate(v, bindings)) if kind == "sym" else (kind, v) for kind, v in exported.outputs]
+
+    def number(value: Any) -> Any:
+        if isinstance(value, list):
+            return [number(v) for v in value]
+        return evaluate(value, bindings) if isinstance(value, str) else value
+
+    resolved: list[Any] = []
+    for kind, value in exported.outputs:
+        if kind == "sym":
+            resolved.append(("const", number(value)))
+        elif kind == "view":
+            resolved.append((kind, (value[0], *(number(v) for v in value[1:]))))
+        else:
+            resolved.append((kind, value))
+    return resolved
+
+
+def arrange(outputs: list[Any], results: list[torch.Tensor], kept: dict[int, Any]) -> list[Any]:
+    """What the graph returns, from the results of the executable and the arguments that are returned as they are."""
+    arranged: list[Any] = []
+    for kind, value in outputs:
+        if kind == "tensor":
+            arranged.append(results[value])
+        elif kind == "input":
+            arranged.append(kept[value])
+        elif kind == "view":
+            arranged.append(results[value[0]].as_strided(*value[1:]))
+        else:
+            arranged.append(value)
+    return arranged
 
 
 def evaluate(expression: str, bindings: dict[str, int]) -> int | float | bool:

@@ -11,7 +11,8 @@ from conftest import PayloadInterpreter
 from torch import Tensor, nn
 
 from torchtpu_dynamo import backend
-from torchtpu_dynamo.export import Exported, export, user_frames
+from torchtpu_dynamo.export import Exported, export, tensor_meta, user_frames
+from torchtpu_dynamo.graph import arrange, resolve_outputs
 
 
 class Capture:
@@ -34,8 +35,7 @@ class Capture:
             tensors = [args[i] for i in exported.tensor_inputs] + exported.constants
             with torch.no_grad():
                 results = interpreter(tensors)
-            made = {"tensor": results.__getitem__, "input": args.__getitem__, "sym": interpreter.number}
-            return [made.get(kind, lambda v: v)(value) for kind, value in exported.outputs]
+            return arrange(resolve_outputs(exported, bindings), results, dict(enumerate(args)))
 
         return backend.boxed(call)
 
@@ -206,8 +206,6 @@ def test_unknown_operators_are_exported_by_name() -> None:
 
 def test_meta_of_unusual_tensors() -> None:
     from torch._subclasses import FakeTensorMode
-
-    from torchtpu_dynamo.export import tensor_meta
 
     assert tensor_meta(torch.zeros(2, 3, device="meta"))["device"] == "meta"
     assert tensor_meta(torch.zeros(2, 3).to_sparse())["layout"] == "sparse_coo"

@@ -178,6 +178,16 @@ def test_outputs_that_alias_each_other(compile: Compile) -> None:
     assert y[0, 0] == 7
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_outputs_that_overlap(compile: Compile, dynamic: bool) -> None:
+    fn = compile(lambda x: (*(x * 2).split([2, x.shape[0] - 2]), (x * 3)[1:], x + 1), dynamic=dynamic)
+    for n in (4, 5):
+        x = torch.randn(n, 3)
+        first, rest, other, _ = fn(x)
+        torch.testing.assert_close([first, rest, other], [2 * x[:2], 2 * x[2:], 3 * x[1:]])
+        assert first.untyped_storage().data_ptr() == rest.untyped_storage().data_ptr()
+
+
 def test_none_and_numbers(check: Check) -> None:
     check(lambda x, n, s: (None, x * n, n + 1, {"a": x, s: None}), torch.randn(2), 3, "s")
     check(lambda x, p: x * p, torch.randn(2), 2.5)

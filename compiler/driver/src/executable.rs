@@ -460,12 +460,13 @@ fn overlaps(a: &TensorRef<'_>, b: &TensorRef<'_>) -> bool {
 }
 
 fn xla_options(settings: &CompileSettings, client: &Client) -> Result<Vec<(String, OptionValue)>> {
-    // XLA's CPU compiler lets reductions by maximum and minimum drop NaN unless told not to; PyTorch keeps it.
-    let numerics = ("xla_cpu_enable_fast_min_max".to_string(), serde_json::Value::Bool(false));
-    let numerics = (client.platform_name() == "cpu").then_some(numerics);
+    // On CPU, numbers are eager's: reductions by maximum and minimum keep NaN, and the short floats are rounded
+    // after every operation. Both are off by default in XLA.
+    let numerics = ["xla_cpu_enable_fast_min_max", "xla_allow_excess_precision"];
+    let numerics = numerics.into_iter().filter(|_| client.platform_name() == "cpu");
+    let numerics = numerics.map(|name| (name.to_string(), serde_json::Value::Bool(false)));
     let chosen = settings.xla_options.iter().map(|(k, v)| (k.clone(), v.clone()));
     numerics
-        .into_iter()
         .filter(|(name, _)| !settings.xla_options.contains_key(name))
         .chain(chosen)
         .map(|(name, value)| {

@@ -14,3 +14,8 @@ pub use options::{CompileSettings, ProgramSettings};
 pub use program::Program;
 pub use torchtpu_ir::{CompileError, DType, Stage};
 pub use torchtpu_pjrt as pjrt;
+
+/// The ATen overloads that have a lowering.
+pub fn lowered_targets() -> Vec<&'static str> {
+    torchtpu_lowering::rows().map(|row| row.target).collect()
+}

@@ -335,6 +335,12 @@ impl Executable {
     }
 }
 
+/// The ATen overloads that have a lowering, as FX names them.
+#[pyfunction]
+fn lowered_targets() -> Vec<&'static str> {
+    torchtpu_driver::lowered_targets()
+}
+
 /// Device buffers alive: cached inputs.
 #[pyfunction]
 fn live_buffers() -> usize {
@@ -348,5 +354,6 @@ fn _torchtpu(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Client>()?;
     m.add_class::<Program>()?;
     m.add_class::<Executable>()?;
+    m.add_function(wrap_pyfunction!(lowered_targets, m)?)?;
     m.add_function(wrap_pyfunction!(live_buffers, m)?)
 }
