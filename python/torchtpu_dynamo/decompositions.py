@@ -251,6 +251,7 @@ def mkldnn_rnn_layer_backward(
 _OWN: dict[str, Callable[..., Any]] = {
     "_cdist_backward": _cdist_backward,
     "_cdist_forward": _cdist_forward,
+    "_efficientzerotensor.default": torch.zeros,
     "_pdist_backward": _pdist_backward,
     "_pdist_forward": _pdist_forward,
     "mkldnn_rnn_layer.default": mkldnn_rnn_layer,

@@ -121,7 +121,9 @@ class _Exporter:
     def input(self, index: int, node: Node, static: bool) -> dict[str, Any]:
         value = node.meta.get("val")
         spec: dict[str, Any] = {"name": node.name}
-        if isinstance(value, torch.Tensor):
+        if node.users and all(is_matrix_check(user) for user in node.users):
+            spec["sym"] = "token"  # None at run time
+        elif isinstance(value, torch.Tensor):
             spec["val"] = tensor_meta(value)
         else:
             self.numbers[node] = value
@@ -185,7 +187,7 @@ class _Exporter:
     def is_token(self, node: Node) -> bool:
         """Leaves out checks of linalg functions (a singular matrix gives infinities or NaN), and their
         tokens."""
-        if str(node.target) == "with_effects" and str(node.args[1]) == "aten._linalg_check_errors.default":
+        if is_matrix_check(node):
             self.tokens[node] = node.all_input_nodes[0]
             return True
         if node.target is operator.getitem and node.args[0] in self.tokens:
@@ -340,6 +342,11 @@ _CHECKS = (
 def is_check(node: Node) -> bool:
     """Assertions on sizes and metadata: dynamo's guards hold them already."""
     return str(node.target).startswith(_CHECKS) and not node.users
+
+
+def is_matrix_check(node: Node) -> bool:
+    """What a linalg function raises for a singular matrix; takes a token, and passes one on."""
+    return str(node.target) == "with_effects" and str(node.args[1]) == "aten._linalg_check_errors.default"
 
 
 def is_symbolic(value: Any) -> bool:

@@ -12,6 +12,9 @@ def with_nan(t):
 
 
 CASES = [
+    case("histc", lambda x: torch.histc(x, bins=5, min=-1, max=2), f32(17)),
+    case("histc_of_data", lambda x: torch.histc(x, bins=4), f32(3, 5), fixture=False),
+    case("histc_flat", lambda x: torch.histc(x * 0, bins=4), f32(5), fixture=False),
     case("sum_dim", lambda x: x.sum(-1, keepdim=True), f32(2, 3, 4), train=True),
     case("sum_bf16", lambda x: x.sum((0, 2)), bf16(4, 3, 50)),
     case("sum_bool", torch.sum, mask(3, 5)),

@@ -389,6 +389,17 @@ def test_attention_trains(check: Check) -> None:
     check(fn, *inputs, train=True, rtol=1e-4, atol=1e-4)
 
 
+def test_linalg_with_checks(check: Check) -> None:
+    # Eager checks for singular matrices through an operator with a side effect, ordered by a token.
+    matrix = torch.eye(3) * 2 + 0.1
+    check(lambda x: torch.linalg.inv(x) @ torch.linalg.inv(x), matrix, rtol=1e-4, atol=1e-5)
+    check(torch.linalg.inv, matrix.requires_grad_(), train=True, rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_that_is_zero_everywhere(check: Check) -> None:
+    check(lambda x: torch.sgn(x) + x, torch.randn(3, requires_grad=True), train=True)
+
+
 def test_dropout_keeps_its_scale(compile: Compile) -> None:
     x = torch.ones(10_000, requires_grad=True)
     y = compile(lambda x: F.dropout(x, 0.25))(x)

@@ -39,6 +39,7 @@ pub const ROWS: &[Row] = &[
     row("aten.linalg_vector_norm.default", One(vector_norm)),
     row("aten.linalg__powsum.default", One(power_sum)),
     row("aten.logsumexp.default", One(logsumexp)),
+    row("aten.histc.default", One(histc)),
 ];
 
 /// The dimensions that `dim` names; all of them where it is absent or empty.
@@ -296,4 +297,40 @@ fn logsumexp(cx: &mut Cx<'_>) -> Result<Value> {
     let log = cx.b.unary(UnaryOp::Log, sum)?;
     let result = max.map_or(Ok(log), |max| cx.b.add(log, max))?;
     cx.as_result(result, 0)
+}
+
+/// `histc(Tensor self, int bins, Scalar min, Scalar max)`: counts in equal bins, the last one closed above; values
+/// outside count nowhere. Equal bounds mean those of the data, and where these are equal too, one to either side.
+fn histc(cx: &mut Cx<'_>) -> Result<Value> {
+    let out = cx.out(0)?;
+    let (bins, low, high) = (cx.int("bins")?, cx.float("min")?, cx.float("max")?);
+    let v = cx.operand("self", out.dtype)?;
+    let (n, dtype) = (cx.b.ty(v).elements(), out.dtype);
+    let v = cx.b.reshape(v, &[n])?;
+    let (mut min, mut max) = (cx.b.scalar(dtype, low), cx.b.scalar(dtype, high));
+    if low == high && n > 0 {
+        min = cx.b.reduce(ReduceKind::Min, v, &[0])?;
+        max = cx.b.reduce(ReduceKind::Max, v, &[0])?;
+    }
+    let flat = cx.b.compare(Direction::Eq, min, max)?;
+    let (below, above) =
+        (cx.b.binary_const(BinaryOp::Subtract, min, 1.0)?, cx.b.binary_const(BinaryOp::Add, max, 1.0)?);
+    let (min, max) = (cx.b.select(flat, below, min)?, cx.b.select(flat, above, max)?);
+    let width = cx.b.sub(max, min)?;
+    let (min, max) = (cx.b.broadcast_to(min, &[n])?, cx.b.broadcast_to(max, &[n])?);
+    let width = cx.b.broadcast_to(width, &[n])?;
+    let place = cx.b.sub(v, min)?;
+    let place = cx.b.binary_const(BinaryOp::Multiply, place, bins as f64)?;
+    let place = cx.b.div(place, width)?;
+    let place = cx.b.convert(place, DType::I64)?;
+    let place = cx.b.binary_const(BinaryOp::Minimum, place, (bins - 1) as f64)?;
+    let (from, to) = (cx.b.compare(Direction::Ge, v, min)?, cx.b.compare(Direction::Le, v, max)?);
+    let inside = cx.b.and(from, to)?;
+    let nowhere = cx.b.full_like(place, -1.0);
+    let place = cx.b.select(inside, place, nowhere)?;
+    let place = cx.b.broadcast_in_dim(place, &[n, bins], &[0])?;
+    let bin = cx.b.iota(TensorType::new(DType::I64, [n, bins]), 1)?;
+    let hit = cx.b.compare(Direction::Eq, place, bin)?;
+    let hit = cx.b.convert(hit, dtype)?;
+    cx.b.reduce(ReduceKind::Add, hit, &[0])
 }
