@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any
 
 import pytest
@@ -44,8 +45,10 @@ def test_training(name: str) -> None:
     module.train()
     twin.train()
     fast = compiled(twin)
-    eager_optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
-    optimizer = torch.optim.AdamW(twin.parameters(), lr=1e-3)
+    # SGD, not Adam: Adam divides a gradient by its own size, so that the rounding error of a tiny gradient becomes a
+    # whole step and the comparison one of noise. AdamW is compared in examples/demo.py, by the loss.
+    eager_optimizer = torch.optim.SGD(module.parameters(), lr=1e-2, momentum=0.9)
+    optimizer = torch.optim.SGD(twin.parameters(), lr=1e-2, momentum=0.9)
     for step in range(3):
         losses = []
         for net, opt in ((module, eager_optimizer), (fast, optimizer)):
@@ -53,28 +56,28 @@ def test_training(name: str) -> None:
             loss = first_tensor(net(**inputs)).float().pow(2).mean()
             loss.backward()
             losses.append(loss.detach())
-        close(losses[1], losses[0], 1e-4)
+        close(losses[1], losses[0], 1e-3)
         if step == 0:
-            expected = {n: p.grad for n, p in module.named_parameters()}
-            scale = max(g.abs().max().item() for g in expected.values() if g is not None)
-            for n, p in twin.named_parameters():
-                assert (p.grad is None) == (expected[n] is None), n
-                if p.grad is not None:
-                    torch.testing.assert_close(
-                        p.grad, expected[n], rtol=1e-3, atol=1e-4 * scale, msg=lambda m, n=n: f"{n}: {m}"
-                    )
-            # From here on both take the same gradients: Adam turns a rounding error of a tiny gradient into a whole
-            # step, which would compare noise.
-            for n, p in twin.named_parameters():
-                p.grad = None if expected[n] is None else expected[n].clone()
+            compare_gradients(module, twin)
         eager_optimizer.step()
         optimizer.step()
-    for n, expected_value in module.state_dict().items():
-        actual_value = twin.state_dict()[n]
-        if expected_value.is_floating_point():
-            close(actual_value, expected_value, 1e-2)
+    for n, expected in module.state_dict().items():
+        actual = twin.state_dict()[n]
+        if expected.is_floating_point():
+            close(actual, expected, 1e-3)
         else:
-            assert torch.equal(actual_value, expected_value), n
+            assert torch.equal(actual, expected), n
+
+
+def compare_gradients(module: torch.nn.Module, twin: torch.nn.Module) -> None:
+    """Every gradient, relative to the largest of the model: deep in a network small ones are sums that cancel."""
+    expected = {n: p.grad for n, p in module.named_parameters()}
+    scale = max(g.abs().max().item() for g in expected.values() if g is not None)
+    for n, p in twin.named_parameters():
+        assert (p.grad is None) == (expected[n] is None), n
+        if p.grad is not None:
+            message = functools.partial("{}: {}".format, n)
+            torch.testing.assert_close(p.grad, expected[n], rtol=1e-3, atol=1e-4 * scale, msg=message)
 
 
 def test_llama_static_cache() -> None:

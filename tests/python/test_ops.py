@@ -9,7 +9,12 @@ import torch
 from tests.ops import Case, families
 from torch.utils import _pytree as pytree
 
-CASES = [pytest.param(c, id=f"{family}-{c.name}") for family, cases in families().items() for c in cases]
+# `make test-torch` runs the sample against an older torch.
+CASES = [
+    pytest.param(c, id=f"{family}-{c.name}", marks=[pytest.mark.sample] if i % 8 == 0 else [])
+    for family, cases in families().items()
+    for i, c in enumerate(cases)
+]
 
 
 def leaves(tree: Any) -> list[torch.Tensor]:
@@ -46,7 +51,8 @@ def test_matches_eager(case: Case) -> None:
         assert e.stride() == a.stride() or e.numel() <= 1 or not e.is_contiguous()
         torch.testing.assert_close(a, e, rtol=case.rtol, atol=case.atol, equal_nan=True)
     for e, a in zip(expected[1], actual[1], strict=True):
-        assert (e is None) == (a is None)
+        # A gradient that is nowhere may also be zero everywhere.
+        assert (e is None) == (a is None) or not (a if e is None else e).any()
 
 
 def test_loosened_tolerances_have_a_reason() -> None:
