@@ -1,8 +1,8 @@
 """Which ATen operators are rewritten into simpler ones before the compiler sees the graph.
 
-Torch's list for core ATen, plus `EXTRA` (torch has a rewriting, but its list leaves it out), plus the rewritings at the
-end of this file, less whatever the compiler lowers itself: it says so, and a new lowering needs no change here. Names
-that an older torch lacks are skipped."""
+Torch's list for core ATen, plus `EXTRA` (torch has a rewriting, but its list leaves it out), plus the
+rewritings at the end of this file, less whatever the compiler lowers itself: it says so, and a new
+lowering needs no change here. Names that an older torch lacks are skipped."""
 
 from __future__ import annotations
 
@@ -47,6 +47,8 @@ def table() -> Table:
         for op, function in _core_aten_decompositions_post_autograd().items()
         if isinstance(op, OpOverload)
     }
+    # Its backward has no decomposition, and would be fed the wrong tensors.
+    found.pop(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default, None)
     for op in overloads(EXTRA):
         if op in decomposition_table:
             found[op] = decomposition_table[op]

@@ -3,7 +3,7 @@
 use crate::arg::Arg;
 use crate::symbols::{Bindings, Number, evaluate};
 use serde::{Deserialize, Serialize};
-use torchtpu_ir::{CompileError, Stage};
+use torchtpu_ir::{CompileError, Frame, Location, Stage};
 
 /// Raised whenever a reader of the old schema would misread the new one.
 pub const VERSION: u32 = 1;
@@ -205,8 +205,30 @@ impl Payload {
             meta(m, bindings).map_err(fail)?;
         }
         for node in &mut self.nodes {
-            node.vals.iter_mut().flatten().try_for_each(|m| meta(m, bindings)).map_err(fail)?;
-            node.args.iter_mut().try_for_each(|a| arg(a, bindings)).map_err(fail)?;
+            let bound = node
+                .vals
+                .iter_mut()
+                .flatten()
+                .try_for_each(|m| meta(m, bindings))
+                .and_then(|()| node.args.iter_mut().try_for_each(|a| arg(a, bindings)));
+            bound.map_err(|m| {
+                let frames = node.stack.and_then(|s| self.stacks.get(s)).into_iter().flatten();
+                let location = Location {
+                    name: node.name.clone(),
+                    frames: frames
+                        .map(|(file, line, function)| Frame {
+                            file: file.as_str().into(),
+                            line: *line,
+                            function: function.as_str().into(),
+                        })
+                        .collect(),
+                };
+                // PyTorch names sizes that only the data decide u0, u1 ...
+                let target = self.targets.get(node.target).map_or("", |t| t.name.as_str());
+                fail(m)
+                    .at(target, &location)
+                    .help("sizes that depend on data (nonzero, boolean masks) are not supported; torch.where keeps the size")
+            })?;
         }
         Ok(())
     }

@@ -277,9 +277,18 @@ pub(crate) fn watch_exit() {
     }
     unsafe extern "C" {
         fn atexit(handler: extern "C" fn()) -> i32;
+        fn pthread_atfork(
+            prepare: Option<extern "C" fn()>,
+            parent: Option<extern "C" fn()>,
+            child: Option<extern "C" fn()>,
+        ) -> i32;
     }
     // SAFETY: the handler only stores to a static. Where it cannot be registered, objects are destroyed to the end.
-    unsafe { atexit(leave) };
+    // A forked child has the parent's objects but none of the plugin's threads: there, too, they must leak.
+    unsafe {
+        atexit(leave);
+        pthread_atfork(None, None, Some(leave));
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use torchtpu_ir::{CompileError, DType, UnaryOp, Value};
 pub const ROWS: &[Row] = &[
     row("aten._to_copy.default", One(|cx| to_result(cx, "self"))),
     row("aten.copy.default", One(|cx| to_result(cx, "src"))),
+    row("prims.convert_element_type.default", One(|cx| to_result(cx, "a"))),
     row("aten.view.dtype", One(view_dtype)),
     row("aten.view_copy.dtype", One(view_dtype)),
     row("aten._conj.default", One(conj)),

@@ -595,7 +595,9 @@ fn pow_number(cx: &mut Cx<'_>) -> Result<Value> {
     if out.dtype == DType::Bool || !(small(e) || e == 0.5 || e == -0.5 || e == -1.0) {
         return pow(cx);
     }
-    let v = cx.operand("self", out.dtype.opmath())?;
+    // PyTorch multiplies squares and cubes out in the tensor's own dtype, rounding every product.
+    let own = matches!(e, 1.0..=3.0);
+    let v = cx.operand("self", if own { out.dtype } else { out.dtype.opmath() })?;
     let v = match e {
         0.5 => cx.b.unary(UnaryOp::Sqrt, v)?,
         -0.5 => cx.b.unary(UnaryOp::Rsqrt, v)?,
