@@ -415,3 +415,20 @@ def test_lstm(check: Check) -> None:
     with torch._dynamo.config.patch(allow_rnn=True):
         check(model, torch.randn(2, 5, 3), rtol=1e-4, atol=1e-4)
         check(model, torch.randn(2, 5, 3), train=True, rtol=1e-4, atol=1e-4)
+
+
+def test_parameters_updated_in_place_are_read_anew() -> None:
+    """Large enough that XLA's CPU backend would use a library which remembers packed weights by their address."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(768, 3072)
+    x = torch.randn(256, 768)
+
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        return (x @ layer.weight.t()).relu() @ layer.weight
+
+    compiled = torch.compile(fn, backend="torchtpu_dynamo", fullgraph=True)
+    with torch.no_grad():
+        for _ in range(3):
+            torch.testing.assert_close(compiled(x), fn(x), rtol=1e-4, atol=1e-2)
+            layer.weight.mul_(0.5)
+            x = x * 2

@@ -286,7 +286,7 @@ impl Executable {
             // SAFETY: as above. A cached zero-copy buffer outlives the call but is only read in a later call that
             // passes the same address, that is, while the memory is the caller's again.
             let buffer = unsafe { self.import(slot, arg) }?;
-            learnt |= self.keeps(slot, arg);
+            learnt |= self.keeps(slot, arg, &buffer);
             fresh.push((i, Arc::new((buffer, Counted::new()))));
         }
         if self.uses_seed {
@@ -298,7 +298,7 @@ impl Executable {
             let mut cache = self.lock();
             let list = Arc::make_mut(&mut cache);
             for (i, buffer) in fresh.iter().filter(|(i, _)| *i < self.inputs.len()) {
-                if self.keeps(&self.inputs[*i], &args[*i]) {
+                if self.keeps(&self.inputs[*i], &args[*i], &buffer.0) {
                     let (ptr, version) = (args[*i].ptr as usize, args[*i].version);
                     list[*i] = Some(Cached { ptr, version, buffer: buffer.clone() });
                 }
@@ -307,9 +307,14 @@ impl Executable {
         Ok(Imported { cached, fresh, count: self.inputs.len() + usize::from(self.uses_seed) })
     }
 
-    /// A buffer that a later call may find again. A mutated input's is consumed by the call.
-    fn keeps(&self, slot: &Slot, arg: &TensorRef<'_>) -> bool {
-        slot.spec.is_static && slot.spec.mutated_by.is_none() && (!self.zero_copy || self.in_place(slot, arg))
+    /// A buffer that a later call may find again. A mutated input's is consumed by the call. With shared memory the
+    /// address alone says that nothing changed, so the plugin must really use the caller's memory: where it made a
+    /// copy for reasons of its own, that copy would miss what the caller writes later.
+    fn keeps(&self, slot: &Slot, arg: &TensorRef<'_>, buffer: &Buffer) -> bool {
+        let shares = || buffer.unsafe_pointer().is_ok_and(|p| p == arg.ptr);
+        slot.spec.is_static
+            && slot.spec.mutated_by.is_none()
+            && (!self.zero_copy || (self.in_place(slot, arg) && shares()))
     }
 
     /// Seconds of one execution alone: what a benchmark of the call subtracts.
@@ -461,8 +466,9 @@ fn overlaps(a: &TensorRef<'_>, b: &TensorRef<'_>) -> bool {
 
 fn xla_options(settings: &CompileSettings, client: &Client) -> Result<Vec<(String, OptionValue)>> {
     // On CPU, numbers are eager's: reductions by maximum and minimum keep NaN, and the short floats are rounded
-    // after every operation. Both are off by default in XLA.
-    let numerics = ["xla_cpu_enable_fast_min_max", "xla_allow_excess_precision"];
+    // after every operation. XNNPACK must stay out: it packs weights once and knows them by address, so that a
+    // parameter updated in place would be multiplied as it was before the update.
+    let numerics = ["xla_cpu_enable_fast_min_max", "xla_allow_excess_precision", "xla_cpu_use_xnnpack"];
     let numerics = numerics.into_iter().filter(|_| client.platform_name() == "cpu");
     let numerics = numerics.map(|name| (name.to_string(), serde_json::Value::Bool(false)));
     let chosen = settings.xla_options.iter().map(|(k, v)| (k.clone(), v.clone()));
