@@ -81,7 +81,9 @@ def unary_cases() -> list[Case]:
         cases.append(
             case(name, fn, f32(2, 3, **domain), train=smooth, fixture=name in ("sign", "log2", "round"))
         )
-        cases.append(case(f"{name}_bf16", fn, bf16(7, **domain), train=smooth, fixture=False))
+        # Eager rounds the root before it inverts it; its cube, the gradient, is off by up to three times that.
+        loose = {"rtol": 3e-2, "atol": 1e-3, "why": "eager rounds twice"} if name == "rsqrt" else {}
+        cases.append(case(f"{name}_bf16", fn, bf16(7, **domain), train=smooth, fixture=False, **loose))
         cases.append(case(f"{name}_edges", fn, EDGES, fixture=name == "trunc"))
     for name in MATH_INTS:
         cases.append(case(f"{name}_of_int", getattr(torch, name), i64(5, low=1), fixture=name == "exp"))
