@@ -373,6 +373,9 @@ def tensor_meta(value: torch.Tensor) -> dict[str, Any]:
     }
     if value.layout is torch.strided:
         meta["stride"] = [size(s) for s in value.stride()]
+        offset = size(value.storage_offset())
+        if offset != 0:
+            meta["offset"] = offset
     else:
         meta["layout"] = str(value.layout).removeprefix("torch.")
     if value.device.type != "cpu":

@@ -16,7 +16,7 @@ CASES = [
         lambda x, w, o: torch._grouped_mm(x, w, o),
         bf16(8, 16),
         bf16(3, 16, 8),
-        ends,
+        full,
         fixture=False,
     ),
 ]

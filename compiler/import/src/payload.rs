@@ -31,6 +31,9 @@ pub struct Meta {
     pub shape: Vec<Size>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stride: Vec<Size>,
+    /// Where in its memory the tensor begins, in elements; absent where that is the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset: Option<Size>,
     /// Absent for strided tensors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layout: Option<String>,

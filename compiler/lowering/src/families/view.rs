@@ -432,10 +432,12 @@ fn storage(cx: &mut Cx<'_>) -> Result<(Value, Vec<i64>)> {
     let v = cx.tensor("self")?;
     let shape = cx.b.shape(v).to_vec();
     let order = match cx.arg("self") {
-        Arg::Value(i) if owns_storage(cx, *i) => meta(cx, *i).and_then(|meta| {
-            let strides: Option<Vec<i64>> = meta.stride.iter().map(|s| crate::cx::size(s).ok()).collect();
-            dense_order(&shape, &strides?)
-        }),
+        Arg::Value(i) if owns_storage(cx, *i) => {
+            meta(cx, *i).filter(|meta| meta.offset.is_none()).and_then(|meta| {
+                let strides: Option<Vec<i64>> = meta.stride.iter().map(|s| crate::cx::size(s).ok()).collect();
+                dense_order(&shape, &strides?)
+            })
+        }
         _ => None,
     };
     let order = order.ok_or_else(|| {
