@@ -1,13 +1,9 @@
 """Fixtures of the Python tests, and an interpreter of payloads.
 
 The interpreter runs a payload with torch's own operators: what it computes is what the payload says,
-whatever the compiler makes of it. Where the extension has not been built, it stands in for it."""
+whatever the compiler makes of it."""
 
-import importlib.util
 import json
-import os
-import sys
-import types
 from typing import Any
 
 import pytest
@@ -76,86 +72,6 @@ class PayloadInterpreter:
         return op(*positional, **keywords)
 
 
-def stand_in() -> types.ModuleType:
-    """A module with the extension's names over the interpreter."""
-    module = types.ModuleType("torchtpu_dynamo._torchtpu")
-
-    class TorchTPUError(RuntimeError):
-        pass
-
-    class Client:
-        platform, platform_version, api_version = "stand-in", "0", (0, 0)
-
-        def __init__(self, path: str, options: dict[str, Any], zero_copy: bool) -> None:
-            pass
-
-        def devices(self) -> list[dict[str, Any]]:
-            return [{"id": 0, "kind": "stand-in"}]
-
-    class Executable(PayloadInterpreter):
-        def __call__(self, tensors: list[torch.Tensor], seed: int) -> list[torch.Tensor]:
-            given = list(tensors)
-            tensors.clear()
-            with torch.random.fork_rng(enabled=True), torch.no_grad():
-                torch.manual_seed(seed)
-                return super().__call__(given)
-
-        def stage_times(self) -> dict[str, float]:
-            return {"xla": 0.0}
-
-        def refresh(self) -> None:
-            pass
-
-        def release(self) -> None:
-            pass
-
-    class Program:
-        def __init__(self, payload: str, bindings: dict[str, int], options_json: str) -> None:
-            self.payload, self.bindings = payload, bindings
-            parsed = json.loads(payload)
-            self.name, self.kind = parsed["name"], parsed["kind"]
-            names = [parsed["targets"][n["target"]]["name"] for n in parsed["nodes"]]
-            self._ops = {name: names.count(name) for name in names}
-            self.uses_seed = any(n.split(".")[1].startswith(("rand", "bernoulli")) for n in names if "." in n)
-            for node in parsed["nodes"]:
-                name = parsed["targets"][node["target"]]["name"]
-                if name.startswith("aten._linalg_eigh"):
-                    frame = parsed["stacks"][node["stack"]][0]
-                    raise TorchTPUError(f"aten operator {name} has no lowering\n  {frame[0]}:{frame[1]}")
-
-        def as_text(self) -> str:
-            return "module @stand_in {}"
-
-        def as_bytecode(self) -> bytes:
-            return b"ML\xefR"
-
-        def graph_text(self, stage: str = "after") -> str:
-            return f"graph {stage}"
-
-        def ops(self) -> dict[str, int]:
-            return self._ops
-
-        def stage_times(self) -> dict[str, float]:
-            return {"lowering": 0.0}
-
-        def compile(self, client: Client, options_json: str) -> Executable:
-            return Executable(self.payload, self.bindings)
-
-    for thing in (TorchTPUError, Client, Executable, Program):
-        setattr(module, thing.__name__, thing)
-    module.live_buffers = lambda: 0  # type: ignore[attr-defined]
-    module.lowered_targets = list  # type: ignore[attr-defined]
-    module.set_progress = lambda callback: None  # type: ignore[attr-defined]
-    return module
-
-
-if os.environ.get("TORCHTPU_STAND_IN") or importlib.util.find_spec("torchtpu_dynamo._torchtpu") is None:
-    import torchtpu_dynamo
-
-    sys.modules["torchtpu_dynamo._torchtpu"] = stand_in()
-    torchtpu_dynamo._torchtpu = sys.modules["torchtpu_dynamo._torchtpu"]  # type: ignore[attr-defined]
-
-
 def register_backends() -> None:
     """Makes the backends' names known where the package is on the path without being installed."""
     from torch._dynamo import list_backends, register_backend
@@ -167,11 +83,6 @@ def register_backends() -> None:
 
 
 register_backends()
-
-needs_extension = pytest.mark.skipif(
-    not hasattr(importlib.import_module("torchtpu_dynamo._torchtpu"), "__file__"),
-    reason="the extension is not built",
-)
 
 
 @pytest.fixture(autouse=True)

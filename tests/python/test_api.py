@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import needs_extension
 from torch import Tensor, nn
 
 import torchtpu_dynamo
@@ -56,7 +55,6 @@ def test_lower_a_function_of_inputs_that_need_gradients() -> None:
     assert list(lowered.programs) == ["forward", "backward"]
 
 
-@needs_extension
 def test_programs_can_be_read() -> None:
     program = lower(lambda x: x.sin() + 1, torch.randn(4)).programs["inference"]
     assert "stablehlo.sine" in program.as_text()

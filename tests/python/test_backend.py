@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import needs_extension
 from torch import Tensor, nn
 
 import torchtpu_dynamo
@@ -156,14 +155,12 @@ def test_tpu_without_a_tpu_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> Non
         plugins.plugin_path("tpu")
 
 
-@needs_extension
 @pytest.mark.parametrize("path", ["/does/not/exist.so", __file__])
 def test_paths_that_are_no_plugins(path: str) -> None:
     with pytest.raises(TorchTPUError, match="cannot use the plugin"):
         compiled(double, options={"plugin": path})(torch.ones(1))
 
 
-@needs_extension
 def test_unknown_xla_option() -> None:
     with pytest.raises(TorchTPUError, match="xla_no_such_option"):
         compiled(double, options={"xla_options": {"xla_no_such_option": True}})(torch.ones(1))
@@ -260,7 +257,6 @@ def test_dump_writes_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert json.loads((tmp_path / "001_backward/payload.json").read_text())["kind"] == "backward"
 
 
-@needs_extension
 def test_dump_has_the_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHTPU_DUMP", str(tmp_path))
     compiled(double)(torch.ones(2))
@@ -290,7 +286,6 @@ def run(script: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@needs_extension
 def test_structured_trace_has_our_stages(tmp_path: Path) -> None:
     done = run(SCRIPT, TORCH_TRACE=str(tmp_path))
     assert done.returncode == 0, done.stderr
@@ -300,7 +295,6 @@ def test_structured_trace_has_our_stages(tmp_path: Path) -> None:
         assert f'"name": "torchtpu_inference_{stage}"' in text
 
 
-@needs_extension
 def test_torch_logs_show_our_stages() -> None:
     done = run(SCRIPT, TORCH_LOGS="+torchtpu_dynamo")
     assert done.returncode == 0, done.stderr
