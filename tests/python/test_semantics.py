@@ -417,18 +417,44 @@ def test_lstm(check: Check) -> None:
         check(model, torch.randn(2, 5, 3), train=True, rtol=1e-4, atol=1e-4)
 
 
-def test_parameters_updated_in_place_are_read_anew() -> None:
-    """Large enough that XLA's CPU backend would use a library which remembers packed weights by their address."""
+PRODUCTS: dict[str, tuple[Callable[..., Tensor], list[tuple[int, ...]]]] = {
+    "matrix": (torch.mm, [(256, 768), (768, 3072)]),
+    "linear": (F.linear, [(256, 768), (3072, 768), (3072,)]),
+    "linear of whole pages": (F.linear, [(256, 1024), (2048, 1024)]),
+    "both operands": (lambda x, w: (x @ w.t()).relu() @ w, [(256, 768), (3072, 768)]),
+    "vector": (torch.mv, [(512, 512), (512,)]),
+    "batched": (torch.bmm, [(4, 256, 64), (4, 64, 256)]),
+    "attention": (F.scaled_dot_product_attention, [(2, 4, 256, 64)] * 3),
+    "convolution": (lambda x, w: F.conv2d(x, w), [(2, 64, 28, 28), (128, 64, 1, 1)]),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_operands_updated_in_place_are_read_anew(name: str) -> None:
+    """Large enough that XLA's CPU backend uses a library which remembers packed operands by their address."""
+    fn, shapes = PRODUCTS[name]
     torch.manual_seed(0)
-    layer = torch.nn.Linear(768, 3072)
-    x = torch.randn(256, 768)
-
-    def fn(x: torch.Tensor) -> torch.Tensor:
-        return (x @ layer.weight.t()).relu() @ layer.weight
-
-    compiled = torch.compile(fn, backend="torchtpu_dynamo", fullgraph=True)
+    inputs = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    compiled = torch.compile(lambda *xs: fn(*xs), backend="torchtpu_dynamo", fullgraph=True)
     with torch.no_grad():
         for _ in range(3):
-            torch.testing.assert_close(compiled(x), fn(x), rtol=1e-4, atol=1e-2)
-            layer.weight.mul_(0.5)
-            x = x * 2
+            torch.testing.assert_close(compiled(*inputs), fn(*inputs), rtol=1e-4, atol=1e-2)
+            for x in inputs:
+                x.copy_(torch.randn_like(x))
+
+
+def test_weight_updated_by_the_graph_that_multiplies_by_it() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(256, 1024)
+
+    def fn(x: Tensor, w: Tensor) -> Tensor:
+        y = x @ w.t()
+        w.mul_(0.5).add_(y.mean())
+        return y
+
+    weights = [torch.randn(1024, 1024).clone() for _ in range(2)]
+    weights[1].copy_(weights[0])
+    compiled = torch.compile(fn, backend="torchtpu_dynamo", fullgraph=True)
+    for _ in range(3):
+        torch.testing.assert_close(compiled(x, weights[0]), fn(x, weights[1]), rtol=1e-4, atol=1e-2)
+        torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-5)

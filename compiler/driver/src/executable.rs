@@ -6,13 +6,15 @@
 //! returns. Whatever does not fit (strides, alignment) falls back to a copy of that one tensor.
 #![allow(unsafe_code)] // Hands the caller's memory to the plugin; each block says why that is sound.
 
+use crate::cpu::{self, Prepared};
 use crate::host::{Memory, TensorRef};
 use crate::options::CompileSettings;
 use crate::program::Program;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use torchtpu_ir::{CompileError, DType, Location, Stage};
+use torchtpu_emit::{EmitOptions, emit_bytecode};
+use torchtpu_ir::{CompileError, DType, Location, Stage, Value};
 use torchtpu_lowering::{Check, InputSpec, OutputSpec};
 use torchtpu_pjrt::{
     Buffer, Client, CompileOptions, ElementType, ErrorCode, Executable as Loaded, ExecuteOptions,
@@ -104,7 +106,8 @@ pub struct Executable {
     uses_seed: bool,
     non_donatable: Vec<i64>,
     cache: Mutex<Cache>,
-    pub compile_time: Duration,
+    /// Wall time of emission and of the plugin's compilation.
+    pub stages: [(&'static str, Duration); 2],
 }
 
 /// An input with what a call needs of it, computed once.
@@ -174,20 +177,31 @@ impl Executable {
         settings: &CompileSettings,
         zero_copy: bool,
     ) -> Result<Executable> {
-        let start = Instant::now();
         let options = CompileOptions {
             env_option_overrides: xla_options(settings, client)?,
             ..CompileOptions::default()
         };
+        let start = Instant::now();
+        let prepared =
+            if client.platform_name() == cpu::PLATFORM { cpu::prepare(program.graph())? } else { None };
+        let (graph, form) = match &prepared {
+            Some(Prepared { graph, options }) => (graph, options),
+            None => (program.graph(), &EmitOptions::default()),
+        };
+        let bytecode = emit_bytecode(graph, form)?;
+        let emitted = start.elapsed();
         let loaded = client
-            .compile(program.bytecode(), &options)
+            .compile(&bytecode, &options)
             .map_err(|e| plugin_error(Stage::Compile, &program.name, e))?;
+        let stages = [("emit", emitted), ("xla", start.elapsed() - emitted)];
+        // The inputs are the first parameters, in order.
         let inputs: Vec<Slot> = program
             .inputs
             .iter()
-            .map(|spec| Slot {
+            .zip(graph.parameters())
+            .map(|(spec, &parameter)| Slot {
                 strides: spec.tensor.strides(),
-                dims: spec.tensor.memory_type().shape,
+                dims: graph.ty(Value { node: parameter, result: 0 }).shape.clone(),
                 element: element_type(spec.tensor.ty.dtype),
                 spec: spec.clone(),
             })
@@ -208,7 +222,7 @@ impl Executable {
             checks: program.checks.clone(),
             uses_seed: program.uses_seed,
             non_donatable,
-            compile_time: start.elapsed(),
+            stages,
         })
     }
 
@@ -465,36 +479,28 @@ fn overlaps(a: &TensorRef<'_>, b: &TensorRef<'_>) -> bool {
 }
 
 fn xla_options(settings: &CompileSettings, client: &Client) -> Result<Vec<(String, OptionValue)>> {
-    // On CPU, numbers are eager's: reductions by maximum and minimum keep NaN, and the short floats are rounded
-    // after every operation. XNNPACK must stay out: it packs weights once and knows them by address, so that a
-    // parameter updated in place would be multiplied as it was before the update.
-    let numerics = ["xla_cpu_enable_fast_min_max", "xla_allow_excess_precision", "xla_cpu_use_xnnpack"];
-    let numerics = numerics.into_iter().filter(|_| client.platform_name() == "cpu");
-    let numerics = numerics.map(|name| (name.to_string(), serde_json::Value::Bool(false)));
-    let chosen = settings.xla_options.iter().map(|(k, v)| (k.clone(), v.clone()));
-    numerics
-        .filter(|(name, _)| !settings.xla_options.contains_key(name))
-        .chain(chosen)
-        .map(|(name, value)| {
-            let value = match value {
-                serde_json::Value::Bool(v) => OptionValue::Bool(v),
-                serde_json::Value::String(v) => OptionValue::Str(v),
-                serde_json::Value::Number(v) => match (v.as_i64(), v.as_f64()) {
-                    (Some(i), _) => OptionValue::Int(i),
-                    (None, Some(f)) => OptionValue::Float(f),
-                    _ => {
-                        return Err(CompileError::new(
-                            Stage::Compile,
-                            format!("XLA option `{name}` is no number"),
-                        ));
-                    }
-                },
+    let chosen = settings.xla_options.iter().map(|(name, value)| {
+        let value = match value {
+            serde_json::Value::Bool(v) => OptionValue::Bool(*v),
+            serde_json::Value::String(v) => OptionValue::Str(v.clone()),
+            serde_json::Value::Number(v) => match (v.as_i64(), v.as_f64()) {
+                (Some(i), _) => OptionValue::Int(i),
+                (None, Some(f)) => OptionValue::Float(f),
                 _ => {
-                    let message = format!("XLA option `{name}` must be a boolean, a number or a string");
-                    return Err(CompileError::new(Stage::Compile, message));
+                    return Err(CompileError::new(
+                        Stage::Compile,
+                        format!("XLA option `{name}` is no number"),
+                    ));
                 }
-            };
-            Ok((name, value))
-        })
-        .collect()
+            },
+            _ => {
+                let message = format!("XLA option `{name}` must be a boolean, a number or a string");
+                return Err(CompileError::new(Stage::Compile, message));
+            }
+        };
+        Ok((name.clone(), value))
+    });
+    let needed = if client.platform_name() == cpu::PLATFORM { Vec::from(cpu::options()) } else { Vec::new() };
+    let unset = needed.into_iter().filter(|(name, _)| !settings.xla_options.contains_key(*name));
+    unset.map(|(name, value)| Ok((name.to_string(), value))).chain(chosen).collect()
 }

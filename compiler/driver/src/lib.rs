@@ -1,8 +1,10 @@
 //! Joins the stages. `program` is the straight line from an FX payload to StableHLO, `executable` what runs it,
-//! `host` the only place that touches the caller's memory, `options` what can be asked for.
+//! `cpu` what the CPU plugin needs said differently, `host` the only place that touches the caller's memory,
+//! `options` what can be asked for.
 //!
 //! Nothing here may know of Python.
 
+mod cpu;
 pub mod executable;
 pub mod host;
 pub mod options;

@@ -1,4 +1,4 @@
-//! The straight line: FX payload -> IR -> passes -> StableHLO.
+//! The straight line: FX payload -> IR -> passes, and StableHLO of it.
 
 use crate::options::ProgramSettings;
 use std::collections::BTreeMap;
@@ -22,7 +22,6 @@ pub struct Program {
     /// The IR as lowered. Kept because people ask why a pass did what it did.
     before: Graph,
     after: Graph,
-    bytecode: Vec<u8>,
     pub inputs: Vec<InputSpec>,
     pub outputs: Vec<OutputSpec>,
     /// Predicates among the outputs that must be false, with what to say where one is not.
@@ -55,14 +54,12 @@ impl Program {
             ..PassOptions::default()
         };
         let passes = clock.time("passes", || torchtpu_passes::run(&mut after, &options))?;
-        let bytecode = clock.time("emit", || emit_bytecode(&after, &EmitOptions::default()))?;
         let program = Program {
             name: payload.name.clone(),
             kind: payload.kind,
             payload: json.to_vec(),
             before,
             after,
-            bytecode,
             inputs: lowered.inputs,
             outputs: lowered.outputs,
             checks: lowered.checks,
@@ -76,8 +73,14 @@ impl Program {
         Ok(program)
     }
 
-    pub fn bytecode(&self) -> &[u8] {
-        &self.bytecode
+    /// The IR after the passes: what is emitted.
+    pub fn graph(&self) -> &Graph {
+        &self.after
+    }
+
+    /// StableHLO for plugins.
+    pub fn bytecode(&self) -> Result<Vec<u8>> {
+        emit_bytecode(&self.after, &EmitOptions::default())
     }
 
     /// StableHLO for people.
@@ -113,7 +116,7 @@ impl Program {
             write(&format!("passes/{name}.txt"), text.as_bytes())?;
         }
         write("stablehlo.mlir", self.text(true)?.as_bytes())?;
-        write("stablehlo.bc", &self.bytecode)
+        write("stablehlo.bc", &self.bytecode()?)
     }
 }
 

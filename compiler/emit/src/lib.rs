@@ -23,11 +23,22 @@ pub struct EmitOptions {
     /// Parameters (indices into `Graph::parameters`) whose memory the program may reuse for anything. A parameter
     /// that an output overwrites is aliased to that output already, and is not named again.
     pub donate: Vec<usize>,
+    /// Parameters whose dimensions lie in memory in another order than row-major: minor to major.
+    pub layouts: Vec<(usize, Vec<i64>)>,
+}
+
+/// An argument of `main`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Argument {
+    reuse: Reuse,
+    /// Minor to major; None is row-major.
+    layout: Option<Vec<i64>>,
 }
 
 /// What an argument of `main` promises about its memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Reuse {
+    #[default]
     Keep,
     /// Overwritten by this output.
     Alias(usize),
@@ -36,36 +47,38 @@ enum Reuse {
 
 /// MLIR bytecode, as a PJRT plugin takes it.
 pub fn emit_bytecode(graph: &Graph, options: &EmitOptions) -> Result<Vec<u8>, CompileError> {
-    module::bytecode(graph, &reuse(graph, options)?)
+    module::bytecode(graph, &arguments(graph, options)?)
 }
 
 /// StableHLO text for people; with `locations`, each line ends with the FX node and the user's frames.
 pub fn emit_text(graph: &Graph, options: &EmitOptions, locations: bool) -> Result<String, CompileError> {
-    text::module(graph, &reuse(graph, options)?, locations)
+    text::module(graph, &arguments(graph, options)?, locations)
 }
 
-fn reuse(graph: &Graph, options: &EmitOptions) -> Result<Vec<Reuse>, CompileError> {
-    let mut reuse = vec![Reuse::Keep; graph.parameters().len()];
-    let mut set = |parameter: usize, how: Reuse| match reuse.get_mut(parameter) {
-        Some(slot) => {
-            *slot = how;
-            Ok(())
-        }
-        None => Err(CompileError::new(
-            Stage::Emit,
-            format!(
-                "parameter {parameter} cannot be reused: the graph has {} parameters",
-                graph.parameters().len()
-            ),
-        )),
-    };
+fn arguments(graph: &Graph, options: &EmitOptions) -> Result<Vec<Argument>, CompileError> {
+    let count = graph.parameters().len();
+    let mut arguments = vec![Argument::default(); count];
+    let named = options.donate.iter().chain(options.layouts.iter().map(|(parameter, _)| parameter));
+    if let Some(parameter) = named.into_iter().find(|p| **p >= count) {
+        let message = format!("options for parameter {parameter}: the graph has {count} parameters");
+        return Err(CompileError::new(Stage::Emit, message));
+    }
     for &parameter in &options.donate {
-        set(parameter, Reuse::Donate)?;
+        arguments[parameter].reuse = Reuse::Donate;
     }
     for alias in &graph.aliases {
-        set(alias.parameter, Reuse::Alias(alias.output))?;
+        arguments[alias.parameter].reuse = Reuse::Alias(alias.output);
     }
-    Ok(reuse)
+    for (parameter, layout) in &options.layouts {
+        arguments[*parameter].layout = Some(layout.clone());
+    }
+    Ok(arguments)
+}
+
+/// A layout as XLA writes it.
+fn layout_text(minor_to_major: &[i64]) -> String {
+    let dims: Vec<String> = minor_to_major.iter().map(i64::to_string).collect();
+    format!("{{{}}}", dims.join(","))
 }
 
 /// A module's name is a symbol, and becomes part of file names in XLA's dumps.

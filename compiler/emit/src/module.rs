@@ -2,7 +2,7 @@
 
 use crate::attrs::Cache;
 use crate::ops::{Body, spec};
-use crate::{Reuse, module_name};
+use crate::{Argument, Reuse, layout_text, module_name};
 use melior::Context;
 use melior::ir::attribute::{
     ArrayAttribute, BoolAttribute, DictionaryAttribute, IntegerAttribute, StringAttribute, TypeAttribute,
@@ -18,14 +18,14 @@ use torchtpu_ir::{CompileError, DType, Graph, LocId, NodeId, Op, Stage, TensorTy
 
 type Operands<'c> = SmallVec<[Value<'c, 'c>; 4]>;
 
-pub fn bytecode(graph: &Graph, reuse: &[Reuse]) -> Result<Vec<u8>, CompileError> {
+pub fn bytecode(graph: &Graph, arguments: &[Argument]) -> Result<Vec<u8>, CompileError> {
     let context = Context::new_with_threading(false);
     context.set_allow_unregistered_dialects(true);
     let unknown = Location::unknown(&context);
     let mut module = Module::new(unknown);
     let name = StringAttribute::new(&context, &module_name(graph)).into();
     module.as_operation_mut().set_attribute("sym_name", name);
-    let main = main(&context, graph, reuse)?;
+    let main = main(&context, graph, arguments)?;
     module.body().append_operation(main);
     Ok(module.as_operation().write_bytecode())
 }
@@ -33,7 +33,7 @@ pub fn bytecode(graph: &Graph, reuse: &[Reuse]) -> Result<Vec<u8>, CompileError>
 fn main<'c>(
     context: &'c Context,
     graph: &Graph,
-    reuse: &[Reuse],
+    arguments: &[Argument],
 ) -> Result<melior::ir::Operation<'c>, CompileError> {
     let mut emitter = Emitter {
         cache: Cache::new(context, graph),
@@ -41,7 +41,7 @@ fn main<'c>(
         values: Vec::with_capacity(graph.len()),
         first: vec![u32::MAX; graph.bound()],
     };
-    let arguments: Vec<(Type<'c>, Location<'c>)> = graph
+    let block_arguments: Vec<(Type<'c>, Location<'c>)> = graph
         .parameters()
         .iter()
         .map(|&p| {
@@ -49,7 +49,7 @@ fn main<'c>(
             (emitter.result_type(&node.types, 0), emitter.cache.location(node.loc))
         })
         .collect();
-    let block = Block::new(&arguments);
+    let block = Block::new(&block_arguments);
     for (i, &p) in graph.parameters().iter().enumerate() {
         let argument = block.argument(i).map_err(|e| fail(e.to_string()))?;
         emitter.define(p, [argument.into()]);
@@ -68,15 +68,15 @@ fn main<'c>(
 
     let region = Region::new();
     region.append_block(block);
-    let inputs: Vec<Type<'c>> = arguments.iter().map(|(t, _)| *t).collect();
+    let inputs: Vec<Type<'c>> = block_arguments.iter().map(|(t, _)| *t).collect();
     let function = FunctionType::new(context, &inputs, &results);
     let mut attributes: Vec<(Identifier<'c>, Attribute<'c>)> = vec![
         (emitter.cache.identifier("sym_name"), StringAttribute::new(context, "main").into()),
         (emitter.cache.identifier("sym_visibility"), StringAttribute::new(context, "public").into()),
         (emitter.cache.identifier("function_type"), TypeAttribute::new(function.into()).into()),
     ];
-    if reuse.iter().any(|r| *r != Reuse::Keep) {
-        let each: Vec<Attribute<'c>> = reuse.iter().map(|r| argument_attribute(context, *r)).collect();
+    if arguments.iter().any(|a| *a != Argument::default()) {
+        let each: Vec<Attribute<'c>> = arguments.iter().map(|a| argument_attribute(context, a)).collect();
         let all = ArrayAttribute::new(context, &each).into();
         attributes.push((emitter.cache.identifier("arg_attrs"), all));
     }
@@ -87,8 +87,12 @@ fn main<'c>(
         .map_err(|e| fail(e.to_string()))
 }
 
-fn argument_attribute(context: &Context, reuse: Reuse) -> Attribute<'_> {
-    let entry = match reuse {
+fn argument_attribute<'c>(context: &'c Context, argument: &Argument) -> Attribute<'c> {
+    let layout = argument
+        .layout
+        .as_deref()
+        .map(|layout| ("mhlo.layout_mode", StringAttribute::new(context, &layout_text(layout)).into()));
+    let reuse: Option<(&str, Attribute<'c>)> = match argument.reuse {
         Reuse::Keep => None,
         Reuse::Alias(output) => {
             let i32 = IntegerType::new(context, 32).into();
@@ -96,8 +100,12 @@ fn argument_attribute(context: &Context, reuse: Reuse) -> Attribute<'_> {
         }
         Reuse::Donate => Some(("jax.buffer_donor", BoolAttribute::new(context, true).into())),
     };
-    let entry = entry.map(|(name, value)| (Identifier::new(context, name), value));
-    DictionaryAttribute::new(context, entry.as_slice()).into()
+    let entries: Vec<_> = layout
+        .into_iter()
+        .chain(reuse)
+        .map(|(name, value)| (Identifier::new(context, name), value))
+        .collect();
+    DictionaryAttribute::new(context, &entries).into()
 }
 
 fn fail(message: String) -> CompileError {

@@ -8,7 +8,7 @@ use crate::ops::{
     Attr, Body, Spec, compare_type, conv_dimensions, direction, fft_kind, list, precision, rng_algorithm,
     spec,
 };
-use crate::{Reuse, module_name};
+use crate::{Argument, Reuse, layout_text, module_name};
 use std::fmt::Write;
 use torchtpu_ir::graph::Value;
 use torchtpu_ir::{CompileError, DType, Frame, Graph, Literal, LocId, Location, Op, Stage, TensorType};
@@ -16,14 +16,14 @@ use torchtpu_ir::{CompileError, DType, Frame, Graph, Literal, LocId, Location, O
 /// Constants of more elements are written as hexadecimal bytes.
 const READABLE_ELEMENTS: i64 = 32;
 
-pub fn module(graph: &Graph, reuse: &[Reuse], locations: bool) -> Result<String, CompileError> {
+pub fn module(graph: &Graph, arguments: &[Argument], locations: bool) -> Result<String, CompileError> {
     let mut printer = Printer {
         out: String::with_capacity(graph.len() * 96),
         next: 0,
         names: vec![Vec::new(); graph.bound()],
         locations: locations.then(|| vec![false; graph.locations.len()]),
     };
-    printer.main(graph, reuse)?;
+    printer.main(graph, arguments)?;
     Ok(printer.out)
 }
 
@@ -38,20 +38,24 @@ struct Printer {
 }
 
 impl Printer {
-    fn main(&mut self, graph: &Graph, reuse: &[Reuse]) -> Result<(), CompileError> {
+    fn main(&mut self, graph: &Graph, arguments: &[Argument]) -> Result<(), CompileError> {
         let fail = |message: String| CompileError::new(Stage::Emit, message);
         let _ = writeln!(self.out, "module @{} {{", symbol(&module_name(graph)));
         self.out.push_str("  func.func public @main(");
-        for (i, (&p, reuse)) in graph.parameters().iter().zip(reuse).enumerate() {
+        for (i, (&p, argument)) in graph.parameters().iter().zip(arguments).enumerate() {
             let node = graph.node(p);
             let ty = node.types.first().map(tensor).unwrap_or_default();
             let _ = write!(self.out, "{}%arg{i}: {ty}", if i > 0 { ", " } else { "" });
-            match reuse {
-                Reuse::Keep => {}
-                Reuse::Alias(output) => {
-                    let _ = write!(self.out, " {{tf.aliasing_output = {output} : i32}}");
-                }
-                Reuse::Donate => self.out.push_str(" {jax.buffer_donor = true}"),
+            let layout = argument.layout.as_deref();
+            let layout = layout.map(|layout| format!("mhlo.layout_mode = \"{}\"", layout_text(layout)));
+            let reuse = match argument.reuse {
+                Reuse::Keep => None,
+                Reuse::Alias(output) => Some(format!("tf.aliasing_output = {output} : i32")),
+                Reuse::Donate => Some("jax.buffer_donor = true".to_string()),
+            };
+            let attributes: Vec<String> = layout.into_iter().chain(reuse).collect();
+            if !attributes.is_empty() {
+                let _ = write!(self.out, " {{{}}}", attributes.join(", "));
             }
             self.location(node.loc);
             self.names[p.index()] = vec![format!("%arg{i}")];

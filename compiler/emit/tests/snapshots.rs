@@ -54,7 +54,7 @@ fn locations() {
 fn donation() {
     let (_, graph) = fixtures("ops/emit").into_iter().find(|(name, _)| name == "main").unwrap();
     // Parameter 1 is aliased already.
-    let options = EmitOptions { donate: vec![0, 1] };
+    let options = EmitOptions { donate: vec![0, 1], ..EmitOptions::default() };
     let text = emit_text(&graph, &options, false).unwrap();
     settings("emit").bind(|| insta::assert_snapshot!("main_donation", text));
 }
@@ -67,7 +67,8 @@ fn refusals() {
         settings("errors").bind(|| insta::assert_snapshot!(format!("emit__{name}"), error.to_string()));
     }
     let graph = Graph::new("no_parameters");
-    let error = emit_bytecode(&graph, &EmitOptions { donate: vec![2] }).unwrap_err();
+    let error =
+        emit_bytecode(&graph, &EmitOptions { donate: vec![2], ..EmitOptions::default() }).unwrap_err();
     settings("errors").bind(|| insta::assert_snapshot!("emit__donate_out_of_range", error.to_string()));
 }
 

@@ -191,8 +191,8 @@ impl Program {
         self.program.text(locations).map_err(|e| raise(py, e))
     }
     /// StableHLO as MLIR bytecode.
-    fn as_bytecode<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, self.program.bytecode())
+    fn as_bytecode<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, &self.program.bytecode().map_err(|e| raise(py, e))?))
     }
     /// The IR, "before" or "after" the passes.
     #[pyo3(signature = (stage = "after"))]
@@ -325,7 +325,7 @@ impl Executable {
         Ok(())
     }
     fn stage_times(&self) -> PyResult<BTreeMap<&'static str, f64>> {
-        Ok(BTreeMap::from([("xla", self.get()?.compile_time.as_secs_f64())]))
+        Ok(self.get()?.stages.iter().map(|(name, time)| (*name, time.as_secs_f64())).collect())
     }
     /// Frees the executable and its device memory once running calls are done.
     fn release(&self) {
