@@ -10,6 +10,7 @@ use crate::cpu::{self, Prepared};
 use crate::host::{Memory, TensorRef};
 use crate::options::CompileSettings;
 use crate::program::Program;
+use smallvec::SmallVec;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -78,12 +79,12 @@ type Cache = Arc<Vec<Option<Cached>>>;
 struct Imported {
     cached: Cache,
     /// By position, in order; these come before what the cache has at their position.
-    fresh: Vec<(usize, Arc<Held>)>,
+    fresh: SmallVec<[(usize, Arc<Held>); 4]>,
     count: usize,
 }
 
 impl Imported {
-    fn buffers(&self) -> Vec<&Buffer> {
+    fn buffers(&self) -> SmallVec<[&Buffer; 64]> {
         let mut fresh = self.fresh.iter().peekable();
         (0..self.count)
             .filter_map(|i| match fresh.next_if(|(at, _)| *at == i) {
@@ -104,14 +105,16 @@ pub struct Executable {
     strides: Vec<Vec<i64>>,
     checks: Vec<Check>,
     uses_seed: bool,
-    non_donatable: Vec<i64>,
     cache: Mutex<Cache>,
     /// Wall time of emission and of the plugin's compilation.
     pub stages: [(&'static str, Duration); 2],
 }
 
-/// An input with what a call needs of it, computed once.
+/// An input with what a call needs of it, computed once. What every call reads of every input lies side by side.
 struct Slot {
+    dtype: DType,
+    mutated: bool,
+    shape: SmallVec<[i64; 4]>,
     spec: InputSpec,
     strides: Vec<i64>,
     dims: Vec<i64>,
@@ -200,15 +203,14 @@ impl Executable {
             .iter()
             .zip(graph.parameters())
             .map(|(spec, &parameter)| Slot {
+                dtype: spec.tensor.ty.dtype,
+                mutated: spec.mutated_by.is_some(),
+                shape: spec.tensor.ty.shape.iter().copied().collect(),
                 strides: spec.tensor.strides(),
                 dims: graph.ty(Value { node: parameter, result: 0 }).shape.clone(),
                 element: element_type(spec.tensor.ty.dtype),
                 spec: spec.clone(),
             })
-            .collect();
-        // An input that is not mutated is the caller's and outlives the call: never donated.
-        let non_donatable = (0..inputs.len() as i64 + program.uses_seed as i64)
-            .filter(|&i| inputs.get(i as usize).is_none_or(|s| s.spec.mutated_by.is_none()))
             .collect();
         Ok(Executable {
             name: program.name.clone(),
@@ -221,7 +223,6 @@ impl Executable {
             outputs: program.outputs.clone(),
             checks: program.checks.clone(),
             uses_seed: program.uses_seed,
-            non_donatable,
             stages,
         })
     }
@@ -271,16 +272,12 @@ impl Executable {
         // SAFETY: the caller's promise covers every loan until the end of this call.
         let imported = unsafe { self.import_all(args, seed) }?;
         let (results, done) =
-            self.loaded.execute(&imported.buffers(), self.options()).map_err(|e| self.fail(e))?;
+            self.loaded.execute(&imported.buffers(), ExecuteOptions::default()).map_err(|e| self.fail(e))?;
         // The caller's memory is on loan until the execution is over.
         done.await_ready().map_err(|e| self.fail(e))?;
         drop(imported);
         // SAFETY: mutated inputs may be written, by the caller's promise.
         unsafe { self.deliver(args, results) }
-    }
-
-    fn options(&self) -> ExecuteOptions<'_> {
-        ExecuteOptions { non_donatable_input_indices: &self.non_donatable, launch_id: 0 }
     }
 
     /// Buffers of the arguments: static ones from the cache where address and version are those of the last call,
@@ -291,7 +288,7 @@ impl Executable {
     unsafe fn import_all(&self, args: &[TensorRef<'_>], seed: u64) -> Result<Imported> {
         self.check_args(args)?;
         let cached = self.lock().clone();
-        let mut fresh: Vec<(usize, Arc<Held>)> = Vec::new();
+        let mut fresh: SmallVec<[(usize, Arc<Held>); 4]> = SmallVec::new();
         let mut learnt = false;
         for (i, (slot, arg)) in self.inputs.iter().zip(args).enumerate() {
             if cached[i].as_ref().is_some_and(|c| c.ptr == arg.ptr as usize && c.version == arg.version) {
@@ -344,7 +341,8 @@ impl Executable {
         let buffers = imported.buffers();
         let start = Instant::now();
         for _ in 0..times {
-            let (_results, done) = self.loaded.execute(&buffers, self.options()).map_err(|e| self.fail(e))?;
+            let (_results, done) =
+                self.loaded.execute(&buffers, ExecuteOptions::default()).map_err(|e| self.fail(e))?;
             done.await_ready().map_err(|e| self.fail(e))?;
         }
         Ok(start.elapsed().as_secs_f64() / f64::from(times.max(1)))
@@ -404,7 +402,7 @@ impl Executable {
             }
             let bytes = self.outputs[i].tensor.ty.bytes().max(0) as usize;
             let output = if self.zero_copy && bytes > 0 {
-                Output::Device(buffer.into_output_memory().map_err(|e| self.fail(e))?)
+                Output::Device(buffer.into_ready_memory().map_err(|e| self.fail(e))?)
             } else {
                 let mut memory = Memory::new(bytes);
                 buffer.copy_to_host(memory.bytes_mut(bytes)).map_err(|e| self.fail(e))?;
@@ -445,14 +443,13 @@ impl Executable {
             ));
         }
         for (slot, arg) in self.inputs.iter().zip(args) {
-            let ty = &slot.spec.tensor.ty;
-            if arg.dtype != ty.dtype || arg.shape != ty.shape {
+            if arg.dtype != slot.dtype || *arg.shape != *slot.shape {
                 return fail(format!(
-                    "graph `{}` was compiled for {ty} as `{}`, not {}{:?}",
-                    self.name, slot.spec.name, arg.dtype, arg.shape
+                    "graph `{}` was compiled for {} as `{}`, not {}{:?}",
+                    self.name, slot.spec.tensor.ty, slot.spec.name, arg.dtype, arg.shape
                 ));
             }
-            if slot.spec.mutated_by.is_some() && arg.bytes() > 0 {
+            if slot.mutated && arg.bytes() > 0 {
                 let clash = args.iter().zip(&self.inputs).find(|(other, s)| {
                     !std::ptr::eq(*other, arg) && overlaps(arg, other) && s.spec.name != slot.spec.name
                 });

@@ -213,6 +213,13 @@ impl Buffer {
 
     /// Turns the buffer into memory that a user outside PJRT can hold. Waits for the contents.
     pub fn into_output_memory(self) -> Result<OutputMemory> {
+        self.ready_event()?.await_ready()?;
+        self.into_ready_memory()
+    }
+
+    /// As [`into_output_memory`](Self::into_output_memory), where the execution that makes the contents is known to be
+    /// over.
+    pub fn into_ready_memory(self) -> Result<OutputMemory> {
         OutputMemory::new(self)
     }
 }
@@ -258,7 +265,7 @@ fn transpose(from: &[u8], dims: &[i64], order: &[i64], bytes: usize, to: &mut [u
     }
 }
 
-/// The memory of a buffer, pinned and ready until this is dropped: what a consumer of tensors without copies holds.
+/// The memory of a buffer, pinned and with its contents ready until this is dropped: what a consumer of tensors without copies holds.
 #[derive(Debug)]
 pub struct OutputMemory {
     buffer: Buffer,
@@ -271,8 +278,7 @@ unsafe impl Send for OutputMemory {}
 unsafe impl Sync for OutputMemory {}
 
 impl OutputMemory {
-    pub fn new(buffer: Buffer) -> Result<Self> {
-        buffer.ready_event()?.await_ready()?;
+    fn new(buffer: Buffer) -> Result<Self> {
         buffer.increase_external_reference()?;
         let pinned = match buffer.unsafe_pointer() {
             // An array without values may have no memory; its address is never followed.

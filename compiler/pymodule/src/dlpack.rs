@@ -5,7 +5,7 @@
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyCapsule;
+use pyo3::types::{PyCapsule, PyList};
 use std::ffi::{c_int, c_void};
 use torchtpu_driver::{DType, Output, TensorRef};
 
@@ -179,16 +179,19 @@ impl Exchange {
         }
     }
 
-    /// Reads a tensor. The error is Python's where PyTorch refuses (sparse, quantised, a conjugate view).
+    /// Reads one tensor of a list. The error is Python's where PyTorch refuses (sparse, quantised, a conjugate view).
     ///
     /// # Safety
-    /// The tensor outlives `'a`, and nobody changes its shape meanwhile: shape and strides are the tensor's own.
-    pub unsafe fn borrow<'a>(&self, object: &Bound<'_, PyAny>, version: u64) -> PyResult<TensorRef<'a>> {
+    /// The list keeps the tensor for `'a`, and nobody changes its shape meanwhile: shape and strides are the tensor's
+    /// own.
+    pub unsafe fn borrow<'a>(&self, tensors: &Bound<'a, PyList>, index: usize) -> PyResult<TensorRef<'a>> {
         let mut tensor = std::mem::MaybeUninit::<Tensor>::uninit();
-        // SAFETY: the object is a tensor (PyTorch checks), and the table fills the struct where it answers 0.
+        // SAFETY: the reference is the list's own. That it is a tensor PyTorch checks, and the table fills the struct
+        // where it answers 0.
         let tensor = unsafe {
-            if (self.from_object)(object.as_ptr().cast(), tensor.as_mut_ptr()) != 0 {
-                return Err(refused(object.py(), "DLPack refused a tensor"));
+            let object = ffi::PyList_GetItem(tensors.as_ptr(), index as ffi::Py_ssize_t);
+            if object.is_null() || (self.from_object)(object.cast(), tensor.as_mut_ptr()) != 0 {
+                return Err(refused(tensors.py(), "DLPack refused a tensor"));
             }
             tensor.assume_init()
         };
@@ -206,7 +209,7 @@ impl Exchange {
             shape: unsafe { list(tensor.shape, tensor.ndim) },
             // SAFETY: as above.
             strides: unsafe { list(tensor.strides, tensor.ndim) },
-            version,
+            version: 0,
         })
     }
 

@@ -267,18 +267,17 @@ impl Executable {
         tensors: &'a Bound<'_, PyList>,
     ) -> PyResult<Vec<TensorRef<'a>>> {
         let mut args = Vec::with_capacity(tensors.len());
-        for object in tensors.iter() {
-            let version = if executable.wants_versions() {
-                // Inference tensors have no counter: they are taken as changed at every call.
-                let version =
-                    object.getattr(pyo3::intern!(tensors.py(), "_version")).and_then(|v| v.extract());
-                version.unwrap_or_else(|_| NEVER_SEEN.fetch_add(1, Relaxed))
-            } else {
-                0
-            };
+        for index in 0..tensors.len() {
             #[allow(unsafe_code)]
             // SAFETY: the list is the caller's argument and nobody else's to change during the call.
-            args.push(unsafe { self.exchange.borrow(&object, version) }?);
+            let mut tensor = unsafe { self.exchange.borrow(tensors, index) }?;
+            if executable.wants_versions() {
+                // Inference tensors have no counter: they are taken as changed at every call.
+                let version = tensors.get_item(index)?.getattr(pyo3::intern!(tensors.py(), "_version"));
+                let version = version.and_then(|v| v.extract());
+                tensor.version = version.unwrap_or_else(|_| NEVER_SEEN.fetch_add(1, Relaxed));
+            }
+            args.push(tensor);
         }
         Ok(args)
     }
