@@ -7,7 +7,7 @@
 #![allow(unsafe_code)] // Hands the caller's memory to the plugin; each block says why that is sound.
 
 use crate::cpu::{self, Prepared};
-use crate::host::{Memory, TensorRef};
+use crate::host::{self, Memory, TensorRef};
 use crate::options::CompileSettings;
 use crate::program::Program;
 use smallvec::SmallVec;
@@ -94,6 +94,9 @@ impl Imported {
             .collect()
     }
 }
+
+/// A compilation that takes this long leaves enough behind to be worth the milliseconds of tidying up.
+const LARGE: Duration = Duration::from_millis(500);
 
 pub struct Executable {
     name: String,
@@ -197,6 +200,9 @@ impl Executable {
             .compile(&bytecode, &options)
             .map_err(|e| plugin_error(Stage::Compile, &program.name, e))?;
         let stages = [("emit", emitted), ("xla", start.elapsed() - emitted)];
+        if start.elapsed() > LARGE {
+            host::trim();
+        }
         // The inputs are the first parameters, in order.
         let inputs: Vec<Slot> = program
             .inputs
