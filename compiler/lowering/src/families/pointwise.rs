@@ -25,6 +25,7 @@ pub const ROWS: &[Row] = &[
     row("aten.sin.default", Unary(UnaryOp::Sine)),
     row("aten.cos.default", Unary(UnaryOp::Cosine)),
     row("aten.tan.default", Unary(UnaryOp::Tan)),
+    row("aten.sinc.default", One(|cx| opmath(cx, special::sinc))),
     row("aten.asin.default", UnaryOpmath(UnaryOp::Asin)),
     row("aten.acos.default", UnaryOpmath(UnaryOp::Acos)),
     row("aten.atan.default", UnaryOpmath(UnaryOp::Atan)),

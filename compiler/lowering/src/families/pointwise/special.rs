@@ -34,6 +34,16 @@ fn over(cx: &mut Cx<'_>, c: f64, x: Value) -> Result<Value> {
     cx.b.div(c, x)
 }
 
+/// `sin(pi x) / (pi x)`, and 1 where x is 0.
+pub fn sinc(cx: &mut Cx<'_>, v: Value) -> Result<Value> {
+    let x = cx.b.binary_const(BinaryOp::Multiply, v, std::f64::consts::PI)?;
+    let sine = cx.b.unary(UnaryOp::Sine, x)?;
+    let ratio = cx.b.div(sine, x)?;
+    let is_zero = cx.b.compare_const(Direction::Eq, v, 0.0)?;
+    let one = cx.b.full_like(v, 1.0);
+    cx.b.select(is_zero, one, ratio)
+}
+
 /// `exp(-|x|) I0(x)`
 pub fn i0e(cx: &mut Cx<'_>, v: Value) -> Result<Value> {
     let x = cx.b.unary(UnaryOp::Abs, v)?;
