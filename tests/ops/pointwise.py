@@ -80,7 +80,9 @@ def unary_cases() -> list[Case]:
         fn, domain = getattr(torch, name), DOMAINS.get(name, {})
         smooth = name not in ("signbit", "isnan", "isinf", "isfinite", "logical_not")
         cases.append(
-            case(name, fn, f32(2, 3, **domain), train=smooth, fixture=name in ("sign", "log2", "round", "sinc"))
+            case(
+                name, fn, f32(2, 3, **domain), train=smooth, fixture=name in ("sign", "log2", "round", "sinc")
+            )
         )
         # Eager rounds the root before it inverts it; its cube, the gradient, is off by up to three times that.
         loose = {"rtol": 3e-2, "atol": 1e-3, "why": "eager rounds twice"} if name == "rsqrt" else {}

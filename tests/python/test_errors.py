@@ -107,9 +107,22 @@ def test_unknown_xla_option() -> None:
     check("unknown_xla_option", str(error))
 
 
-@pytest.mark.parametrize("kind", ["missing", "not_elf", "not_a_plugin"])
+OLD_PLUGIN = """
+static struct {
+    unsigned long size; void *extensions;
+    struct { unsigned long size; void *extensions; int major, minor; } version;
+} table = {sizeof table, 0, {sizeof table.version, 0, 0, 20}};
+void *GetPjrtApi(void) { return &table; }
+"""
+
+
+@pytest.mark.parametrize("kind", ["missing", "not_elf", "not_a_plugin", "too_old"])
 def test_bad_plugin(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "plugin.so"
+    if kind == "too_old":
+        source = tmp_path / "plugin.c"
+        source.write_text(OLD_PLUGIN)
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", str(path), str(source)], check=True)
     if kind == "not_elf":
         path.write_text("this is no library")
     if kind == "not_a_plugin":
