@@ -63,6 +63,7 @@ pub fn run_list(
         )
         .help(format!("the passes are {}", known.join(", "))));
     }
+    inside(graph, passes, options)?;
     let enabled = passes.iter().filter(|pass| !options.disabled.iter().any(|name| name == pass.name()));
     let mut before = options.dump.map(|_| dump(graph));
     let mut reports = Vec::with_capacity(passes.len());
@@ -94,6 +95,22 @@ pub fn run_list(
         }
     }
     Ok(reports)
+}
+
+/// Regions first: what they turn out to be is what the passes around them see. They are not dumped on their own.
+fn inside(
+    graph: &mut Graph,
+    passes: &[&'static dyn Pass],
+    options: &PassOptions<'_>,
+) -> Result<(), CompileError> {
+    let options = PassOptions { dump: None, stop_after: None, ..options.clone() };
+    let holders: Vec<_> = graph.node_ids().filter(|&id| !graph.op(id).regions().is_empty()).collect();
+    for id in holders {
+        for region in graph.node_mut(id).op.regions_mut() {
+            run_list(region.graph_mut(), passes, &options)?;
+        }
+    }
+    Ok(())
 }
 
 /// The application that turns a good graph bad: the graph is good with `stop_after` at `application`, and bad with

@@ -73,6 +73,8 @@ class _Exporter:
         self.node_stack: dict[Node, int] = {}
         self.caller: Any = _UNKNOWN  # the stack of the call that compiles, made when needed
         self.symbols: dict[str, tuple[int, int | None]] = {}
+        self.graphs: list[dict[str, Any]] = []
+        self.graph_index: dict[str, int] = {}
 
     def run(self, kind: str, name: str, static: frozenset[int]) -> Exported:
         placeholders = [n for n in self.gm.graph.nodes if n.op == "placeholder"]
@@ -106,6 +108,8 @@ class _Exporter:
             "outputs": returned,
             "stacks": self.stacks,
         }
+        if self.graphs:
+            payload["graphs"] = self.graphs
         return Exported(
             name=name,
             kind=kind,
@@ -117,6 +121,54 @@ class _Exporter:
             symbols=self.symbols,
             input_names=[n.name for n in placeholders],
         )
+
+    def nested(self, target: str, gm: GraphModule) -> dict[str, Any]:
+        """The graph that a higher-order operator runs, as an argument; each is written once."""
+        if target not in self.graph_index:
+            self.graph_index[target] = len(self.graphs)
+            self.graphs.append({})
+            inner = _Exporter(gm)
+            inner.symbols, inner.caller = self.symbols, self.caller
+            self.graphs[self.graph_index[target]] = inner.region(target)
+        return {"graph": self.graph_index[target]}
+
+    def region(self, name: str) -> dict[str, Any]:
+        """This graph as a payload inside another: its outputs are values and None, in order."""
+        placeholders = [n for n in self.gm.graph.nodes if n.op == "placeholder"]
+        inputs = [self.input(i, n, False) for i, n in enumerate(placeholders)]
+        self.values = {n: i for i, n in enumerate(placeholders)}
+        constants, _ = self.constants()
+        nodes: list[dict[str, Any]] = []
+        outputs: list[Any] = []
+        first = len(inputs) + len(constants)
+        for node in self.gm.graph.nodes:
+            if node.op == "call_function":
+                if self.is_number(node) or is_check(node) or self.is_token(node):
+                    continue
+                exported = self.node(node)
+                self.values[node] = first + len(nodes)
+                nodes.append(exported)
+            elif node.op == "output":
+                results = node.args[0]
+                outputs = [
+                    self.arg(r) for r in (results if isinstance(results, (list, tuple)) else [results])
+                ]
+        payload: dict[str, Any] = {
+            "version": VERSION,
+            "name": name,
+            "kind": "inference",
+            "torch": torch.__version__,
+            "matmul_precision": torch.get_float32_matmul_precision(),
+            "inputs": inputs,
+            "constants": constants,
+            "targets": self.targets,
+            "nodes": nodes,
+            "outputs": outputs,
+            "stacks": self.stacks,
+        }
+        if self.graphs:
+            payload["graphs"] = self.graphs
+        return payload
 
     def input(self, index: int, node: Node, static: bool) -> dict[str, Any]:
         value = node.meta.get("val")
@@ -221,7 +273,13 @@ class _Exporter:
             if value in self.numbers:
                 return self.number(self.numbers[value])
             index = self.values.get(value)
-            return {"v": index} if index is not None else str(value.target)
+            if index is not None:
+                return {"v": index}
+            if value.op == "get_attr":
+                owned = functools.reduce(getattr, str(value.target).split("."), self.gm)
+                if isinstance(owned, GraphModule):
+                    return self.nested(str(value.target), owned)
+            return str(value.target)
         if value is None or isinstance(value, (str, bool)):
             return value
         if isinstance(value, (list, tuple)):
@@ -308,18 +366,34 @@ class _Exporter:
     def shared_bases(self, results: list[Node]) -> dict[Node, Node]:
         """For results that share memory with one another, the node that made the memory: writing to one result must
         show in the others. AOTAutograd sees to that itself only where gradients are required."""
-        groups: dict[int, set[Node]] = {}
+        groups: dict[Any, set[Node]] = {}
+        memories = self.memories()
         for node in results:
-            if (memory := memory_of(node)) is not None:
-                groups.setdefault(memory, set()).add(node)
+            if node in memories:
+                groups.setdefault(memories[node], set()).add(node)
         shared = {memory: nodes for memory, nodes in groups.items() if len(nodes) > 1}
         bases: dict[Node, Node] = {}
         for node in self.values if shared else ():
-            nodes = shared.pop(memory_of(node), None)  # type: ignore[arg-type]
+            nodes = shared.pop(memories.get(node), None)
             if nodes is not None and node.op == "call_function":
                 same = (n for n in nodes if n.meta["val"].dtype == node.meta["val"].dtype)
                 bases.update(dict.fromkeys(same, node))
         return bases
+
+    def memories(self) -> dict[Node, Any]:
+        """Which memory each tensor lies in. Two calls of one nested graph have the same fake results: there the
+        call is part of the answer."""
+        memories: dict[Node, Any] = {}
+        for node in self.values:
+            if (memory := memory_of(node)) is None:
+                continue
+            call = node.args[0] if node.target is operator.getitem else node
+            if isinstance(call, Node) and isinstance(call.target, torch._ops.HigherOrderOperator):
+                memories[node] = (memory, call)
+                continue
+            sources = (memories[n] for n in node.all_input_nodes if n in memories)
+            memories[node] = next((m for m in sources if m[0] == memory), (memory, None))
+        return memories
 
 
 _OTHERS: tuple[tuple[str, Any], ...] = (

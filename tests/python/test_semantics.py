@@ -425,6 +425,10 @@ PRODUCTS: dict[str, tuple[Callable[..., Tensor], list[tuple[int, ...]]]] = {
     "linear of whole pages": (F.linear, [(256, 1024), (2048, 1024)]),
     "both operands": (lambda x, w: (x @ w.t()).relu() @ w, [(256, 768), (3072, 768)]),
     "vector": (torch.mv, [(512, 512), (512,)]),
+    "branch": (
+        lambda x, w: torch.cond(x.sum() < 1e9, torch.mm, lambda x, w: x @ (w + 1), (x, w)),
+        [(256, 768), (768, 3072)],
+    ),
     "batched": (torch.bmm, [(4, 256, 64), (4, 64, 256)]),
     "attention": (F.scaled_dot_product_attention, [(2, 4, 256, 64)] * 3),
     "convolution": (lambda x, w: F.conv2d(x, w), [(2, 64, 28, 28), (128, 64, 1, 1)]),

@@ -14,7 +14,7 @@ use melior::ir::{
 };
 use smallvec::SmallVec;
 use torchtpu_ir::graph::Value as IrValue;
-use torchtpu_ir::{CompileError, DType, Graph, LocId, NodeId, Op, Stage, TensorType};
+use torchtpu_ir::{CompileError, DType, Graph, LocId, NodeId, Op, Region as IrRegion, Stage, TensorType};
 
 type Operands<'c> = SmallVec<[Value<'c, 'c>; 4]>;
 
@@ -35,40 +35,13 @@ fn main<'c>(
     graph: &Graph,
     arguments: &[Argument],
 ) -> Result<melior::ir::Operation<'c>, CompileError> {
-    let mut emitter = Emitter {
-        cache: Cache::new(context, graph),
-        graph,
-        values: Vec::with_capacity(graph.len()),
-        first: vec![u32::MAX; graph.bound()],
-    };
-    let block_arguments: Vec<(Type<'c>, Location<'c>)> = graph
-        .parameters()
-        .iter()
-        .map(|&p| {
-            let node = graph.node(p);
-            (emitter.result_type(&node.types, 0), emitter.cache.location(node.loc))
-        })
-        .collect();
-    let block = Block::new(&block_arguments);
-    for (i, &p) in graph.parameters().iter().enumerate() {
-        let argument = block.argument(i).map_err(|e| fail(e.to_string()))?;
-        emitter.define(p, [argument.into()]);
-    }
-    for id in graph.topological() {
-        if !matches!(graph.op(id), Op::Parameter(_)) {
-            emitter
-                .node(id, &block)
-                .map_err(|m| fail(m).at(graph.op(id).name(), graph.location(graph.node(id).loc)))?;
-        }
-    }
-    let outputs: Operands<'c> =
-        graph.outputs.iter().map(|v| emitter.value(*v)).collect::<Result<_, _>>().map_err(fail)?;
+    let mut emitter = Emitter::new(context, graph);
+    let (block, inputs) = emitter.block()?;
+    emitter.body(&block, "func.return")?;
     let results: Vec<Type<'c>> = graph.outputs.iter().map(|v| emitter.cache.tensor(graph.ty(*v))).collect();
-    emitter.op(&block, "func.return", &outputs, &[], &[], None, LocId::UNKNOWN).map_err(fail)?;
 
     let region = Region::new();
     region.append_block(block);
-    let inputs: Vec<Type<'c>> = block_arguments.iter().map(|(t, _)| *t).collect();
     let function = FunctionType::new(context, &inputs, &results);
     let mut attributes: Vec<(Identifier<'c>, Attribute<'c>)> = vec![
         (emitter.cache.identifier("sym_name"), StringAttribute::new(context, "main").into()),
@@ -120,7 +93,70 @@ struct Emitter<'c, 'g> {
     first: Vec<u32>,
 }
 
-impl<'c> Emitter<'c, '_> {
+impl<'c, 'g> Emitter<'c, 'g> {
+    fn new(context: &'c Context, graph: &'g Graph) -> Self {
+        Emitter {
+            cache: Cache::new(context, graph),
+            graph,
+            values: Vec::with_capacity(graph.len()),
+            first: vec![u32::MAX; graph.bound()],
+        }
+    }
+
+    /// A block that takes the graph's parameters, and their types.
+    fn block(&mut self) -> Result<(Block<'c>, Vec<Type<'c>>), CompileError> {
+        let graph = self.graph;
+        let arguments: Vec<(Type<'c>, Location<'c>)> = graph
+            .parameters()
+            .iter()
+            .map(|&p| {
+                let node = graph.node(p);
+                (self.result_type(&node.types, 0), self.cache.location(node.loc))
+            })
+            .collect();
+        let block = Block::new(&arguments);
+        for (i, &p) in graph.parameters().iter().enumerate() {
+            let argument = block.argument(i).map_err(|e| fail(e.to_string()))?;
+            self.define(p, [argument.into()]);
+        }
+        Ok((block, arguments.into_iter().map(|(ty, _)| ty).collect()))
+    }
+
+    /// Every node of the graph, and the return of its outputs. Parameters are defined already.
+    fn body(&mut self, block: &Block<'c>, terminator: &str) -> Result<(), CompileError> {
+        let graph = self.graph;
+        for id in graph.topological() {
+            if !matches!(graph.op(id), Op::Parameter(_)) {
+                self.node(id, block)
+                    .map_err(|m| fail(m).at(graph.op(id).name(), graph.location(graph.node(id).loc)))?;
+            }
+        }
+        let outputs: Operands<'c> =
+            graph.outputs.iter().map(|v| self.value(*v)).collect::<Result<_, _>>().map_err(fail)?;
+        self.op(block, terminator, &outputs, &[], &[], Vec::new(), LocId::UNKNOWN).map_err(fail)?;
+        Ok(())
+    }
+
+    /// The regions of control flow. A loop's blocks take its state; a branch takes nothing and reads the operands.
+    fn regions(&self, op: &Op, operands: &[Value<'c, 'c>]) -> Result<Vec<Region<'c>>, String> {
+        let emit = |graph: &IrRegion| -> Result<Region<'c>, CompileError> {
+            let mut inner = Emitter::new(self.cache.context, graph);
+            let block = if let Op::If(_) = op {
+                for (&p, value) in graph.parameters().iter().zip(operands.iter().skip(1)) {
+                    inner.define(p, [*value]);
+                }
+                Block::new(&[])
+            } else {
+                inner.block()?.0
+            };
+            inner.body(&block, "stablehlo.return")?;
+            let region = Region::new();
+            region.append_block(block);
+            Ok(region)
+        };
+        op.regions().into_iter().map(emit).collect::<Result<_, _>>().map_err(|e| e.message)
+    }
+
     fn result_type(&mut self, types: &[TensorType], i: usize) -> Type<'c> {
         match types.get(i) {
             Some(t) => self.cache.tensor(t),
@@ -175,8 +211,14 @@ impl<'c> Emitter<'c, '_> {
             }
         }
         let types: SmallVec<[Type<'c>; 2]> = types.iter().map(|t| self.cache.tensor(t)).collect();
-        let region = spec.body.as_ref().map(|body| self.region(body, loc)).transpose()?;
-        self.op(block, spec.name, &operands, &attributes, &types, region, loc)
+        let mut regions = self.regions(op, &operands)?;
+        if let Some(body) = &spec.body {
+            regions.push(self.region(body, loc)?);
+        }
+        if let Op::If(_) = op {
+            operands.truncate(1);
+        }
+        self.op(block, spec.name, &operands, &attributes, &types, regions, loc)
     }
 
     fn region(&mut self, body: &Body, loc: LocId) -> Result<Region<'c>, String> {
@@ -200,7 +242,7 @@ impl<'c> Emitter<'c, '_> {
             types.push(result);
         }
         let results: Operands<'c> = body.results.iter().map(|&i| values[i]).collect();
-        self.op(&block, "stablehlo.return", &results, &[], &[], None, loc)?;
+        self.op(&block, "stablehlo.return", &results, &[], &[], Vec::new(), loc)?;
         let region = Region::new();
         region.append_block(block);
         Ok(region)
@@ -214,16 +256,14 @@ impl<'c> Emitter<'c, '_> {
         operands: &[Value<'c, 'c>],
         attributes: &[(Identifier<'c>, Attribute<'c>)],
         types: &[Type<'c>],
-        region: Option<Region<'c>>,
+        regions: Vec<Region<'c>>,
         loc: LocId,
     ) -> Result<Operands<'c>, String> {
-        let mut builder = OperationBuilder::new(name, self.cache.location(loc))
+        let builder = OperationBuilder::new(name, self.cache.location(loc))
             .add_operands(operands)
             .add_attributes(attributes)
-            .add_results(types);
-        if let Some(region) = region {
-            builder = builder.add_regions([region]);
-        }
+            .add_results(types)
+            .add_regions_vec(regions);
         let made = block.append_operation(builder.build().map_err(|e| e.to_string())?);
         (0..types.len()).map(|i| made.result(i).map(Into::into).map_err(|e| e.to_string())).collect()
     }

@@ -239,6 +239,8 @@ pub fn spec<'a>(op: &'a Op, operands: &[&TensorType]) -> Result<Spec<'a>, String
         Op::Fft(f) => Spec::new("stablehlo.fft")
             .dialect("fft_type", format!("#stablehlo<fft_type {}>", fft_kind(f.kind)))
             .with("fft_length", Ints(&f.length)),
+        Op::If(_) => Spec::new("stablehlo.if"),
+        Op::While(_) => Spec::new("stablehlo.while"),
         Op::OptimizationBarrier(_) => Spec::new("stablehlo.optimization_barrier"),
     })
 }

@@ -9,6 +9,7 @@ use crate::ops::{
     spec,
 };
 use crate::{Argument, Reuse, layout_text, module_name};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use torchtpu_ir::graph::Value;
 use torchtpu_ir::{CompileError, DType, Frame, Graph, Literal, LocId, Location, Op, Stage, TensorType};
@@ -21,7 +22,11 @@ pub fn module(graph: &Graph, arguments: &[Argument], locations: bool) -> Result<
         out: String::with_capacity(graph.len() * 96),
         next: 0,
         names: vec![Vec::new(); graph.bound()],
-        locations: locations.then(|| vec![false; graph.locations.len()]),
+        around: graph.locations.clone(),
+        base: 0,
+        bases: graph.locations.len(),
+        locations: locations.then(BTreeMap::new),
+        indent: 4,
     };
     printer.main(graph, arguments)?;
     Ok(printer.out)
@@ -33,8 +38,14 @@ struct Printer {
     next: usize,
     /// For each node, the names of its results.
     names: Vec<Vec<String>>,
-    /// Which locations were named, where locations are wanted.
-    locations: Option<Vec<bool>>,
+    /// The locations of the graph being written, and the number of the first in the module's table, which holds those
+    /// of all graphs on end; `bases` are taken.
+    around: Vec<Location>,
+    base: usize,
+    bases: usize,
+    /// The locations that were named, where locations are wanted.
+    locations: Option<BTreeMap<usize, String>>,
+    indent: usize,
 }
 
 impl Printer {
@@ -62,13 +73,7 @@ impl Printer {
         }
         let outputs: Vec<&TensorType> = graph.outputs.iter().map(|v| graph.ty(*v)).collect();
         let _ = writeln!(self.out, ") -> {} {{", bracketed(&outputs));
-        for id in graph.topological() {
-            let node = graph.node(id);
-            if matches!(node.op, Op::Parameter(_)) {
-                continue;
-            }
-            self.node(graph, id).map_err(|m| fail(m).at(node.op.name(), graph.location(node.loc)))?;
-        }
+        self.nodes(graph)?;
         let results = self.operands(&graph.outputs).map_err(fail)?;
         self.out.push_str("    return");
         if !results.is_empty() {
@@ -80,7 +85,61 @@ impl Printer {
         self.out.push_str("\n}");
         self.location(LocId::UNKNOWN);
         self.out.push('\n');
-        self.location_table(graph);
+        self.location_table();
+        Ok(())
+    }
+
+    fn nodes(&mut self, graph: &Graph) -> Result<(), CompileError> {
+        for id in graph.topological() {
+            let node = graph.node(id);
+            if !matches!(node.op, Op::Parameter(_)) {
+                self.node(graph, id).map_err(|m| {
+                    CompileError::new(Stage::Emit, m).at(node.op.name(), graph.location(node.loc))
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The regions of control flow. A loop's blocks take its state; a branch takes nothing and reads the operands.
+    fn regions(&mut self, op: &Op, operands: &[String]) -> Result<(), String> {
+        let loops = matches!(op, Op::While(_));
+        for (i, graph) in op.regions().into_iter().enumerate() {
+            self.out.push_str(if i > 0 { ", {\n" } else { " ({\n" });
+            let outer_names = std::mem::replace(&mut self.names, vec![Vec::new(); graph.bound()]);
+            let outer_locations = std::mem::replace(&mut self.around, graph.locations.clone());
+            let outer_base = std::mem::replace(&mut self.base, self.bases);
+            self.bases += graph.locations.len();
+            if loops {
+                let _ = write!(self.out, "{:1$}^bb0(", "", self.indent);
+                for (k, (&p, ty)) in graph.parameters().iter().zip(graph.parameter_types()).enumerate() {
+                    let name = format!("%arg_{}", self.next);
+                    self.next += 1;
+                    let _ = write!(self.out, "{}{name}: {}", if k > 0 { ", " } else { "" }, tensor(ty));
+                    self.location(graph.node(p).loc);
+                    self.names[p.index()] = vec![name];
+                }
+                self.out.push_str("):\n");
+            } else {
+                for (&p, name) in graph.parameters().iter().zip(operands.iter().skip(1)) {
+                    self.names[p.index()] = vec![name.clone()];
+                }
+            }
+            self.indent += 2;
+            self.nodes(graph).map_err(|e| e.message)?;
+            let results = self.operands(&graph.outputs)?;
+            let _ = write!(self.out, "{:1$}stablehlo.return", "", self.indent);
+            if !results.is_empty() {
+                let _ = write!(self.out, " {} : {}", results.join(", "), tensors(&graph.output_types()));
+            }
+            self.location(LocId::UNKNOWN);
+            self.indent -= 2;
+            let _ = write!(self.out, "\n{:1$}}}", "", self.indent);
+            self.names = outer_names;
+            self.around = outer_locations;
+            self.base = outer_base;
+        }
+        self.out.push(')');
         Ok(())
     }
 
@@ -127,7 +186,7 @@ impl Printer {
             1 => vec![format!("%{number}")],
             n => (0..n).map(|i| format!("%{number}#{i}")).collect(),
         };
-        self.out.push_str("    ");
+        let _ = write!(self.out, "{:1$}", "", self.indent);
         match types.len() {
             0 => {}
             1 => {
@@ -137,9 +196,18 @@ impl Printer {
                 let _ = write!(self.out, "%{number}:{n} = ");
             }
         }
-        match pretty(op, &spec, &operands, &operand_types, types) {
-            Some(text) => self.out.push_str(&text),
-            None => self.generic(&spec, &operands, &operand_types, types, loc)?,
+        if op.regions().is_empty() {
+            match pretty(op, &spec, &operands, &operand_types, types) {
+                Some(text) => self.out.push_str(&text),
+                None => self.generic(&spec, &operands, &operand_types, types, loc)?,
+            }
+        } else {
+            // A branch has its arguments from around it.
+            let passed = if matches!(op, Op::If(_)) { 1 } else { operands.len() };
+            let _ = write!(self.out, "\"{}\"({})", spec.name, operands[..passed].join(", "));
+            self.regions(op, &operands)?;
+            let results: Vec<&TensorType> = types.iter().collect();
+            let _ = write!(self.out, " : {}", function(&operand_types[..passed], &results));
         }
         self.location(loc);
         self.out.push('\n');
@@ -206,20 +274,20 @@ impl Printer {
 
     /// ` loc(#locN)` behind what was just written, where locations are wanted.
     fn location(&mut self, loc: LocId) {
-        let Some(used) = &mut self.locations else { return };
-        match used.get_mut(loc.0 as usize) {
-            Some(used) if loc != LocId::UNKNOWN => {
-                *used = true;
-                let _ = write!(self.out, " loc(#loc{})", loc.0);
+        let Some(named) = &mut self.locations else { return };
+        match self.around.get(loc.0 as usize) {
+            Some(location) if loc != LocId::UNKNOWN => {
+                let number = self.base + loc.0 as usize;
+                named.entry(number).or_insert_with(|| location_text(location));
+                let _ = write!(self.out, " loc(#loc{number})");
             }
             _ => self.out.push_str(" loc(unknown)"),
         }
     }
 
-    fn location_table(&mut self, graph: &Graph) {
-        let Some(used) = &self.locations else { return };
-        for (i, location) in graph.locations.iter().enumerate().filter(|(i, _)| used[*i]) {
-            let _ = writeln!(self.out, "#loc{i} = loc({})", location_text(location));
+    fn location_table(&mut self) {
+        for (number, text) in self.locations.iter().flatten() {
+            let _ = writeln!(self.out, "#loc{number} = loc({text})");
         }
     }
 }

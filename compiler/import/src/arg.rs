@@ -2,7 +2,7 @@
 //!
 //! JSON: `null`, booleans, numbers, strings and lists stand for themselves; objects of one key for the rest:
 //! `{"v": 3}` a value, `{"sym": "s0*2"}` a symbolic number, `{"dtype": "float32"}`, `{"float": "inf"}` a float that
-//! JSON cannot write, `{"complex": [re, im]}`, `{"device": "cpu"}`, `{"layout": ..}`, `{"memory_format": ..}`.
+//! JSON cannot write, `{"graph": 0}` a graph that the operator runs, `{"complex": [re, im]}`, `{"device": "cpu"}`, `{"layout": ..}`, `{"memory_format": ..}`.
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -19,6 +19,8 @@ pub enum Arg {
     List(Vec<Arg>),
     /// Index over inputs, then constants, then nodes.
     Value(usize),
+    /// Index into `Payload::graphs`.
+    Graph(usize),
     /// A symbolic number, gone after binding.
     Sym(String),
     /// PyTorch's dtype name, known to the IR or not.
@@ -60,6 +62,11 @@ impl Serialize for Arg {
             Arg::Value(v) => {
                 let mut map = s.serialize_map(Some(1))?;
                 map.serialize_entry("v", v)?;
+                map.end()
+            }
+            Arg::Graph(v) => {
+                let mut map = s.serialize_map(Some(1))?;
+                map.serialize_entry("graph", v)?;
                 map.end()
             }
             Arg::Sym(v) => object(s, "sym", v),
@@ -107,6 +114,7 @@ impl<'de> Visitor<'de> for ArgVisitor {
             map.next_key()?.ok_or_else(|| A::Error::custom("an empty object is no argument"))?;
         let arg = match key.as_str() {
             "v" => Arg::Value(map.next_value()?),
+            "graph" => Arg::Graph(map.next_value()?),
             "sym" => Arg::Sym(map.next_value()?),
             "dtype" => Arg::Dtype(map.next_value()?),
             "complex" => {

@@ -105,7 +105,13 @@ pub struct Payload {
     /// User stacks, innermost frame first: file, line, function.
     #[serde(default)]
     pub stacks: Vec<Vec<(String, u32, String)>>,
+    /// What higher-order operators run: branches, bodies of loops. Each has targets, stacks and graphs of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub graphs: Vec<Payload>,
 }
+
+/// Deeper nesting than this is no program, and would exhaust the stack.
+const MAX_DEPTH: usize = 64;
 
 fn corrupt(message: impl std::fmt::Display) -> CompileError {
     CompileError::new(Stage::Import, format!("corrupt FX payload: {message}"))
@@ -127,7 +133,7 @@ impl Payload {
         if payload.version != VERSION {
             return Err(wrong_version(payload.version));
         }
-        payload.check()?;
+        payload.check(0)?;
         Ok(payload)
     }
 
@@ -135,14 +141,19 @@ impl Payload {
         serde_json::to_string(self).map_err(corrupt)
     }
 
-    fn check(&self) -> Result<(), CompileError> {
-        fn args_ok(args: &[Arg], bound: usize) -> bool {
+    fn check(&self, depth: usize) -> Result<(), CompileError> {
+        fn args_ok(args: &[Arg], bound: usize, graphs: usize) -> bool {
             args.iter().all(|a| match a {
                 Arg::Value(v) => *v < bound,
-                Arg::List(list) => args_ok(list, bound),
+                Arg::Graph(g) => *g < graphs,
+                Arg::List(list) => args_ok(list, bound, graphs),
                 _ => true,
             })
         }
+        if depth == MAX_DEPTH {
+            return Err(corrupt(format!("graphs are nested more than {MAX_DEPTH} deep")));
+        }
+        self.graphs.iter().try_for_each(|graph| graph.check(depth + 1))?;
         let first = self.inputs.len() + self.constants.len();
         for (i, node) in self.nodes.iter().enumerate() {
             let Some(target) = self.targets.get(node.target) else {
@@ -154,7 +165,7 @@ impl Payload {
                     node.name, target.name
                 )));
             }
-            if !args_ok(&node.args, first + i) {
+            if !args_ok(&node.args, first + i, self.graphs.len()) {
                 return Err(corrupt(format!(
                     "node {} reads a value that is not defined before it",
                     node.name
@@ -164,7 +175,7 @@ impl Payload {
                 return Err(corrupt(format!("node {} has a stack that does not exist", node.name)));
             }
         }
-        if !args_ok(&self.outputs, first + self.nodes.len()) {
+        if !args_ok(&self.outputs, first + self.nodes.len(), 0) {
             return Err(corrupt("an output reads a value that does not exist"));
         }
         Ok(())
@@ -175,6 +186,7 @@ impl Payload {
         let meta = |m: &Meta| m.shape.iter().chain(&m.stride).any(|s| matches!(s, Size::Symbolic(_)));
         self.inputs.iter().any(|i| i.sym.is_some() || i.val.as_ref().is_some_and(meta))
             || self.nodes.iter().any(|n| n.vals.iter().flatten().any(meta) || n.args.iter().any(has_symbol))
+            || self.graphs.iter().any(Payload::is_symbolic)
     }
 
     /// Replaces every symbolic size and argument by its value.
@@ -204,6 +216,7 @@ impl Payload {
             }
         }
         let fail = |m: String| CompileError::new(Stage::Import, m);
+        self.graphs.iter_mut().try_for_each(|graph| graph.bind(bindings))?;
         for m in self.inputs.iter_mut().filter_map(|i| i.val.as_mut()) {
             meta(m, bindings).map_err(fail)?;
         }

@@ -4,7 +4,8 @@
 //! convert, reshape, broadcast ...); `check` holds a stated type of those against the operands.
 
 use crate::graph::Types;
-use crate::op::{BinaryOp, Domain, FftKind, Op, UnaryOp};
+use crate::op::{BinaryOp, Domain, FftKind, If, Op, UnaryOp, While};
+use crate::region::Region;
 use crate::types::{DType, TensorType};
 use smallvec::smallvec;
 
@@ -25,7 +26,7 @@ fn arity(op: &Op) -> Option<usize> {
         Op::Gather(_) | Op::TriangularSolve(_) => 2,
         Op::Select(_) | Op::Clamp(_) | Op::Scatter(_) => 3,
         Op::Concatenate(_) | Op::Sort(_) | Op::DynamicSlice(_) | Op::DynamicUpdateSlice(_) => return None,
-        Op::OptimizationBarrier(_) => return None,
+        Op::OptimizationBarrier(_) | Op::If(_) | Op::While(_) => return None,
         _ => 1,
     })
 }
@@ -73,6 +74,36 @@ fn without(shape: &[i64], dims: &[i64]) -> Vec<i64> {
     shape.iter().enumerate().filter(|(i, _)| !dims.contains(&(*i as i64))).map(|(_, &d)| d).collect()
 }
 
+fn signature(types: &[&TensorType]) -> String {
+    types.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn takes(what: &str, region: &Region, operands: &[&TensorType]) -> Result<()> {
+    let parameters = region.parameter_types();
+    need(parameters == operands, || {
+        format!("{what} takes ({}), not ({})", signature(&parameters), signature(operands))
+    })
+}
+
+fn branches(op: &If, operands: &[&TensorType]) -> Result<Option<Types>> {
+    let Some((pred, arguments)) = operands.split_first() else { return Err("if takes a predicate".into()) };
+    need(**pred == TensorType::scalar(DType::Bool), || format!("if of {pred}"))?;
+    takes("the first branch", &op.on_true, arguments)?;
+    takes("the second branch", &op.on_false, arguments)?;
+    let (left, right) = (op.on_true.output_types(), op.on_false.output_types());
+    need(left == right, || format!("branches give ({}) and ({})", signature(&left), signature(&right)))?;
+    Ok(Some(left.into_iter().cloned().collect()))
+}
+
+fn loop_state(op: &While, operands: &[&TensorType]) -> Result<Option<Types>> {
+    takes("the condition", &op.cond, operands)?;
+    takes("the body", &op.body, operands)?;
+    let (cond, next) = (op.cond.output_types(), op.body.output_types());
+    need(cond == [&TensorType::scalar(DType::Bool)], || format!("the condition gives {}", signature(&cond)))?;
+    need(next == operands, || format!("the body makes ({}) of ({})", signature(&next), signature(operands)))?;
+    Ok(Some(operands.iter().map(|t| (*t).clone()).collect()))
+}
+
 /// The result types, or `None` where they have to be stated.
 pub fn infer(op: &Op, operands: &[&TensorType]) -> Result<Option<Types>> {
     if let Some(n) = arity(op) {
@@ -82,6 +113,11 @@ pub fn infer(op: &Op, operands: &[&TensorType]) -> Result<Option<Types>> {
         matches!(op, Op::Concatenate(_) | Op::Sort(_) | Op::DynamicSlice(_) | Op::DynamicUpdateSlice(_));
     need(!(any && operands.is_empty()), || format!("{} takes operands", op.name()))?;
     let a = operands.first().copied();
+    match op {
+        Op::If(op) => return branches(op, operands),
+        Op::While(op) => return loop_state(op, operands),
+        _ => {}
+    }
     match (op, a) {
         (Op::Unary(u), Some(a)) => {
             need(in_domain(u.domain(), a.dtype), || format!("{} does not take {}", u.name(), a.dtype))?;

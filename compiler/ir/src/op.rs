@@ -3,10 +3,11 @@
 //! A pointwise operation is one row of `UnaryOp` or `BinaryOp`; every other operation is one row of `ops!`: its
 //! variant, its name in the text form, and its attributes. Printing, parsing, equality and hashing follow from the
 //! row. Semantics are those of the StableHLO operation of the same name unless the row says otherwise; what
-//! StableHLO writes as a region (the body of a reduction, a scatter's combiner, a sort's comparator) is a named
-//! kind here, so that operations stay comparable.
+//! StableHLO writes as a region of scalars (the body of a reduction, a scatter's combiner, a sort's comparator) is a
+//! named kind here, so that operations stay comparable; only control flow has regions, which are graphs.
 
 use crate::literal::Literal;
+use crate::region::Region;
 use crate::text::{Attr, Cursor};
 use crate::types::Ints;
 
@@ -312,11 +313,33 @@ ops! {
     TriangularSolve "triangular_solve" { left_side: bool, lower: bool, unit_diagonal: bool, transpose: bool }
     Fft "fft" { kind: FftKind, length: Ints }
 
+    /// A predicate, then the arguments of either branch; results are the chosen branch's.
+    If "if" { on_true: Region, on_false: Region }
+    /// Operands are the first state; while `cond` gives true, `body` makes the next one. Results are the last state.
+    While "while" { cond: Region, body: Region }
+
     /// Keeps its operands from being fused or moved across it.
     OptimizationBarrier "optimization_barrier" {}
 }
 
 impl Op {
+    /// The graphs inside this operation.
+    pub fn regions(&self) -> Vec<&Region> {
+        match self {
+            Op::If(op) => vec![&op.on_true, &op.on_false],
+            Op::While(op) => vec![&op.cond, &op.body],
+            _ => Vec::new(),
+        }
+    }
+
+    pub fn regions_mut(&mut self) -> Vec<&mut Region> {
+        match self {
+            Op::If(op) => vec![&mut op.on_true, &mut op.on_false],
+            Op::While(op) => vec![&mut op.cond, &mut op.body],
+            _ => Vec::new(),
+        }
+    }
+
     /// Results depend on the operands alone, and there are no effects: may be merged, moved and dropped.
     pub fn is_pure(&self) -> bool {
         !matches!(self, Op::Parameter(_))

@@ -217,11 +217,16 @@ pub fn print_graph(graph: &Graph) -> String {
 pub struct Cursor<'a> {
     text: &'a str,
     at: usize,
+    /// Graphs around the one being read.
+    depth: usize,
 }
+
+/// Deeper nesting than this is no program, and would exhaust the stack.
+const MAX_DEPTH: usize = 64;
 
 impl<'a> Cursor<'a> {
     pub fn new(text: &'a str) -> Self {
-        Cursor { text, at: 0 }
+        Cursor { text, at: 0, depth: 0 }
     }
 
     fn rest(&mut self) -> &'a str {
@@ -349,6 +354,17 @@ impl<'a> Cursor<'a> {
         Ok(items)
     }
 
+    /// A whole graph, `graph "name" { ... }`.
+    pub fn graph(&mut self) -> Result<Graph, String> {
+        if self.depth == MAX_DEPTH {
+            return Err(format!("regions are nested more than {MAX_DEPTH} deep"));
+        }
+        self.depth += 1;
+        let graph = parse(self);
+        self.depth -= 1;
+        graph
+    }
+
     fn line(&self) -> usize {
         self.text[..self.at].matches('\n').count() + 1
     }
@@ -357,7 +373,10 @@ impl<'a> Cursor<'a> {
 /// Parses the text form. The message names the line. The result is not verified yet.
 pub fn parse_graph(text: &str) -> Result<Graph, String> {
     let mut cursor = Cursor::new(text);
-    parse(&mut cursor).map_err(|e| format!("line {}: {e}", cursor.line()))
+    let parsed = cursor
+        .graph()
+        .and_then(|graph| if cursor.done() { Ok(graph) } else { Err("text after the closing brace".into()) });
+    parsed.map_err(|e| format!("line {}: {e}", cursor.line()))
 }
 
 fn parse(c: &mut Cursor<'_>) -> Result<Graph, String> {
@@ -435,8 +454,5 @@ fn parse(c: &mut Cursor<'_>) -> Result<Graph, String> {
         graph.locations[n] = location;
     }
     c.expect("}")?;
-    if !c.done() {
-        return Err("text after the closing brace".into());
-    }
     Ok(graph)
 }

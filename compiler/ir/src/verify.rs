@@ -6,6 +6,7 @@
 //! 4. Parameters are listed once each, in the order of the signature: role by role, indices without gap.
 //! 5. Outputs are existing values. An alias joins an output and an input parameter of one type, each at most once.
 //! 6. Every location index exists.
+//! 7. Regions hold all of this too, and all their parameters are inputs.
 //!
 //! The pass manager calls `verify` after each pass; import and the text parser's users call it once.
 
@@ -26,6 +27,18 @@ pub fn verify(graph: &Graph) -> Result<(), CompileError> {
     for id in graph.node_ids() {
         if graph.node(id).loc.0 as usize >= graph.locations.len() {
             return Err(fail(format!("{} has a location that does not exist", describe(graph, id))));
+        }
+        for region in graph.op(id).regions() {
+            verify(region)?;
+            let inputs = region.parameters().iter();
+            let foreign =
+                inputs.filter(|&&p| !matches!(region.op(p), Op::Parameter(p) if p.role == ParamRole::Input));
+            if foreign.count() > 0 || !region.aliases.is_empty() {
+                return Err(fail(format!(
+                    "{}: a region takes inputs and writes over none",
+                    describe(graph, id)
+                )));
+            }
         }
         node(graph, id).map_err(|message| {
             fail(format!("{}: {message}", describe(graph, id)))

@@ -57,6 +57,8 @@ pub struct Settings {
     pub precision: Precision,
     /// Emit the predicates of `Cx::check`.
     pub check_bounds: bool,
+    /// Inside a branch or a loop.
+    pub in_region: bool,
 }
 
 /// A predicate that must be false at run time, and what to say where it is not.
@@ -354,6 +356,12 @@ impl<'a> Cx<'a> {
     pub fn random_bits(&mut self, bits: TensorType) -> Result<Value> {
         let state = match self.rng_state {
             Some(state) => state,
+            None if self.settings.in_region => {
+                return Err(CompileError::lowering(
+                    "random numbers inside a branch or a loop are not supported",
+                )
+                .help("draw them before, and pass them as operands"));
+            }
             None => {
                 let ty = TensorType::new(DType::U64, [2]);
                 let state = self.b.parameter(ParamRole::Seed, 0, ty);
@@ -364,6 +372,26 @@ impl<'a> Cx<'a> {
         let (next, bits) = self.b.rng_bits(RngAlgorithm::ThreeFry, state, bits)?;
         self.rng_state = Some(next);
         Ok(bits)
+    }
+
+    /// All arguments from position `first` on, which are tensors.
+    pub fn trailing_tensors(&self, first: usize) -> Result<Vec<Value>> {
+        let given = self.node.args.iter().skip(first);
+        given
+            .map(|arg| match arg {
+                Arg::Value(i) => self.value(*i),
+                _ => Err(CompileError::lowering("an operand of a nested graph is no tensor")),
+            })
+            .collect()
+    }
+
+    /// A graph argument of a higher-order operator.
+    pub fn nested(&self, name: &str) -> Result<&'a Payload> {
+        match self.arg(name) {
+            Arg::Graph(index) => self.payload.graphs.get(*index),
+            _ => None,
+        }
+        .ok_or_else(|| CompileError::lowering(format!("`{name}` is no graph")))
     }
 
     /// Under `check_bounds`: the execution raises `message` at this line if any element of `bad` is true.

@@ -7,7 +7,8 @@ use torchtpu_import::{Arg, Meta, Payload};
 use torchtpu_ir::graph::Alias;
 use torchtpu_ir::op::ParamRole;
 use torchtpu_ir::{
-    Builder, CompileError, Frame, Graph, LocId, Location, Precision, Stage, TensorType, Value, verify::verify,
+    Builder, CompileError, Frame, Graph, LocId, Location, Precision, Region, Stage, TensorType, Value,
+    verify::verify,
 };
 
 /// Type and memory order of a tensor at the program's border. `order` lists dimensions from the outermost to the
@@ -106,19 +107,6 @@ pub fn lower(payload: &Payload, check_bounds: bool) -> Result<Lowered> {
         _ => Precision::Highest,
     };
     let mut graph = Graph::new(payload.name.clone());
-    let stack_frames: Vec<Vec<Frame>> = payload
-        .stacks
-        .iter()
-        .map(|s| {
-            s.iter()
-                .map(|(file, line, function)| Frame {
-                    file: file.as_str().into(),
-                    line: *line,
-                    function: function.as_str().into(),
-                })
-                .collect()
-        })
-        .collect();
     let mut inputs = Vec::new();
     let mut values = Vec::with_capacity(payload.inputs.len() + payload.constants.len() + payload.nodes.len());
     let mut b = Builder::new(&mut graph);
@@ -155,7 +143,7 @@ pub fn lower(payload: &Payload, check_bounds: bool) -> Result<Lowered> {
     };
     let mut cx = Cx {
         b,
-        settings: Settings { precision, check_bounds },
+        settings: Settings { precision, check_bounds, in_region: false },
         payload,
         node: first,
         target: &payload.targets[first.target],
@@ -165,18 +153,114 @@ pub fn lower(payload: &Payload, check_bounds: bool) -> Result<Lowered> {
         checks: Vec::new(),
     };
     let mut mutations = Vec::new();
-    for node in &payload.nodes {
-        cx.node = node;
-        cx.target = &payload.targets[node.target];
-        let frames = node.stack.map(|s| stack_frames[s].clone()).unwrap_or_default();
-        cx.b.loc = cx.b.graph.add_location(Location { name: node.name.clone(), frames });
-        let lowering = lower_node(&mut cx, &mut mutations)
-            .map_err(|e| e.at(&cx.target.name, cx.b.graph.location(cx.b.loc)))?;
-        cx.values.push(lowering);
-    }
+    nodes(&mut cx, &mut mutations)?;
     let uses_seed = cx.rng_state.is_some();
     let (values, checks) = (cx.values, cx.checks);
     finish(graph, Ends { inputs, mutations, values, checks, uses_seed }, payload)
+}
+
+/// Lowers every node of the payload in order.
+fn nodes(cx: &mut Cx<'_>, mutations: &mut Vec<Mutation>) -> Result<()> {
+    let frame = |(file, line, function): &(String, u32, String)| Frame {
+        file: file.as_str().into(),
+        line: *line,
+        function: function.as_str().into(),
+    };
+    let stacks: Vec<Vec<Frame>> =
+        cx.payload.stacks.iter().map(|stack| stack.iter().map(frame).collect()).collect();
+    for node in &cx.payload.nodes {
+        cx.node = node;
+        cx.target = &cx.payload.targets[node.target];
+        let frames = node.stack.map(|s| stacks[s].clone()).unwrap_or_default();
+        cx.b.loc = cx.b.graph.add_location(Location { name: node.name.clone(), frames });
+        let lowering =
+            lower_node(cx, mutations).map_err(|e| e.at(&cx.target.name, cx.b.graph.location(cx.b.loc)))?;
+        cx.values.push(lowering);
+    }
+    Ok(())
+}
+
+/// Lowers a nested payload in the graph of `cx`, its inputs given; the values of its outputs, None where they are None.
+pub(crate) fn inline(cx: &mut Cx<'_>, payload: &Payload, inputs: &[Value]) -> Result<Vec<Option<Value>>> {
+    let mut given = inputs.iter();
+    let mut values = Vec::new();
+    for input in &payload.inputs {
+        let value = match &input.val {
+            Some(_) => given.next().copied().map(Lowering::One),
+            None => Some(Lowering::Many(Vec::new())),
+        };
+        values.push(value.ok_or_else(|| CompileError::lowering("a nested graph takes more operands"))?);
+    }
+    for constant in &payload.constants {
+        let Some(hex) = &constant.hex else {
+            return Err(
+                CompileError::lowering("a nested graph owns a large tensor").help("pass it as an operand")
+            );
+        };
+        values.push(Lowering::One(cx.b.dense(tensor_type(&constant.val)?, decode_hex(hex)?)?));
+    }
+    let outer = cx.b.loc;
+    let mut inner = Cx {
+        b: Builder { graph: cx.b.graph, loc: outer },
+        settings: cx.settings.clone(),
+        payload,
+        node: cx.node,
+        target: cx.target,
+        values,
+        out: Vec::new(),
+        rng_state: cx.rng_state,
+        checks: Vec::new(),
+    };
+    let mut mutations = Vec::new();
+    nodes(&mut inner, &mut mutations)?;
+    if !mutations.is_empty() {
+        return Err(CompileError::lowering("a nested graph writes over its operands"));
+    }
+    let result = |output: &Arg| match output {
+        Arg::Value(i) => match inner.values.get(*i) {
+            Some(Lowering::One(v)) => Ok(Some(*v)),
+            _ => Err(CompileError::lowering("a nested graph returns what is no tensor")),
+        },
+        Arg::None => Ok(None),
+        _ => Err(CompileError::lowering("a nested graph returns what is no tensor")),
+    };
+    let results = payload.outputs.iter().map(result).collect();
+    let (rng_state, checks) = (inner.rng_state, inner.checks);
+    cx.rng_state = rng_state;
+    cx.checks.extend(checks);
+    cx.b.loc = outer;
+    results
+}
+
+/// Lowers a nested payload to a graph of its own, with parameters of the given types. `wrap` makes the graph's outputs
+/// of its parameters, with `inline` for the payload.
+pub(crate) fn region(
+    cx: &Cx<'_>,
+    name: &str,
+    types: &[TensorType],
+    wrap: impl FnOnce(&mut Cx<'_>, &[Value]) -> Result<Vec<Value>>,
+) -> Result<Region> {
+    let mut graph = Graph::new(name);
+    let location = cx.b.graph.location(cx.b.loc).clone();
+    let mut b = Builder::new(&mut graph);
+    b.loc = b.graph.add_location(location);
+    let parameters: Vec<Value> =
+        types.iter().enumerate().map(|(i, ty)| b.parameter(ParamRole::Input, i as i64, ty.clone())).collect();
+    let mut inner = Cx {
+        b,
+        // What a region finds out of bounds cannot leave it.
+        settings: Settings { check_bounds: false, in_region: true, ..cx.settings.clone() },
+        payload: cx.payload,
+        node: cx.node,
+        target: cx.target,
+        values: Vec::new(),
+        out: Vec::new(),
+        rng_state: None,
+        checks: Vec::new(),
+    };
+    let outputs = wrap(&mut inner, &parameters)?;
+    graph.outputs = outputs;
+    Ok(Region::new(graph))
 }
 
 /// What is known once every node is lowered.

@@ -4,6 +4,7 @@ use crate::table::Row;
 
 pub mod attention;
 pub mod cast;
+pub mod control;
 pub mod conv;
 pub mod creation;
 pub mod fft;
@@ -28,6 +29,7 @@ pub mod view;
 pub const ALL: &[&[Row]] = &[
     attention::ROWS,
     cast::ROWS,
+    control::ROWS,
     conv::ROWS,
     creation::ROWS,
     fft::ROWS,
