@@ -1,0 +1,130 @@
+"""The suites: names, and what each entry runs.
+
+An entry gives samples; a sample is a function with its arguments, run in eager mode and compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+
+@dataclasses.dataclass
+class Sample:
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    random: bool = False
+    """Only shapes and dtypes can be compared: the backend draws other numbers than eager."""
+
+
+RANDOM = {
+    *("bernoulli", "multinomial", "normal", "rand_like", "randn", "randn_like", "randint", "randint_like"),
+    *("uniform", "cauchy", "exponential", "geometric", "log_normal", "empty", "empty_like", "new_empty"),
+    *("new_empty_strided", "empty_strided", "empty_permuted"),
+    *(f"nn.functional.{f}" for f in ("dropout", "dropout2d", "dropout3d", "alpha_dropout", "rrelu")),
+    *(f"nn.functional.{f}" for f in ("feature_alpha_dropout", "fractional_max_pool2d")),
+    "nn.functional.fractional_max_pool3d",
+}
+
+
+def patch_seeding() -> None:
+    """OpInfos of random ops seed the generator inside the op, which dynamo cannot trace; the runner seeds instead."""
+    import sys
+
+    def without_seed(op: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return op(*args, **kwargs)
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("torch.testing._internal") and hasattr(module, "wrapper_set_seed"):
+            module.wrapper_set_seed = without_seed
+
+
+def opinfo_names() -> list[str]:
+    from torch.testing._internal.common_methods_invocations import op_db
+
+    return [full_name(op) for op in op_db]
+
+
+def full_name(op: Any) -> str:
+    return f"{op.name}.{op.variant_test_name}" if op.variant_test_name else op.name
+
+
+def opinfo_samples(name: str, dtype: torch.dtype, train: bool) -> Iterator[Sample] | None:
+    """None where the op does not take the dtype."""
+    from torch.testing._internal.common_methods_invocations import op_db
+
+    return of_opinfo(next(op for op in op_db if full_name(op) == name), dtype, train)
+
+
+def of_opinfo(op: Any, dtype: torch.dtype, train: bool) -> Iterator[Sample] | None:
+    if dtype not in op.supported_dtypes("cpu"):
+        return None
+    train = train and op.supports_autograd and dtype in op.supported_backward_dtypes("cpu")
+    patch_seeding()
+    inputs = list(op.sample_inputs("cpu", dtype, requires_grad=train))
+
+    def call(x: Any, *args: Any, **kwargs: Any) -> Any:
+        return op.op(x, *args, **kwargs)
+
+    return (Sample(call, (s.input, *s.args), s.kwargs, op.name in RANDOM) for s in inputs)
+
+
+def hop_names() -> list[str]:
+    from torch.testing._internal.hop_db import hop_db
+
+    return [full_name(op) for op in hop_db]
+
+
+def hop_samples(name: str, dtype: torch.dtype, train: bool) -> Iterator[Sample] | None:
+    from torch.testing._internal.hop_db import hop_db
+
+    return of_opinfo(next(op for op in hop_db if full_name(op) == name), dtype, train)
+
+
+def module_names() -> list[str]:
+    from torch.testing._internal.common_modules import module_db
+
+    return [m.name for m in module_db]
+
+
+def module_samples(name: str, dtype: torch.dtype, train: bool) -> Iterator[Sample] | None:
+    from torch.testing._internal.common_modules import module_db
+
+    info = next(m for m in module_db if m.name == name)
+    if dtype not in info.dtypes:
+        return None
+
+    def samples() -> Iterator[Sample]:
+        for training in (True, False) if info.train_and_eval_differ else (train,):
+            inputs = info.module_inputs_func(
+                info, device="cpu", dtype=dtype, requires_grad=train, training=training
+            )
+            for given in inputs:
+                if given.forward_input is None:
+                    continue
+                made = given.constructor_input
+                module = info.module_cls(*made.args, **made.kwargs).to(dtype).train(training)
+                forward = given.forward_input
+                random = training and any("Dropout" in type(m).__name__ for m in module.modules())
+                yield Sample(module, forward.args, forward.kwargs, random)
+
+    return samples()
+
+
+NAMES = {"opinfo": opinfo_names, "hops": hop_names, "modules": module_names}
+SAMPLES = {"opinfo": opinfo_samples, "hops": hop_samples, "modules": module_samples}
+
+
+def copied(tree: Any) -> Any:
+    """Fresh leaves, so that one run cannot change another's inputs."""
+
+    def fresh(x: Any) -> Any:
+        if isinstance(x, torch.Tensor) and x.layout == torch.strided and x.is_leaf:
+            return x.detach().clone().requires_grad_(x.requires_grad)
+        return x
+
+    return pytree.tree_map(fresh, tree)

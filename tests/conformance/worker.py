@@ -1,0 +1,109 @@
+"""A child process: reads entries from stdin, one JSON object a line, and answers each with one.
+
+Status of an entry is the worst of its samples: mismatch (a wrong number), error (an exception that is not ours),
+refused (our error), eager_error (eager itself fails), pass; unsupported_dtype and no_samples where nothing ran."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import sys
+import time
+import warnings
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from .compare import assert_equal
+from .suites import SAMPLES, Sample, copied
+
+WORST = ("mismatch", "error", "refused", "eager_error", "pass")
+
+
+def main() -> None:
+    warnings.filterwarnings("ignore")
+    # Answers have a channel of their own: what ops print must not mix with them.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    torch.set_num_threads(1)
+    torch._dynamo.config.recompile_limit = 10**6
+    torch._dynamo.config.accumulated_recompile_limit = 10**6
+    torch.backends.mkldnn.deterministic = True
+    for line in sys.stdin:
+        entry = json.loads(line)
+        start = time.perf_counter()
+        answer = {**entry, **run(entry), "seconds": round(time.perf_counter() - start, 2)}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def run(entry: dict[str, Any]) -> dict[str, Any]:
+    dtype = getattr(torch, entry["dtype"])
+    torch.manual_seed(0)
+    try:
+        samples = SAMPLES[entry["suite"]](entry["name"], dtype, entry["train"])
+        if samples is None:
+            return {"status": "unsupported_dtype"}
+        outcomes = [one(sample, entry) for sample in samples]
+    except Exception as e:
+        return {"status": "no_samples", "details": [first_line(e)]}
+    if not outcomes:
+        return {"status": "no_samples"}
+    statuses = [status for status, _ in outcomes]
+    details = list(dict.fromkeys(detail for _, detail in outcomes if detail))[:3]
+    status = min(statuses, key=WORST.index)
+    return {"status": status, "samples": len(outcomes), "passed": statuses.count("pass"), "details": details}
+
+
+def one(sample: Sample, entry: dict[str, Any]) -> tuple[str, str]:
+    torch._dynamo.reset()
+    eager_inputs, compiled_inputs = copied((sample.args, sample.kwargs)), copied((sample.args, sample.kwargs))
+    eager_fn, fn = sample.fn, sample.fn
+    if isinstance(fn, torch.nn.Module):
+        eager_fn, fn = copy.deepcopy(fn), copy.deepcopy(fn)
+    try:
+        expected = gradients(eager_fn, eager_inputs, entry["train"])
+    except Exception as e:
+        return "eager_error", first_line(e)
+    try:
+        compiled = torch.compile(fn, backend=entry["backend"], fullgraph=True, dynamic=entry["dynamic"])
+        actual = gradients(compiled, compiled_inputs, entry["train"], fn)
+    except Exception as e:
+        ours = type(e).__name__ == "TorchTPUError"
+        return ("refused" if ours else "error"), first_line(e)
+    try:
+        assert_equal(actual, expected, values=not sample.random)
+        assert_equal(compiled_inputs, eager_inputs, values=not sample.random)
+    except Exception as e:
+        return "mismatch", first_line(e)
+    return "pass", ""
+
+
+def gradients(fn: Any, inputs: Any, train: bool, module: Any = None) -> Any:
+    """Results and, where asked for, the gradients of the inputs (and of a module's parameters) for ones."""
+    args, kwargs = inputs
+    torch.manual_seed(1)
+    results = fn(*args, **kwargs)
+    if not train:
+        return results
+    module = fn if module is None else module
+    parameters = list(module.parameters()) if isinstance(module, torch.nn.Module) else []
+    leaves = [x for x in pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor) and x.requires_grad]
+    leaves += [p for p in parameters if p.requires_grad]
+    roots = [x for x in pytree.tree_leaves(results) if isinstance(x, torch.Tensor) and x.requires_grad]
+    if not roots or not leaves:
+        return results, None
+    found = torch.autograd.grad(roots, leaves, [torch.ones_like(x) for x in roots], allow_unused=True)
+    zeros = (torch.zeros_like(x) if g is None else g for g, x in zip(found, leaves, strict=True))
+    return pytree.tree_map(lambda x: x.detach() if isinstance(x, torch.Tensor) else x, results), list(zeros)
+
+
+def first_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:300]
+
+
+if __name__ == "__main__":
+    main()
