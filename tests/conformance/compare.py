@@ -25,8 +25,10 @@ def assert_equal(actual: Any, expected: Any, *, values: bool = True) -> None:
     for a, e in zip(left, right, strict=True):
         if isinstance(e, torch.Tensor):
             assert_tensor(a, e, values=values)
-        elif values:
+        elif values and isinstance(e, (int, float, complex)):
             torch.testing.assert_close(a, e, rtol=1e-6, atol=1e-6, equal_nan=True)
+        elif values:
+            assert a is e or bool(a == e), f"{a!r}, not {e!r}"
 
 
 def assert_tensor(actual: Any, expected: torch.Tensor, *, values: bool) -> None:
@@ -36,8 +38,10 @@ def assert_tensor(actual: Any, expected: torch.Tensor, *, values: bool) -> None:
     if not values:
         return
     tolerance = TOLERANCES.get(expected.dtype, 0.0)
-    finite = expected.detach()[torch.isfinite(expected.detach())] if tolerance else expected[:0]
-    largest = float(finite.abs().max()) if finite.numel() else 0.0
+    largest = 0.0
+    if tolerance:
+        finite = expected.detach()[torch.isfinite(expected.detach())]
+        largest = float(finite.abs().max()) if finite.numel() else 0.0
     torch.testing.assert_close(
         actual, expected, rtol=tolerance, atol=tolerance * largest, equal_nan=True, check_stride=False
     )

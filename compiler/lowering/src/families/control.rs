@@ -96,6 +96,9 @@ pub(crate) fn counted_loop(
     state: &[Value],
     body: impl FnOnce(&mut Cx<'_>, Value, &[Value]) -> Result<Vec<Value>>,
 ) -> Result<Vec<Value>> {
+    if start >= end {
+        return Ok(state.to_vec());
+    }
     let counter = cx.b.scalar(DType::I64, start as f64);
     let state: Vec<Value> = std::iter::once(counter).chain(state.iter().copied()).collect();
     let types = types(cx, &state);

@@ -1,13 +1,14 @@
-//! Factorisations, triangular systems and what follows from them.
-//!
-//! LU is written out column by column, since the IR has no loops: hence the bound on its order.
+//! Factorisations, triangular systems and what follows from them. LU and QR are loops over the columns.
+
+mod qr;
 
 use crate::cx::Cx;
+use crate::families::control::counted_loop;
 use crate::families::linear::dot;
 use crate::table::{Result, Row, Rule::*, row};
 use torchtpu_import::{Arg, Size};
 use torchtpu_ir::op::TriangularSolve;
-use torchtpu_ir::{CompileError, DType, Direction, Ints, ReduceKind, TensorType, UnaryOp, Value};
+use torchtpu_ir::{DType, Direction, Ints, ReduceKind, TensorType, UnaryOp, Value};
 
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
@@ -23,10 +24,11 @@ pub const ROWS: &[Row] = &[
     row("aten.linalg_lu_factor_ex.default", Many(lu_factor_ex)),
     row("aten.linalg_lu.default", Many(linalg_lu)),
     row("aten.linalg_lu_solve.default", One(lu_solve)),
+    row("aten.linalg_qr.default", Many(qr::linalg_qr)),
+    row("aten.geqrf.default", Many(qr::geqrf)),
+    row("aten.linalg_householder_product.default", One(qr::householder_product)),
+    row("aten.ormqr.default", One(qr::ormqr)),
 ];
-
-/// The greatest order of a matrix whose LU factorisation is written out.
-const LU_ORDER: i64 = 64;
 
 // Matrices over leading batch dimensions.
 
@@ -223,87 +225,102 @@ fn magnitude(cx: &mut Cx<'_>, v: Value) -> Result<Value> {
     cx.b.unary(UnaryOp::Abs, v)
 }
 
+/// The slice at `j` along `dim`, which stays with size 1.
+fn slice_at(cx: &mut Cx<'_>, v: Value, dim: usize, j: Value) -> Result<Value> {
+    let mut sizes = cx.b.shape(v).to_vec();
+    sizes[dim] = 1;
+    let zero = cx.b.scalar(DType::I64, 0.0);
+    let starts: Vec<Value> = (0..sizes.len()).map(|d| if d == dim { j } else { zero }).collect();
+    cx.b.dynamic_slice(v, &starts, &sizes)
+}
+
+/// Where the position along `dim` compares so with `j`.
+fn position(cx: &mut Cx<'_>, like: Value, dim: usize, direction: Direction, j: Value) -> Result<Value> {
+    let ty = cx.b.ty(like).with_dtype(DType::I64);
+    let number = cx.b.iota(ty.clone(), dim)?;
+    let j = cx.b.broadcast_to(j, &ty.shape)?;
+    cx.b.compare(direction, number, j)
+}
+
 /// Gaussian elimination with partial pivoting.
 fn lu(cx: &mut Cx<'_>, a: Value, pivot: bool) -> Result<Lu> {
     let ty = cx.b.ty(a).clone();
     let rank = ty.rank();
     let (m, n) = (ty.shape[rank - 2], ty.shape[rank - 1]);
-    let k = m.min(n);
-    if k > LU_ORDER {
-        return Err(CompileError::lowering(format!("LU factorisation of {ty}")).help(format!(
-            "matrices of order up to {LU_ORDER} are supported; \
-             cholesky and triangular solves have no such bound, or move this line out of the compiled function"
-        )));
-    }
-    let vector = TensorType::new(DType::I32, [&ty.shape[..rank - 2], &[m]].concat());
-    let mut rows = cx.b.iota(vector, rank - 2)?;
-    let (mut factors, mut pivots) = (a, Vec::new());
-    for j in 0..k {
+    let batch = &ty.shape[..rank - 2];
+    let rows = cx.b.iota(TensorType::new(DType::I32, [batch, &[m]].concat()), rank - 2)?;
+    let pivots = cx.b.full_int(&TensorType::new(DType::I32, [batch, &[m.min(n)]].concat()), 0);
+    let factored = counted_loop(cx, 0, m.min(n), &[a, rows, pivots], |cx, j, state| {
+        let (mut factors, mut rows, pivots) = (state[0], state[1], state[2]);
         let at = if pivot { pivot_row(cx, factors, j)? } else { fixed_row(cx, factors, j)? };
         if pivot {
             factors = swap_rows(cx, factors, rank - 2, j, at)?;
             rows = swap_rows(cx, rows, rank - 2, j, at)?;
         }
-        factors = eliminate(cx, factors, j)?;
-        let column = [cx.b.shape(at), &[1]].concat();
-        pivots.push(cx.b.reshape(at, &column)?);
-    }
-    let pivots = match pivots.is_empty() {
-        true => cx.b.slice_dim(rows, rank - 2, 0, 0, 1)?,
-        false => cx.b.concatenate(&pivots, rank - 2)?,
-    };
-    Ok(Lu { factors, pivots, rows })
+        let here = position(cx, pivots, rank - 2, Direction::Eq, j)?;
+        let shape = cx.b.shape(pivots).to_vec();
+        let at = over_vector(cx, at, &shape)?;
+        let pivots = cx.b.select(here, at, pivots)?;
+        Ok(vec![eliminate(cx, factors, j)?, rows, pivots])
+    })?;
+    Ok(Lu { factors: factored[0], rows: factored[1], pivots: factored[2] })
 }
 
-fn fixed_row(cx: &mut Cx<'_>, a: Value, j: i64) -> Result<Value> {
+/// One value for each batch, repeated along the last dimension of `shape`.
+fn over_vector(cx: &mut Cx<'_>, v: Value, shape: &[i64]) -> Result<Value> {
+    let dims: Ints = (0..shape.len() as i64 - 1).collect();
+    cx.b.broadcast_in_dim(v, shape, &dims)
+}
+
+fn fixed_row(cx: &mut Cx<'_>, a: Value, j: Value) -> Result<Value> {
     let shape = cx.b.shape(a);
-    let ty = TensorType::new(DType::I32, &shape[..shape.len() - 2]);
-    Ok(cx.b.full_int(&ty, j))
+    let batch = shape[..shape.len() - 2].to_vec();
+    let j = cx.convert(j, DType::I32)?;
+    cx.b.broadcast_to(j, &batch)
 }
 
 /// The row from `j` on with the largest element in column `j`.
-fn pivot_row(cx: &mut Cx<'_>, a: Value, j: i64) -> Result<Value> {
+fn pivot_row(cx: &mut Cx<'_>, a: Value, j: Value) -> Result<Value> {
     let rank = cx.b.rank(a);
-    let column = cx.b.slice_dim(a, rank - 1, j, j + 1, 1)?;
-    let size = cx.b.shape(column)[rank - 2];
-    let column = cx.b.slice_dim(column, rank - 2, j, size, 1)?;
+    let column = slice_at(cx, a, rank - 1, j)?;
     let shape = cx.b.shape(column)[..rank - 1].to_vec();
     let column = cx.b.reshape(column, &shape)?;
     let column = magnitude(cx, column)?;
+    let open = position(cx, column, rank - 2, Direction::Ge, j)?;
+    let never = cx.b.full_like(column, -1.0);
+    let column = cx.b.select(open, column, never)?;
     let (_, at) = cx.b.arg_reduce(column, rank - 2, true)?;
-    let at = cx.convert(at, DType::I32)?;
-    cx.b.binary_const(torchtpu_ir::BinaryOp::Add, at, j as f64)
+    cx.convert(at, DType::I32)
 }
 
 /// `v` with its entries `j` and `at` along `dim` swapped; `at` differs by batch.
-fn swap_rows(cx: &mut Cx<'_>, v: Value, dim: usize, j: i64, at: Value) -> Result<Value> {
+fn swap_rows(cx: &mut Cx<'_>, v: Value, dim: usize, j: Value, at: Value) -> Result<Value> {
     let ty = cx.b.ty(v).clone();
     let lead: Ints = (0..dim as i64).collect();
     let number = cx.b.iota(ty.with_dtype(DType::I32), dim)?;
     let at = cx.b.broadcast_in_dim(at, &ty.shape, &lead)?;
     let is_at = cx.b.compare(Direction::Eq, number, at)?;
-    let is_j = cx.b.compare_const(Direction::Eq, number, j as f64)?;
+    let is_j = position(cx, v, dim, Direction::Eq, j)?;
     let zero = cx.b.full(&ty, 0.0);
     let row_at = cx.b.select(is_at, v, zero)?;
     let row_at = cx.reduce(ReduceKind::Add, row_at, &[dim], true)?;
     let row_at = cx.b.broadcast_to(row_at, &ty.shape)?;
-    let row_j = cx.b.slice_dim(v, dim, j, j + 1, 1)?;
+    let row_j = slice_at(cx, v, dim, j)?;
     let row_j = cx.b.broadcast_to(row_j, &ty.shape)?;
     let swapped = cx.b.select(is_at, row_j, v)?;
     cx.b.select(is_j, row_at, swapped)
 }
 
 /// Divides column `j` below the diagonal by the pivot, and subtracts its multiples of row `j` from what remains.
-fn eliminate(cx: &mut Cx<'_>, a: Value, j: i64) -> Result<Value> {
+fn eliminate(cx: &mut Cx<'_>, a: Value, j: Value) -> Result<Value> {
     let ty = cx.b.ty(a).clone();
     let rank = ty.rank();
-    let (row, column) = coordinates(cx, a)?;
-    let below = cx.b.compare_const(Direction::Gt, row, j as f64)?;
-    let right = cx.b.compare_const(Direction::Gt, column, j as f64)?;
-    let in_column = cx.b.compare_const(Direction::Eq, column, j as f64)?;
-    let line = cx.b.slice_dim(a, rank - 2, j, j + 1, 1)?;
-    let pivot = cx.b.slice_dim(line, rank - 1, j, j + 1, 1)?;
-    let multipliers = cx.b.slice_dim(a, rank - 1, j, j + 1, 1)?;
+    let below = position(cx, a, rank - 2, Direction::Gt, j)?;
+    let right = position(cx, a, rank - 1, Direction::Gt, j)?;
+    let in_column = position(cx, a, rank - 1, Direction::Eq, j)?;
+    let line = slice_at(cx, a, rank - 2, j)?;
+    let pivot = slice_at(cx, line, rank - 1, j)?;
+    let multipliers = slice_at(cx, a, rank - 1, j)?;
     let multipliers = cx.b.broadcast_to(multipliers, &ty.shape)?;
     let pivot = cx.b.broadcast_to(pivot, &ty.shape)?;
     let line = cx.b.broadcast_to(line, &ty.shape)?;
@@ -530,11 +547,11 @@ fn rows_of_pivots(cx: &mut Cx<'_>, pivots: Value) -> Result<Value> {
     let ty = cx.b.ty(pivots).with_dtype(DType::I32);
     let pivots = cx.convert(pivots, DType::I32)?;
     let last = ty.rank() - 1;
-    let mut rows = cx.b.iota(ty.clone(), last)?;
-    for j in 0..ty.shape[last] {
-        let at = cx.b.slice_dim(pivots, last, j, j + 1, 1)?;
+    let rows = cx.b.iota(ty.clone(), last)?;
+    let swapped = counted_loop(cx, 0, ty.shape[last], &[rows, pivots], |cx, j, state| {
+        let at = slice_at(cx, state[1], last, j)?;
         let at = cx.b.reshape(at, &ty.shape[..last])?;
-        rows = swap_rows(cx, rows, last, j, at)?;
-    }
-    Ok(rows)
+        Ok(vec![swap_rows(cx, state[0], last, j, at)?, state[1]])
+    })?;
+    Ok(swapped[0])
 }
