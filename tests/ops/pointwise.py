@@ -259,7 +259,7 @@ CASES = [
     case("copysign_train", torch.copysign, f32(9), f32(9), train=True, fixture=False),
     case("copysign_number", lambda x: torch.copysign(x, -1), bf16(9), fixture=False),
     case("nextafter", torch.nextafter, f32(9), f32(9), fixture=False),
-    case("frexp", torch.frexp, special(0.0, -0.0, 1.0, -3.5, 1e30, 1e-30, INF, NAN)),
+    case("frexp", torch.frexp, special(0.0, -0.0, 1.0, -3.5, 1e30, 1e-30, INF, NAN, 1e-40, -3e-45)),
     case("frexp_f64", torch.frexp, f64(9, low=-1e9, high=1e9), fixture=False),
     case("frexp_bf16", torch.frexp, bf16(9), fixture=False),
     case("ldexp", torch.ldexp, f32(9), i32(9), fixture=False),

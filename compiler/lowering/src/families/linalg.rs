@@ -24,6 +24,7 @@ pub const ROWS: &[Row] = &[
     row("aten.linalg_lu_factor_ex.default", Many(lu_factor_ex)),
     row("aten.linalg_lu.default", Many(linalg_lu)),
     row("aten.linalg_lu_solve.default", One(lu_solve)),
+    row("aten.lu_unpack.default", Many(lu_unpack)),
     row("aten.linalg_qr.default", Many(qr::linalg_qr)),
     row("aten.geqrf.default", Many(qr::geqrf)),
     row("aten.linalg_householder_product.default", One(qr::householder_product)),
@@ -510,11 +511,35 @@ fn linalg_lu(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
     } else {
         cx.b.full(&out, 0.0)
     };
-    let (l, u) = (corner(cx, factors.factors, 1)?, corner(cx, factors.factors, 2)?);
+    let (l, u) = triangles(cx, factors.factors)?;
+    Ok(vec![p, l, u])
+}
+
+/// L, with ones on its diagonal, and U, of one matrix that holds both.
+fn triangles(cx: &mut Cx<'_>, factors: Value) -> Result<(Value, Value)> {
+    let (l, u) = (corner(cx, factors, 1)?, corner(cx, factors, 2)?);
     let below = triangle(cx, l, Direction::Gt)?;
     let one = identity(cx, &cx.b.ty(below).clone())?;
-    let l = cx.b.add(below, one)?;
-    Ok(vec![p, l, triangle(cx, u, Direction::Le)?])
+    Ok((cx.b.add(below, one)?, triangle(cx, u, Direction::Le)?))
+}
+
+/// `lu_unpack(Tensor LU_data, Tensor LU_pivots, bool unpack_data=True, bool unpack_pivots=True) -> (P, L, U)`
+fn lu_unpack(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
+    let (factors, pivots) = (cx.tensor("LU_data")?, cx.tensor("LU_pivots")?);
+    let (l, u) = if cx.bool("unpack_data")? {
+        triangles(cx, factors)?
+    } else {
+        (cx.b.full(&cx.out(1)?, 0.0), cx.b.full(&cx.out(2)?, 0.0))
+    };
+    let out = cx.out(0)?;
+    if !cx.bool("unpack_pivots")? {
+        return Ok(vec![cx.b.full(&out, 0.0), l, u]);
+    }
+    let pivots = cx.b.binary_const(torchtpu_ir::BinaryOp::Subtract, pivots, 1.0)?;
+    let rank = out.rank();
+    let rows = rows_of_pivots(cx, pivots, out.shape[rank - 1])?;
+    let matrix = permutation_matrix(cx, rows, out.dtype)?;
+    Ok(vec![cx.b.transpose(matrix, &swapped(rank))?, l, u])
 }
 
 /// The matrices cut to their first `min(m, n)` entries along the `from_end`-last dimension.
@@ -530,7 +555,8 @@ fn lu_solve(cx: &mut Cx<'_>) -> Result<Value> {
     let (factors, pivots, b) = (cx.tensor("LU")?, cx.tensor("pivots")?, cx.tensor("B")?);
     let (spread, b) = broadcast_batch(cx, factors, b)?;
     let pivots = cx.b.binary_const(torchtpu_ir::BinaryOp::Subtract, pivots, 1.0)?;
-    let rows = rows_of_pivots(cx, pivots)?;
+    let order = cx.b.shape(pivots).last().copied().unwrap_or(0);
+    let rows = rows_of_pivots(cx, pivots, order)?;
     let factors = spread_batch(cx, &Lu { factors, pivots, rows }, spread)?;
     let left = cx.is_none("left") || cx.bool("left")?;
     if !cx.bool("adjoint")? {
@@ -542,12 +568,12 @@ fn lu_solve(cx: &mut Cx<'_>) -> Result<Value> {
     adjoint(cx, x)
 }
 
-/// The swaps carried out one after the other on the row numbers.
-fn rows_of_pivots(cx: &mut Cx<'_>, pivots: Value) -> Result<Value> {
+/// The swaps carried out one after the other on the numbers of `count` rows.
+fn rows_of_pivots(cx: &mut Cx<'_>, pivots: Value, count: i64) -> Result<Value> {
     let ty = cx.b.ty(pivots).with_dtype(DType::I32);
     let pivots = cx.convert(pivots, DType::I32)?;
     let last = ty.rank() - 1;
-    let rows = cx.b.iota(ty.clone(), last)?;
+    let rows = cx.b.iota(ty.with_shape([&ty.shape[..last], &[count]].concat()), last)?;
     let swapped = counted_loop(cx, 0, ty.shape[last], &[rows, pivots], |cx, j, state| {
         let at = slice_at(cx, state[1], last, j)?;
         let at = cx.b.reshape(at, &ty.shape[..last])?;

@@ -449,17 +449,22 @@ fn frexp(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
         _ => (DType::I32, 23, 126),
     };
     let ty = cx.b.ty(v).with_dtype(int);
-    // Subnormal numbers have their exponent in the fraction: scaled up first.
-    let size = cx.b.unary(UnaryOp::Abs, v)?;
-    let tiny = cx.b.compare_const(Direction::Lt, size, 2f64.powi(2 - bias))?;
-    let up = cx.b.binary_const(BinaryOp::Multiply, v, 2f64.powi(64))?;
-    let scaled = cx.b.select(tiny, up, v)?;
-    let bits = cx.b.bitcast(scaled, ty.clone())?;
+    let raw = cx.b.bitcast(v, ty.clone())?;
+    let widest = if int == DType::I64 { i64::MAX } else { i32::MAX as i64 };
+    let (unsigned, sign) = (cx.b.full_int(&ty, widest), cx.b.full_int(&ty, !widest));
+    let (size, sign) = (cx.b.and(raw, unsigned)?, cx.b.and(raw, sign)?);
+    // A subnormal number is its fraction, an integer, times a power of two; arithmetic on it might flush it to zero.
+    let tiny = cx.b.compare_const(Direction::Lt, size, 2f64.powi(fraction_bits as i32))?;
+    let up = cx.b.convert(size, cx.b.dtype(v))?;
+    let up = cx.b.bitcast(up, ty.clone())?;
+    let up = cx.b.or(up, sign)?;
+    let bits = cx.b.select(tiny, up, raw)?;
     let shift = cx.b.full_int(&ty, fraction_bits);
     let exponent = cx.b.binary(BinaryOp::ShiftRightLogical, bits, shift)?;
     let mask = cx.b.full_int(&ty, 2 * bias as i64 + 3);
     let exponent = cx.b.and(exponent, mask)?;
-    let (low, normal) = (cx.b.full_int(&ty, bias as i64 + 64), cx.b.full_int(&ty, bias as i64));
+    let low = 2 * bias as i64 + fraction_bits;
+    let (low, normal) = (cx.b.full_int(&ty, low), cx.b.full_int(&ty, bias as i64));
     let offset = cx.b.select(tiny, low, normal)?;
     let exponent = cx.b.sub(exponent, offset)?;
     let keep = cx.b.full_int(&ty, !((2 * bias as i64 + 3) << fraction_bits));
@@ -469,7 +474,7 @@ fn frexp(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
     let mantissa = cx.b.bitcast(mantissa, ty.with_dtype(cx.b.dtype(v)))?;
     // Zero, infinities and NaN are their own mantissa.
     let finite = cx.b.unary(UnaryOp::IsFinite, v)?;
-    let nonzero = cx.b.compare_const(Direction::Ne, v, 0.0)?;
+    let nonzero = cx.b.compare_const(Direction::Ne, size, 0.0)?;
     let regular = cx.b.and(finite, nonzero)?;
     let mantissa = cx.b.select(regular, mantissa, v)?;
     let zero = cx.b.full_like(exponent, 0.0);
