@@ -89,6 +89,9 @@ CASES = [
         fixture=False,
     ),
     case("lu_factor_large", lambda x: linalg.lu_factor_ex(x), f64(80, 80, then=regular), fixture=False),
+    case("matrix_exp", linalg.matrix_exp, f32(2, 4, 4), train=True),
+    case("matrix_exp_large", linalg.matrix_exp, f64(2, 5, 5, low=-9, high=9), fixture=False),
+    case("matrix_exp_zero", linalg.matrix_exp, f32(3, 3, then=lambda t: t * 0), fixture=False),
     case(
         "lu_unpack",
         lambda x: torch.lu_unpack(*linalg.lu_factor_ex(x)[:2]),

@@ -5,10 +5,11 @@ mod qr;
 use crate::cx::Cx;
 use crate::families::control::counted_loop;
 use crate::families::linear::dot;
+use crate::lower::region;
 use crate::table::{Result, Row, Rule::*, row};
 use torchtpu_import::{Arg, Size};
-use torchtpu_ir::op::TriangularSolve;
-use torchtpu_ir::{DType, Direction, Ints, ReduceKind, TensorType, UnaryOp, Value};
+use torchtpu_ir::op::{TriangularSolve, While};
+use torchtpu_ir::{BinaryOp, DType, Direction, Ints, ReduceKind, TensorType, UnaryOp, Value};
 
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
@@ -24,6 +25,7 @@ pub const ROWS: &[Row] = &[
     row("aten.linalg_lu_factor_ex.default", Many(lu_factor_ex)),
     row("aten.linalg_lu.default", Many(linalg_lu)),
     row("aten.linalg_lu_solve.default", One(lu_solve)),
+    row("aten.linalg_matrix_exp.default", One(matrix_exp)),
     row("aten.lu_unpack.default", Many(lu_unpack)),
     row("aten.linalg_qr.default", Many(qr::linalg_qr)),
     row("aten.geqrf.default", Many(qr::geqrf)),
@@ -384,7 +386,7 @@ impl Lu {
 
     /// PyTorch's pivots, counted from 1.
     fn pivots(&self, cx: &mut Cx<'_>) -> Result<Value> {
-        cx.b.binary_const(torchtpu_ir::BinaryOp::Add, self.pivots, 1.0)
+        cx.b.binary_const(BinaryOp::Add, self.pivots, 1.0)
     }
 
     /// The permutation's sign: -1 for each step that swapped two rows.
@@ -535,7 +537,7 @@ fn lu_unpack(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
     if !cx.bool("unpack_pivots")? {
         return Ok(vec![cx.b.full(&out, 0.0), l, u]);
     }
-    let pivots = cx.b.binary_const(torchtpu_ir::BinaryOp::Subtract, pivots, 1.0)?;
+    let pivots = cx.b.binary_const(BinaryOp::Subtract, pivots, 1.0)?;
     let rank = out.rank();
     let rows = rows_of_pivots(cx, pivots, out.shape[rank - 1])?;
     let matrix = permutation_matrix(cx, rows, out.dtype)?;
@@ -554,7 +556,7 @@ fn corner(cx: &mut Cx<'_>, v: Value, from_end: usize) -> Result<Value> {
 fn lu_solve(cx: &mut Cx<'_>) -> Result<Value> {
     let (factors, pivots, b) = (cx.tensor("LU")?, cx.tensor("pivots")?, cx.tensor("B")?);
     let (spread, b) = broadcast_batch(cx, factors, b)?;
-    let pivots = cx.b.binary_const(torchtpu_ir::BinaryOp::Subtract, pivots, 1.0)?;
+    let pivots = cx.b.binary_const(BinaryOp::Subtract, pivots, 1.0)?;
     let order = cx.b.shape(pivots).last().copied().unwrap_or(0);
     let rows = rows_of_pivots(cx, pivots, order)?;
     let factors = spread_batch(cx, &Lu { factors, pivots, rows }, spread)?;
@@ -580,4 +582,58 @@ fn rows_of_pivots(cx: &mut Cx<'_>, pivots: Value, count: i64) -> Result<Value> {
         Ok(vec![swap_rows(cx, state[0], last, j, at)?, state[1]])
     })?;
     Ok(swapped[0])
+}
+
+/// The order at which the series of a matrix of norm 1 has converged to the dtype.
+const EXP_TERMS: u32 = 18;
+
+/// `linalg_matrix_exp(Tensor self) -> Tensor`: the series of `2^-s A`, whose norm is at most 1, squared s times.
+fn matrix_exp(cx: &mut Cx<'_>) -> Result<Value> {
+    let out = cx.out(0)?;
+    let a = cx.operand("self", out.dtype.opmath())?;
+    let ty = cx.b.ty(a).clone();
+    let rank = ty.rank();
+    if ty.elements() == 0 {
+        return cx.convert(a, out.dtype);
+    }
+    let product = |cx: &mut Cx<'_>, a, b| dot(cx, a, b, rank - 2, &[rank as i64 - 1], &[rank as i64 - 2]);
+    // The 1-norm decides how often to halve.
+    let size = magnitude(cx, a)?;
+    let norm = cx.reduce(ReduceKind::Add, size, &[rank - 2], true)?;
+    let norm = cx.reduce(ReduceKind::Max, norm, &[rank - 1], true)?;
+    let log = cx.b.unary(UnaryOp::Log, norm)?;
+    let halvings = cx.b.binary_const(BinaryOp::Multiply, log, std::f64::consts::LOG2_E)?;
+    let halvings = cx.b.unary(UnaryOp::Ceil, halvings)?;
+    let (none, most) = (cx.b.full_like(halvings, 0.0), cx.b.full_like(halvings, 1100.0));
+    let halvings = cx.b.clamp(none, halvings, most)?;
+    let minus = cx.b.binary_const(BinaryOp::Multiply, halvings, -std::f64::consts::LN_2)?;
+    let scale = cx.b.unary(UnaryOp::Exponential, minus)?;
+    let scale = cx.b.broadcast_to(scale, &ty.shape)?;
+    let scale = cx.convert(scale, ty.dtype)?;
+    let a = cx.b.mul(a, scale)?;
+    // Horner: 1 + a (1 + a/2 (1 + a/3 (...))).
+    let one = identity(cx, &ty)?;
+    let mut sum = one;
+    for k in (1..=EXP_TERMS).rev() {
+        let next = product(cx, a, sum)?;
+        let next = cx.b.binary_const(BinaryOp::Multiply, next, 1.0 / f64::from(k))?;
+        sum = cx.b.add(one, next)?;
+    }
+    let state = [sum, halvings];
+    let types: Vec<TensorType> = state.iter().map(|v| cx.b.ty(*v).clone()).collect();
+    let cond = region(cx, "cond", &types, |cx, state| {
+        let open = cx.b.compare_const(Direction::Gt, state[1], 0.0)?;
+        let all: Vec<i64> = (0..rank as i64).collect();
+        Ok(vec![cx.b.reduce(ReduceKind::Or, open, &all)?])
+    })?;
+    let body = region(cx, "body", &types, |cx, state| {
+        let open = cx.b.compare_const(Direction::Gt, state[1], 0.0)?;
+        let open = cx.b.broadcast_to(open, &ty.shape)?;
+        let square = product(cx, state[0], state[0])?;
+        let left = cx.b.binary_const(BinaryOp::Subtract, state[1], 1.0)?;
+        Ok(vec![cx.b.select(open, square, state[0])?, left])
+    })?;
+    let node = cx.b.op(While { cond, body }, &state)?;
+    let power = cx.b.graph.results(node)[0];
+    cx.convert(power, out.dtype)
 }
