@@ -126,7 +126,11 @@ def _foreach(op: OpOverload, element: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _cdist_forward(x1: torch.Tensor, x2: torch.Tensor, p: float, compute_mode: int | None) -> torch.Tensor:
-    return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, dim=-1)
+    difference = x1.unsqueeze(-2) - x2.unsqueeze(-3)
+    if difference.shape[-1] == 0:
+        # The distance of points without coordinates, though not every norm of nothing is defined.
+        return difference.sum(-1)
+    return torch.linalg.vector_norm(difference, p, dim=-1)
 
 
 def _cdist_backward(

@@ -67,6 +67,16 @@ CASES = [
     case("var_complex", lambda x: torch.var(x, 0), tensor(torch.complex64, 5, 3), fixture=False),
     case("std_bf16", lambda x: torch.std(x, -1), bf16(3, 60), fixture=False),
     case("std_mean", lambda x: torch.std_mean(x, 1, keepdim=True), f32(3, 6), fixture=False, train=True),
+    case(
+        "cdist", lambda x, y: torch.cdist(x, y, p=3.0), f32(2, 3, 4), f32(2, 5, 4), train=True, fixture=False
+    ),
+    case(
+        "cdist_of_nothing",
+        lambda x, y: torch.cdist(x, y, p=float("inf")),
+        f32(3, 0),
+        f32(2, 0),
+        fixture=False,
+    ),
     case("norm_1", lambda x: torch.linalg.vector_norm(x, 1), bf16(3, 6), fixture=False),
     case("norm_3", lambda x: torch.linalg.vector_norm(x, 3, dim=0), f32(3, 6), fixture=False, train=True),
     case("norm_0", lambda x: torch.linalg.vector_norm(x, 0), f32(3, 6), fixture=False),
