@@ -11,6 +11,7 @@ BIN := $(VENV)/bin
 EXTENSION := python/torchtpu_dynamo/_torchtpu.abi3.so
 WHEEL := dist/.built
 WORKERS ?= 2
+DTYPES ?= float32
 # One profile everywhere, so that MLIR's bindings are built once.
 CARGO_FLAGS := --release --workspace
 
@@ -26,7 +27,7 @@ RUST_SOURCES := Cargo.toml Cargo.lock .cargo/config.toml pyproject.toml \
 	$(shell find compiler passes -type f \( -name '*.rs' -o -name '*.c' -o -name Cargo.toml \))
 PYTHON_SOURCES := $(shell find python -type f \( -name '*.py' -o -name '*.pyi' -o -name py.typed \)) $(wildcard README.md) LICENSE
 
-.PHONY: help setup setup-demo setup-test demo test lint test-rust test-python test-full wheel test-wheel test-torch bench clean
+.PHONY: help setup setup-demo setup-test demo test lint test-rust test-python test-full wheel test-wheel test-torch bench conformance clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +91,9 @@ test-torch: $(WHEEL) ## a sample of the tests against an older torch: make test-
 
 bench: setup-test $(EXTENSION) ## the benchmarks
 	@$(BIN)/python scripts/bench.py
+
+conformance: setup-test $(EXTENSION) ## PyTorch's OpInfo at DTYPES (float32), one JSON line an operator in build/conformance
+	@$(BIN)/python -m tests.conformance --dtypes $(DTYPES) --workers $(WORKERS) --out build/conformance/opinfo.jsonl
 
 clean: ## remove everything that these targets made
 	rm -rf $(VENV) build dist target $(EXTENSION) .mypy_cache .ruff_cache .pytest_cache
