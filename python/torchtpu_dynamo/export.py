@@ -62,6 +62,7 @@ _UNKNOWN = object()
 class _Exporter:
     def __init__(self, gm: GraphModule) -> None:
         self.gm = gm
+        self.placeholders: list[Node] = [n for n in gm.graph.nodes if n.op == "placeholder"]
         self.values: dict[Node, int] = {}
         self.numbers: dict[Node, Any] = {}  # nodes whose value is a number, known or symbolic
         self.targets: list[dict[str, Any]] = []
@@ -77,67 +78,34 @@ class _Exporter:
         self.graph_index: dict[str, int] = {}
 
     def run(self, kind: str, name: str, static: frozenset[int]) -> Exported:
-        placeholders = [n for n in self.gm.graph.nodes if n.op == "placeholder"]
-        inputs = [self.input(i, n, i in static) for i, n in enumerate(placeholders)]
-        self.bind_sizes(placeholders)
-        self.values = {n: i for i, n in enumerate(placeholders)}
-        constants, passed = self.constants()
-        nodes: list[dict[str, Any]] = []
-        first = len(inputs) + len(constants)
-        outputs: list[Output] = []
-        returned: list[dict[str, int]] = []
-        for node in self.gm.graph.nodes:
-            if node.op == "call_function":
-                if self.is_number(node) or is_check(node) or self.is_token(node):
-                    continue
-                exported = self.node(node)
-                self.values[node] = first + len(nodes)
-                nodes.append(exported)
-            elif node.op == "output":
-                outputs, returned = self.outputs(node, placeholders)
-        payload = {
-            "version": VERSION,
-            "name": name,
-            "kind": kind,
-            "torch": torch.__version__,
-            "matmul_precision": torch.get_float32_matmul_precision(),
-            "inputs": inputs,
-            "constants": constants,
-            "targets": self.targets,
-            "nodes": nodes,
-            "outputs": returned,
-            "stacks": self.stacks,
-        }
-        if self.graphs:
-            payload["graphs"] = self.graphs
+        plan: list[Output] = []
+
+        def returned(node: Node) -> list[Any]:
+            made, values = self.outputs(node)
+            plan.extend(made)
+            return values
+
+        payload, passed = self.payload(kind, name, static, returned)
         return Exported(
             name=name,
             kind=kind,
             json=json.dumps(payload, separators=(",", ":"), allow_nan=False),
-            nodes=len(nodes),
-            outputs=outputs,
+            nodes=len(payload["nodes"]),
+            outputs=plan,
             constants=passed,
-            tensor_inputs=[i for i, spec in enumerate(inputs) if "val" in spec],
+            tensor_inputs=[i for i, spec in enumerate(payload["inputs"]) if "val" in spec],
             symbols=self.symbols,
-            input_names=[n.name for n in placeholders],
+            input_names=[n.name for n in self.placeholders],
         )
 
-    def nested(self, target: str, gm: GraphModule) -> dict[str, Any]:
-        """The graph that a higher-order operator runs, as an argument; each is written once."""
-        if target not in self.graph_index:
-            self.graph_index[target] = len(self.graphs)
-            self.graphs.append({})
-            inner = _Exporter(gm)
-            inner.symbols, inner.caller = self.symbols, self.caller
-            self.graphs[self.graph_index[target]] = inner.region(target)
-        return {"graph": self.graph_index[target]}
-
-    def region(self, name: str) -> dict[str, Any]:
-        """This graph as a payload inside another: its outputs are values and None, in order."""
-        placeholders = [n for n in self.gm.graph.nodes if n.op == "placeholder"]
-        inputs = [self.input(i, n, False) for i, n in enumerate(placeholders)]
-        self.values = {n: i for i, n in enumerate(placeholders)}
-        constants, _ = self.constants()
+    def payload(
+        self, kind: str, name: str, static: frozenset[int], returned: Callable[[Node], list[Any]]
+    ) -> tuple[dict[str, Any], list[torch.Tensor]]:
+        """The graph, with the outputs that `returned` makes of its last node; and the tensors that it owns."""
+        inputs = [self.input(i, n, i in static) for i, n in enumerate(self.placeholders)]
+        self.bind_sizes(self.placeholders)
+        self.values = {n: i for i, n in enumerate(self.placeholders)}
+        constants, passed = self.constants()
         nodes: list[dict[str, Any]] = []
         outputs: list[Any] = []
         first = len(inputs) + len(constants)
@@ -149,14 +117,11 @@ class _Exporter:
                 self.values[node] = first + len(nodes)
                 nodes.append(exported)
             elif node.op == "output":
-                results = node.args[0]
-                outputs = [
-                    self.arg(r) for r in (results if isinstance(results, (list, tuple)) else [results])
-                ]
-        payload: dict[str, Any] = {
+                outputs = returned(node)
+        payload = {
             "version": VERSION,
             "name": name,
-            "kind": "inference",
+            "kind": kind,
             "torch": torch.__version__,
             "matmul_precision": torch.get_float32_matmul_precision(),
             "inputs": inputs,
@@ -168,7 +133,22 @@ class _Exporter:
         }
         if self.graphs:
             payload["graphs"] = self.graphs
-        return payload
+        return payload, passed
+
+    def nested(self, target: str, gm: GraphModule) -> dict[str, Any]:
+        """The graph that a higher-order operator runs, as an argument; each is written once. Its outputs are
+        values and None, in order."""
+        if target not in self.graph_index:
+            self.graph_index[target] = len(self.graphs)
+            self.graphs.append({})
+            inner = _Exporter(gm)
+            # A copy: what only this graph's own arguments would tell is not known to the caller.
+            inner.symbols, inner.caller = dict(self.symbols), self.caller
+            payload, _ = inner.payload(
+                "inference", target, frozenset(), lambda node: [inner.arg(r) for r in returns(node)]
+            )
+            self.graphs[self.graph_index[target]] = payload
+        return {"graph": self.graph_index[target]}
 
     def input(self, index: int, node: Node, static: bool) -> dict[str, Any]:
         value = node.meta.get("val")
@@ -333,15 +313,15 @@ class _Exporter:
             self.stacks.append(frames)
         return index
 
-    def outputs(self, node: Node, placeholders: Sequence[Node]) -> tuple[list[Output], list[dict[str, int]]]:
+    def outputs(self, node: Node) -> tuple[list[Output], list[dict[str, int]]]:
         """How each output is made, and the values that the executable returns, each once."""
-        position = {n: i for i, n in enumerate(placeholders)}
+        position = {n: i for i, n in enumerate(self.placeholders)}
         returned: dict[int, int] = {}
         plan: list[Output] = []
-        results = node.args[0] if isinstance(node.args[0], (list, tuple)) else [node.args[0]]
+        results = returns(node)
         bases = self.shared_bases([v for v in results if isinstance(v, Node) and v in self.values])
         for value in results:
-            value = self.tokens.get(value, value)  # type: ignore[arg-type]
+            value = self.tokens.get(value, value)
             if not isinstance(value, Node):
                 plan.append(("const", value))
             elif value in position:
@@ -411,6 +391,12 @@ _CHECKS = (
     "aten.sym_constrain_range",
     "aten._functional_sym_constrain_range",
 )
+
+
+def returns(node: Node) -> Sequence[Any]:
+    """What the output node of a graph returns."""
+    result = node.args[0]
+    return result if isinstance(result, (list, tuple)) else [result]
 
 
 def is_check(node: Node) -> bool:
