@@ -115,14 +115,20 @@ pub(crate) fn counted_loop(
     Ok(results(cx, node).split_off(1))
 }
 
-/// `x[i]` along the first dimension.
-fn slice_at(cx: &mut Cx<'_>, x: Value, i: Value) -> Result<Value> {
-    let shape = cx.b.shape(x).to_vec();
+/// The slice at `i` along `dim`, which stays with size 1.
+pub(crate) fn slice_at(cx: &mut Cx<'_>, x: Value, dim: usize, i: Value) -> Result<Value> {
+    let mut sizes = cx.b.shape(x).to_vec();
+    sizes[dim] = 1;
     let zero = cx.b.scalar(DType::I64, 0.0);
-    let starts: Vec<Value> = (0..shape.len()).map(|d| if d == 0 { i } else { zero }).collect();
-    let sizes: Vec<i64> = shape.iter().enumerate().map(|(d, &n)| if d == 0 { 1 } else { n }).collect();
-    let slice = cx.b.dynamic_slice(x, &starts, &sizes)?;
-    cx.b.reshape(slice, &shape[1..])
+    let starts: Vec<Value> = (0..sizes.len()).map(|d| if d == dim { i } else { zero }).collect();
+    cx.b.dynamic_slice(x, &starts, &sizes)
+}
+
+/// `x[i]` along the first dimension.
+fn element_at(cx: &mut Cx<'_>, x: Value, i: Value) -> Result<Value> {
+    let slice = slice_at(cx, x, 0, i)?;
+    let shape = cx.b.shape(slice)[1..].to_vec();
+    cx.b.reshape(slice, &shape)
 }
 
 /// `x` with `value` at `x[i]`.
@@ -167,7 +173,7 @@ fn stacked(cx: &mut Cx<'_>, init: &[Value], xs: &[Value], additional: &[Value]) 
         let (carry, rest) = state.split_at(carried);
         let (ys, rest) = rest.split_at(made);
         let (xs, additional) = rest.split_at(xs.len());
-        let slices = xs.iter().map(|&x| slice_at(cx, x, i)).collect::<Result<Vec<_>>>()?;
+        let slices = xs.iter().map(|&x| element_at(cx, x, i)).collect::<Result<Vec<_>>>()?;
         let inputs: Vec<Value> = carry.iter().chain(&slices).chain(additional).copied().collect();
         let mut next = run(cx, combine, &inputs)?;
         if next.len() != carried + made {
@@ -195,8 +201,8 @@ fn associative_scan(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
         let (xs, additional) = rest.split_at(parts);
         let one = cx.b.scalar(DType::I64, 1.0);
         let before = cx.b.sub(i, one)?;
-        let earlier = done.iter().map(|&x| slice_at(cx, x, before)).collect::<Result<Vec<_>>>()?;
-        let later = xs.iter().map(|&x| slice_at(cx, x, i)).collect::<Result<Vec<_>>>()?;
+        let earlier = done.iter().map(|&x| element_at(cx, x, before)).collect::<Result<Vec<_>>>()?;
+        let later = xs.iter().map(|&x| element_at(cx, x, i)).collect::<Result<Vec<_>>>()?;
         let inputs: Vec<Value> = earlier.iter().chain(&later).chain(additional).copied().collect();
         let fresh = run(cx, combine, &inputs)?;
         let mut next =

@@ -3,7 +3,7 @@
 mod qr;
 
 use crate::cx::Cx;
-use crate::families::control::counted_loop;
+use crate::families::control::{counted_loop, slice_at};
 use crate::families::linear::dot;
 use crate::lower::region;
 use crate::table::{Result, Row, Rule::*, row};
@@ -226,15 +226,6 @@ fn over_matrix(cx: &mut Cx<'_>, v: Value, shape: &[i64], keep: Option<usize>) ->
 
 fn magnitude(cx: &mut Cx<'_>, v: Value) -> Result<Value> {
     cx.b.unary(UnaryOp::Abs, v)
-}
-
-/// The slice at `j` along `dim`, which stays with size 1.
-fn slice_at(cx: &mut Cx<'_>, v: Value, dim: usize, j: Value) -> Result<Value> {
-    let mut sizes = cx.b.shape(v).to_vec();
-    sizes[dim] = 1;
-    let zero = cx.b.scalar(DType::I64, 0.0);
-    let starts: Vec<Value> = (0..sizes.len()).map(|d| if d == dim { j } else { zero }).collect();
-    cx.b.dynamic_slice(v, &starts, &sizes)
 }
 
 /// Where the position along `dim` compares so with `j`.
