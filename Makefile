@@ -11,7 +11,10 @@ BIN := $(VENV)/bin
 EXTENSION := python/torchtpu_dynamo/_torchtpu.abi3.so
 WHEEL := dist/.built
 WORKERS ?= 2
-DTYPES ?= float32
+SUITES ?= hops modules opinfo
+DTYPES ?= float32,bfloat16,float16,int64,int32,bool,float64
+TRAIN ?= float32
+SHARD ?= 0/1
 # One profile everywhere, so that MLIR's bindings are built once.
 CARGO_FLAGS := --release --workspace
 
@@ -92,8 +95,15 @@ test-torch: $(WHEEL) ## a sample of the tests against an older torch: make test-
 bench: setup-test $(EXTENSION) ## the benchmarks
 	@$(BIN)/python scripts/bench.py
 
-conformance: setup-test $(EXTENSION) ## PyTorch's OpInfo at DTYPES (float32), one JSON line an operator in build/conformance
-	@$(BIN)/python -m tests.conformance --dtypes $(DTYPES) --workers $(WORKERS) --out build/conformance/opinfo.jsonl
+conformance: setup-test $(EXTENSION) ## PyTorch's OpInfo, module_db, hop_db (SUITES, DTYPES, TRAIN; SHARD=0/4), then docs/conformance.md
+	@mkdir -p build/conformance
+	@for suite in $(SUITES); do \
+		$(BIN)/python -m tests.conformance --suite $$suite --dtypes $(DTYPES) --workers $(WORKERS) --shard $(SHARD) \
+			--out build/conformance/$$suite-$(subst /,of,$(SHARD)).jsonl; \
+		$(BIN)/python -m tests.conformance --suite $$suite --dtypes $(TRAIN) --train --workers $(WORKERS) --shard $(SHARD) \
+			--out build/conformance/$$suite-train-$(subst /,of,$(SHARD)).jsonl; \
+	done
+	@$(BIN)/python scripts/conformance_table.py build/conformance/*.jsonl
 
 clean: ## remove everything that these targets made
 	rm -rf $(VENV) build dist target $(EXTENSION) .mypy_cache .ruff_cache .pytest_cache

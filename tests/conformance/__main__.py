@@ -69,6 +69,27 @@ class Child:
             self.process.wait()
 
 
+def entry(
+    suite: str,
+    name: str,
+    mode: str,
+    dynamic: bool = False,
+    backend: str = "torchtpu_dynamo",
+    max_samples: int = 0,
+) -> Entry:
+    """What a worker is asked for. A mode is a dtype, followed by `/train` where gradients are compared."""
+    dtype, _, train = mode.partition("/")
+    return {
+        "suite": suite,
+        "name": name,
+        "dtype": dtype,
+        "train": bool(train),
+        "dynamic": dynamic,
+        "backend": backend,
+        "max_samples": max_samples,
+    }
+
+
 def run(entries: list[Entry], workers: int, timeout: float, out: Path | None) -> list[Entry]:
     queue: Queue[Entry] = Queue()
     for entry in entries:
@@ -118,20 +139,17 @@ def main() -> None:
     parser.add_argument("--shard", default="0/1")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=900, help="seconds for one entry")
+    parser.add_argument(
+        "--max-samples", type=int, default=0, help="samples of an entry, spread evenly; 0: all"
+    )
     parser.add_argument("--out", type=Path, help="a file for one JSON line an entry")
     args = parser.parse_args()
     index, count = map(int, args.shard.split("/"))
     names = [n for n in NAMES[args.suite]() if re.search(args.ops, n)][index::count]
+    modes = [f"{dtype}/train" if args.train else dtype for dtype in args.dtypes.split(",")]
     entries = [
-        {
-            "suite": args.suite,
-            "name": name,
-            "dtype": dtype,
-            "train": args.train,
-            "dynamic": args.dynamic,
-            "backend": args.backend,
-        }
-        for dtype in args.dtypes.split(",")
+        entry(args.suite, name, mode, args.dynamic, args.backend, args.max_samples)
+        for mode in modes
         for name in names
     ]
     if args.out is not None:

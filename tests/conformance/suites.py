@@ -70,7 +70,11 @@ def of_opinfo(op: Any, dtype: torch.dtype, train: bool) -> Iterator[Sample] | No
     def call(x: Any, *args: Any, **kwargs: Any) -> Any:
         return op.op(x, *args, **kwargs)
 
-    return (Sample(call, (s.input, *s.args), s.kwargs, op.name in RANDOM) for s in inputs)
+    def random(kwargs: dict[str, Any]) -> bool:
+        attention = "attention" in op.name
+        return op.name in RANDOM or (attention and bool(kwargs.get("dropout_p") or kwargs.get("training")))
+
+    return (Sample(call, (s.input, *s.args), s.kwargs, random(s.kwargs)) for s in inputs)
 
 
 def hop_names() -> list[str]:

@@ -1,7 +1,8 @@
 """A child process: reads entries from stdin, one JSON object a line, and answers each with one.
 
 Status of an entry is the worst of its samples: mismatch (a wrong number), error (an exception that is not ours),
-refused (our error), eager_error (eager itself fails), pass; unsupported_dtype and no_samples where nothing ran."""
+refused (our error), eager_error (eager itself fails), pass; unsupported_dtype and no_samples where nothing ran.
+What does not pass is tried again with `aot_eager`: `ceiling` tells how that fared, on the same samples."""
 
 from __future__ import annotations
 
@@ -46,15 +47,36 @@ def run(entry: dict[str, Any]) -> dict[str, Any]:
         samples = SAMPLES[entry["suite"]](entry["name"], dtype, entry["train"])
         if samples is None:
             return {"status": "unsupported_dtype"}
-        outcomes = [one(sample, entry) for sample in samples]
+        chosen = spread(list(samples), entry["max_samples"])
+        outcomes = [one(sample, entry) for sample in chosen]
     except Exception as e:
         return {"status": "no_samples", "details": [first_line(e)]}
     if not outcomes:
         return {"status": "no_samples"}
     statuses = [status for status, _ in outcomes]
     details = list(dict.fromkeys(detail for _, detail in outcomes if detail))[:3]
-    status = min(statuses, key=WORST.index)
-    return {"status": status, "samples": len(outcomes), "passed": statuses.count("pass"), "details": details}
+    status = worst(statuses)
+    answer = {
+        "status": status,
+        "samples": len(outcomes),
+        "passed": statuses.count("pass"),
+        "details": details,
+    }
+    if status not in ("pass", "eager_error"):
+        failed = [sample for sample, status in zip(chosen, statuses, strict=True) if status != "pass"]
+        answer["ceiling"] = worst([one(sample, {**entry, "backend": "aot_eager"})[0] for sample in failed])
+    return answer
+
+
+def worst(statuses: list[str]) -> str:
+    return min(statuses, key=WORST.index)
+
+
+def spread(samples: list[Sample], limit: int) -> list[Sample]:
+    """At most `limit` samples at even distances, the first among them; all of them for 0."""
+    if not limit or len(samples) <= limit:
+        return samples
+    return [samples[i * len(samples) // limit] for i in range(limit)]
 
 
 def one(sample: Sample, entry: dict[str, Any]) -> tuple[str, str]:

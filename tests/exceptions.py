@@ -1,0 +1,50 @@
+"""The one list of what the tests ask less of: `exceptions.toml`. It should shrink.
+
+An entry of a suite that does not pass is listed with its cause; a listed entry that passes is an error as well."""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from pathlib import Path
+from typing import Any
+
+FILE = Path(__file__).with_name("exceptions.toml")
+
+
+@functools.cache
+def table() -> dict[str, Any]:
+    return tomllib.loads(FILE.read_text())
+
+
+@functools.cache
+def causes(suite: str) -> dict[str, str]:
+    """Entry to cause, for a suite. An entry is a name, or `name@mode` where only that mode does not pass;
+    a mode is a dtype, followed by `/train` for gradients."""
+    found: dict[str, str] = {}
+    for group in table()["suite"].get(suite, []):
+        for entry in group["entries"]:
+            assert entry not in found, f"{FILE.name} lists {suite} {entry} twice"
+            found[entry] = group["cause"]
+    return found
+
+
+def cause(suite: str, name: str, mode: str) -> str | None:
+    """Why this entry does not pass in this mode, or None where it should."""
+    listed = causes(suite)
+    return listed.get(f"{name}@{mode}", listed.get(name))
+
+
+def problem(result: dict[str, Any]) -> str | None:
+    """What is wrong with a result: it fails and is not listed, or it is listed for that mode and passes."""
+    name, status = result["name"], result["status"]
+    if status in ("unsupported_dtype", "no_samples", "eager_error"):
+        return None
+    mode = result["dtype"] + ("/train" if result["train"] else "")
+    listed = cause(result["suite"], name, mode)
+    said = f"{result['suite']} {name} at {mode}: {status} {' | '.join(result.get('details', []))}"
+    if status == "pass":
+        exact = f"{name}@{mode}" in causes(result["suite"])
+        # A part of the samples may pass where others don't.
+        return f"{said}, but {FILE.name} lists it" if exact and not result["max_samples"] else None
+    return None if listed else said
