@@ -97,4 +97,6 @@ CASES = [
         fixture=False,
     ),
     case("logsumexp_bf16", lambda x: torch.logsumexp(x, 1), bf16(3, 60), fixture=False),
+    case("hash_tensor", torch.hash_tensor, f32(3, 4)),
+    case("hash_tensor_dim", lambda x: torch.hash_tensor(x, 1, keepdim=True), i64(3, 4), fixture=False),
 ]

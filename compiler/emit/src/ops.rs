@@ -254,10 +254,13 @@ fn reduction(kind: ReduceKind, dtype: DType) -> Result<(BinaryOp, Scalar), Strin
         ReduceKind::Max | ReduceKind::Min if dtype.is_complex() => return refuse(),
         ReduceKind::Max => (BinaryOp::Maximum, Scalar::lowest(dtype)),
         ReduceKind::Min => (BinaryOp::Minimum, Scalar::highest(dtype)),
-        ReduceKind::And | ReduceKind::Or if dtype.is_float() || dtype.is_complex() => return refuse(),
+        ReduceKind::And | ReduceKind::Or | ReduceKind::Xor if dtype.is_float() || dtype.is_complex() => {
+            return refuse();
+        }
         ReduceKind::And if dtype == DType::Bool => (BinaryOp::And, Scalar(1)),
         ReduceKind::And => (BinaryOp::And, Scalar::from_i64(dtype, -1)),
         ReduceKind::Or => (BinaryOp::Or, Scalar::zero()),
+        ReduceKind::Xor => (BinaryOp::Xor, Scalar::zero()),
     })
 }
 

@@ -153,7 +153,7 @@ word_enum! {
 word_enum! {
     /// The combiner of a reduction, with its identity: 0, 1, lowest, highest, true, false.
     /// `max` and `min` propagate NaN, as StableHLO's maximum and minimum do.
-    ReduceKind { Add "add", Mul "mul", Max "max", Min "min", And "and", Or "or", }
+    ReduceKind { Add "add", Mul "mul", Max "max", Min "min", And "and", Or "or", Xor "xor", }
 }
 word_enum! {
     /// What a scatter does where an update lands.

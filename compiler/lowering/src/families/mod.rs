@@ -19,6 +19,7 @@ pub mod pool;
 pub mod random;
 pub mod reduce;
 pub mod scan;
+pub mod segment;
 pub mod softmax;
 pub mod sort;
 pub mod upsample;
@@ -44,6 +45,7 @@ pub const ALL: &[&[Row]] = &[
     random::ROWS,
     reduce::ROWS,
     scan::ROWS,
+    segment::ROWS,
     softmax::ROWS,
     sort::ROWS,
     upsample::ROWS,

@@ -40,6 +40,7 @@ pub const ROWS: &[Row] = &[
     row("aten.linalg__powsum.default", One(power_sum)),
     row("aten.logsumexp.default", One(logsumexp)),
     row("aten.histc.default", One(histc)),
+    row("aten.hash_tensor.default", One(hash_tensor)),
 ];
 
 /// The dimensions that `dim` names; all of them where it is absent or empty.
@@ -333,4 +334,20 @@ fn histc(cx: &mut Cx<'_>) -> Result<Value> {
     let hit = cx.b.compare(Direction::Eq, place, bin)?;
     let hit = cx.b.convert(hit, dtype)?;
     cx.b.reduce(ReduceKind::Add, hit, &[0])
+}
+
+/// `hash_tensor(self, dim, keepdim, mode=0) -> u64`: the exclusive or of the elements as 64 bits, floats as f64.
+fn hash_tensor(cx: &mut Cx<'_>) -> Result<Value> {
+    let v = cx.tensor("self")?;
+    let ty = cx.b.ty(v).clone();
+    if ty.dtype.is_complex() {
+        return Err(torchtpu_ir::CompileError::lowering("hash_tensor of a complex tensor is not supported")
+            .help("torch.view_as_real(x) is real"));
+    }
+    let wide = if ty.dtype.is_float() { DType::F64 } else { DType::I64 };
+    let v = cx.convert(v, wide)?;
+    let bits = cx.b.bitcast(v, ty.with_dtype(DType::U64))?;
+    let dims = dims_of(cx, bits)?;
+    let hash = cx.reduce(ReduceKind::Xor, bits, &dims, false)?;
+    cx.as_result(hash, 0)
 }
