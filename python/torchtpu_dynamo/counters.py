@@ -74,7 +74,6 @@ class Counters:
             if reason is not None:
                 self.recompilations.append(Recompilation(graph, reason))
 
-
     def fell_back(self, op: str, size: int) -> None:
         with self.lock:
             self.fallbacks[op] = self.fallbacks.get(op, 0) + 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+import unittest.mock
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -61,7 +62,7 @@ def register_lowering(
 
     `fn` takes what the operator takes and computes the same with PyTorch's operators; if the operator
     mutates arguments, so does it. `stablehlo` is a function `main` in MLIR's generic form whose operands
-    and results are the operator's tensors in order (StableHLO's own syntax is read where jaxlib is
+    and results are the operator's tensors in order (StableHLO's own syntax is read where jax is
     installed), or a callable that makes that text: it gets a `TensorType` for each tensor and the other
     arguments by name. Text takes other arguments than tensors at their defaults only.
 
@@ -188,27 +189,21 @@ def _describe(fn: Any) -> str:
 
 
 def generic_form(text: str) -> str:
-    """The text in MLIR's generic form; StableHLO's own is translated by jaxlib. Raises ValueError without."""
+    """The text in MLIR's generic form; StableHLO's own is translated by jax. Raises ValueError without."""
     lines = (line.strip() for line in text.splitlines())
     first = next((line for line in lines if line and not line.startswith(("//", "#"))), "")
     if first.startswith('"'):
         return text
     try:
+        from jax.interpreters import mlir  # type: ignore[import-not-found, unused-ignore]
         from jaxlib.mlir import ir  # type: ignore[import-not-found, unused-ignore]
-        from jaxlib.mlir.dialects import (  # type: ignore[import-not-found, unused-ignore]
-            chlo,
-            func,  # noqa: F401 (registers the dialect)
-            stablehlo,
-        )
     except ImportError:
         raise ValueError(
             "stablehlo= takes MLIR's generic form ('\"stablehlo.add\"(%0, %1) : ...'), which `stablehlo-opt "
             "--mlir-print-op-generic` and jax's `lowered.compiler_ir().operation.get_asm(print_generic_op_form="
-            "True)` print; StableHLO's own syntax is read where jaxlib is installed"
+            "True)` print; StableHLO's own syntax is read where jax is installed"
         ) from None
-    with ir.Context() as context:
-        stablehlo.register_dialect(context)
-        chlo.register_dialect(context)
+    with mlir.make_ir_context():
         try:
             module = ir.Module.parse(text)
         except ir.MLIRError as e:
@@ -325,10 +320,7 @@ def _function(node: Node) -> Callable[..., Any] | None:
 
 
 def _inline(gm: GraphModule, node: Node) -> None:
-    from torch._higher_order_ops.auto_functionalize import (
-        auto_functionalized_dense,
-        auto_functionalized_v2_dense,
-    )
+    from torch._higher_order_ops import auto_functionalize
     from torch.fx.experimental.proxy_tensor import make_fx
 
     sources = node.all_input_nodes
@@ -341,8 +333,11 @@ def _inline(gm: GraphModule, node: Node) -> None:
         if kind == "with_effects":
             made = args[1](*args[2:], **kwargs)
             return made if isinstance(made, tuple) else (made,)
-        dense = auto_functionalized_dense if kind == "auto_functionalized" else auto_functionalized_v2_dense
-        return dense(args[0], **kwargs)
+        # It copies what is written over as a view of memory, through which nothing may be written; the second
+        # version makes views of the copy again, which then has to have the strides of the base.
+        clone = torch.clone if kind == "auto_functionalized" else _clone
+        with unittest.mock.patch.object(auto_functionalize, "clone_preserve_strides", clone):
+            return getattr(auto_functionalize, f"{kind}_dense")(args[0], **kwargs)
 
     def trace(function: Callable[..., Any], values: Sequence[Any]) -> GraphModule:
         tracer = make_fx(
@@ -360,22 +355,31 @@ def _inline(gm: GraphModule, node: Node) -> None:
         if isinstance(token, Node):
             token.meta["torchtpu_token"] = True
         results = [token, *results]
+    _hand_out(gm, node, results)
+
+
+def _hand_out(gm: GraphModule, node: Node, results: Sequence[Any]) -> None:
+    """Replaces the items of what a node gave, which may be lists again."""
     for user in list(node.users):
         assert user.target is operator.getitem
-        result = results[user.args[1]]
+        result = results[user.args[1]]  # type: ignore[index]
         if isinstance(result, Node):
             user.replace_all_uses_with(result)
+            gm.graph.erase_node(user)
+        elif isinstance(result, (list, tuple)):
+            _hand_out(gm, user, result)
         else:
-            for reader in list(user.users):
-                _replace_by_constant(reader, user, result)
-        gm.graph.erase_node(user)
+            assert not user.users  # None
+            gm.graph.erase_node(user)
     gm.graph.erase_node(node)
 
 
-def _replace_by_constant(reader: Node, old: Node, value: Any) -> None:
-    put = lambda n: value if n is old else n  # noqa: E731
-    reader.args = torch.fx.node.map_arg(reader.args, put)
-    reader.kwargs = torch.fx.node.map_arg(reader.kwargs, put)
+def _clone(base: torch.Tensor) -> torch.Tensor:
+    import torch._prims_common as prims
+
+    # A base that is not dense keeps its strides, and torch's way.
+    dense = getattr(prims, "is_non_overlapping_and_dense_or_false", None)
+    return base.clone() if dense is not None and dense(base) else prims.clone_preserve_strides(base)
 
 
 def _copy_in(gm: GraphModule, place: Node, made: GraphModule, sources: Sequence[Node]) -> list[Any]:

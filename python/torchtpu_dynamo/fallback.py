@@ -151,7 +151,8 @@ class Cuts:
             needed |= free_symbols(source.meta.get("val"))
         needed |= {s for s in nested_symbols(self.gm, node) if s in self.sources}
         if fresh:
-            self.on_host[node] = "the size of its result depends on the data"
+            what = "the value" if is_number(value) else "the size"
+            self.on_host[node] = f"{what} of its result depends on the data"
             self.late |= fresh
             self.note_sources(node, value, fresh)
         elif needed - self.sources.keys() or needed & self.floats:
@@ -286,7 +287,7 @@ class Cuts:
                 if node.op == "get_attr":
                     copies[node] = graph.get_attr(str(node.target))
                 else:  # a number: its value is in the meta data, and nothing else is read of it
-                    copies[node] = graph.call_function(operator.pos, ())
+                    copies[node] = graph.call_function(known_number, ())
                 copies[node].meta.update(node.meta)
             return copies[node]
 
@@ -388,6 +389,10 @@ class Cuts:
             file,
             line,
         )
+
+
+def known_number() -> Any:
+    """Stands for a number in the graph of a piece; never called."""
 
 
 def op_name(node: Node) -> str:

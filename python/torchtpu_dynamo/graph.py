@@ -54,7 +54,10 @@ class Graph:
 
     def program(self, bindings: dict[str, int]) -> Program:
         """The program for these sizes. Raises TorchTPUError."""
-        kind, payload = self.exported.kind, self.exported.payload(functools.partial(resolve, bindings=bindings))
+        kind, payload = (
+            self.exported.kind,
+            self.exported.payload(functools.partial(resolve, bindings=bindings)),
+        )
         with dump.folder(kind) as folder:
             dump.show_source(self.source, payload, folder, kind, self.compile_id)
             program = Program(payload, bindings, self.options.program_json(folder))

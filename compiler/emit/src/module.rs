@@ -243,7 +243,8 @@ impl<'c, 'g> Emitter<'c, 'g> {
             }
         }
         if let Op::Custom(custom) = op {
-            let callee = FlatSymbolRefAttribute::new(self.cache.context, &self.functions.name(&custom.function));
+            let callee =
+                FlatSymbolRefAttribute::new(self.cache.context, &self.functions.name(&custom.function));
             attributes.push((self.cache.identifier("callee"), callee.into()));
         }
         let types: SmallVec<[Type<'c>; 2]> = types.iter().map(|t| self.cache.tensor(t)).collect();

@@ -76,7 +76,8 @@ pub fn mlir_type(ty: &TensorType) -> String {
 
 fn tensor(text: &str) -> Result<TensorType> {
     let unreadable = || format!("`{text}` is not a tensor of static shape");
-    let inner = text.trim().strip_prefix("tensor<").and_then(|t| t.strip_suffix('>')).ok_or_else(unreadable)?;
+    let inner =
+        text.trim().strip_prefix("tensor<").and_then(|t| t.strip_suffix('>')).ok_or_else(unreadable)?;
     let mut rest = inner;
     let mut shape = Vec::new();
     while let Some((size, behind)) = rest.split_once('x') {
@@ -116,7 +117,10 @@ impl<'a> Writer<'a> {
             if self.rest().starts_with('#') {
                 let (name, _) = self.rest().split_once('=').ok_or("expected `=`")?;
                 if !name.starts_with("#loc") {
-                    return Err(format!("aliases such as `{}` are not read: print with local scope", name.trim()));
+                    return Err(format!(
+                        "aliases such as `{}` are not read: print with local scope",
+                        name.trim()
+                    ));
                 }
                 self.at += name.len() + 1;
                 self.location()?;
@@ -196,7 +200,8 @@ impl<'a> Writer<'a> {
         let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '!' && c != '.' && c != '_');
         let end = end.unwrap_or(rest.len());
         self.at += end;
-        let inner = if rest[end..].starts_with('<') { format!("<{}>", self.balanced()?) } else { String::new() };
+        let inner =
+            if rest[end..].starts_with('<') { format!("<{}>", self.balanced()?) } else { String::new() };
         Ok(format!("{}{inner}", &rest[..end]))
     }
 
@@ -213,7 +218,9 @@ impl<'a> Writer<'a> {
         }
         if !self.rest().starts_with('"') {
             let line = self.rest().lines().next().unwrap_or_default();
-            return Err(format!("`{line}` is not in MLIR's generic form, \"dialect.operation\"(operands) : type"));
+            return Err(format!(
+                "`{line}` is not in MLIR's generic form, \"dialect.operation\"(operands) : type"
+            ));
         }
         let name = self.string()?;
         let operands = self.balanced()?;
@@ -430,13 +437,13 @@ mod tests {
     fn type_and_names_are_read() {
         let read = StableHlo::parse(TWO);
         let Ok(read) = read else { panic!("{read:?}") };
-        assert_eq!(
-            read.operands(),
-            [TensorType::new(DType::F32, [2, 3]), TensorType::scalar(DType::C64)]
-        );
+        assert_eq!(read.operands(), [TensorType::new(DType::F32, [2, 3]), TensorType::scalar(DType::C64)]);
         assert_eq!(read.results(), [TensorType::scalar(DType::Bool)]);
         let text = read.functions("custom_0").unwrap_or_else(|e| e);
-        assert!(text.contains(r#"{callee = @custom_0_help, note = "@help \" }"} : (tensor<2x3xf32>)"#), "{text}");
+        assert!(
+            text.contains(r#"{callee = @custom_0_help, note = "@help \" }"} : (tensor<2x3xf32>)"#),
+            "{text}"
+        );
         assert!(text.contains(r#"sym_name = "custom_0", sym_visibility = "private"}"#), "{text}");
         assert!(text.contains(r#"}) {dimensions = array<i64>, more = 1 : i64} : (tensor<i1>)"#), "{text}");
         assert!(text.contains("^bb0(%arg0: tensor<2x3xf32>, %arg1: tensor<complex<f32>>):"), "{text}");

@@ -477,9 +477,7 @@ fn custom(cx: &mut Cx<'_>, text: usize) -> Result<Lowering> {
             _ => {}
         }
     }
-    let list = |types: &[&TensorType]| {
-        types.iter().map(|ty| mlir_type(ty)).collect::<Vec<_>>().join(", ")
-    };
+    let list = |types: &[&TensorType]| types.iter().map(|ty| mlir_type(ty)).collect::<Vec<_>>().join(", ");
     let given: Vec<&TensorType> = operands.iter().map(|v| cx.b.ty(*v)).collect();
     let wanted: Vec<&TensorType> = cx.out.iter().flatten().collect();
     let (takes, gives): (Vec<_>, Vec<_>) =
