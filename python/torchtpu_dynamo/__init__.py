@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._torchtpu import Executable, Program, TorchTPUError
     from .api import Lowered, lower
-    from .custom_ops import register_lowering
     from .counters import Stats, reset_stats, stats
+    from .custom_ops import register_lowering
     from .plugins import devices, refresh
 
 __version__ = "0.1.0"

@@ -23,8 +23,9 @@ class Recompilation:
 class Stats:
     """A snapshot of the counters. Times are in seconds.
 
-    `fallbacks` counts the executions of each operator that ran on the host, and `fallback_bytes` the bytes of
-    their operands and results: what moves between host and device. `cache_hits` counts calls of graphs with symbolic sizes that found their sizes compiled already.
+    `fallbacks` counts the executions of each operator that ran on the host, and `fallback_bytes` the bytes
+    of their operands and results: what moves between host and device. `cache_hits` counts calls of graphs
+    with symbolic sizes that found their sizes compiled already.
     """
 
     compilations: int

@@ -331,7 +331,8 @@ def _inline(gm: GraphModule, node: Node) -> None:
         args = torch.fx.node.map_arg(node.args, known.__getitem__)
         kwargs = dict(torch.fx.node.map_arg(node.kwargs, known.__getitem__))
         if kind == "with_effects":
-            made = args[1](*args[2:], **kwargs)
+            op: Any = args[1]
+            made = op(*args[2:], **kwargs)
             return made if isinstance(made, tuple) else (made,)
         # It copies what is written over as a view of memory, through which nothing may be written; the second
         # version makes views of the copy again, which then has to have the strides of the base.

@@ -172,7 +172,7 @@ class Cuts:
                     self.floats.add(name)
         elif isinstance(value, torch.Tensor):
             for dim, size in enumerate(value.shape):
-                name = str(size.node.expr) if is_symbolic(size) else ""
+                name = str(size.node.expr) if isinstance(size, torch.SymInt) else ""
                 if name in fresh or (name in self.late and name not in self.sources):
                     self.sources.setdefault(name, (node, dim))
 
@@ -188,7 +188,8 @@ class Cuts:
         """A tuple cannot leave a piece; what makes one for the host runs there."""
         for node in reversed(self.nodes):
             if node in self.compiled and isinstance(node.meta.get("val"), (tuple, list)):
-                if any(u.target is not operator.getitem and u not in self.compiled for u in node.users):
+                whole = (u for u in node.users if u.target is not operator.getitem)
+                if any(u not in self.compiled for u in whole):
                     self.move(node, "its list of results is used as a whole on the host")
 
     # The order.
