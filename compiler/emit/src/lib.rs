@@ -62,9 +62,9 @@ impl Functions {
         format!("custom_{index}")
     }
 
-    fn texts(&self) -> Result<Vec<String>, CompileError> {
+    fn texts(&self, locations: bool) -> Result<Vec<String>, CompileError> {
         let all = self.0.borrow();
-        let text = |(i, f): (usize, &StableHlo)| f.functions(&format!("custom_{i}"));
+        let text = |(i, f): (usize, &StableHlo)| f.functions(&format!("custom_{i}"), locations);
         let texts: Result<_, String> = all.iter().enumerate().map(text).collect();
         texts.map_err(|e| CompileError::new(Stage::Emit, e))
     }

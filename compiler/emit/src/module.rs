@@ -30,7 +30,7 @@ pub fn bytecode(graph: &Graph, arguments: &[Argument]) -> Result<Vec<u8>, Compil
     let functions = Functions::default();
     let main = main(&context, graph, arguments, &functions)?;
     module.body().append_operation(main);
-    for text in functions.texts()? {
+    for text in functions.texts(true)? {
         let parsed = read(&context, &text)?;
         let mut next = parsed.body().first_operation();
         while let Some(function) = next {

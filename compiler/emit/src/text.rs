@@ -84,7 +84,7 @@ impl Printer {
         self.location(LocId::UNKNOWN);
         self.out.push_str("\n  }");
         self.location(LocId::UNKNOWN);
-        for text in self.functions.texts()? {
+        for text in self.functions.texts(self.locations.is_some())? {
             let _ = write!(self.out, "\n{}", text.trim_end());
         }
         self.out.push_str("\n}");

@@ -22,7 +22,7 @@ pub struct StableHlo {
 impl StableHlo {
     /// Reads the text; the error says what is wrong with it.
     pub fn parse(text: &str) -> Result<StableHlo> {
-        let read = Writer::read(text, "main")?;
+        let read = Writer::read(text, "main", "")?;
         let (operands, results) = read.main.ok_or("there is no function `main`")?;
         Ok(StableHlo { text: text.into(), operands, results })
     }
@@ -35,10 +35,10 @@ impl StableHlo {
         &self.results
     }
 
-    /// The functions as private ones, in generic form without properties and locations: `main` is called `name`, and
-    /// the others' names begin with it.
-    pub fn functions(&self, name: &str) -> Result<String> {
-        Ok(Writer::read(&self.text, name)?.out)
+    /// The functions as private ones, in generic form without properties: `main` is called `name`, and the others'
+    /// names begin with it. Their locations are left out, or unknown: lines of this text would mean nothing.
+    pub fn functions(&self, name: &str, locations: bool) -> Result<String> {
+        Ok(Writer::read(&self.text, name, if locations { " loc(unknown)" } else { "" })?.out)
     }
 }
 
@@ -99,12 +99,14 @@ struct Writer<'a> {
     at: usize,
     out: String,
     name: &'a str,
+    /// Written behind operations and arguments of blocks.
+    location: &'a str,
     main: Option<(Vec<TensorType>, Vec<TensorType>)>,
 }
 
 impl<'a> Writer<'a> {
-    fn read(text: &'a str, name: &'a str) -> Result<Writer<'a>> {
-        let mut writer = Writer { text, at: 0, out: String::new(), name, main: None };
+    fn read(text: &'a str, name: &'a str, location: &'a str) -> Result<Writer<'a>> {
+        let mut writer = Writer { text, at: 0, out: String::new(), name, location, main: None };
         writer.top().map_err(|e| {
             let line = text[..writer.at.min(text.len())].matches('\n').count() + 1;
             format!("line {line}: {e}")
@@ -278,7 +280,7 @@ impl<'a> Writer<'a> {
             let all: Vec<String> = attributes.into_iter().map(|a| self.renamed(a)).collect::<Result<_>>()?;
             let _ = write!(self.out, " {{{}}}", all.join(", "));
         }
-        let _ = writeln!(self.out, " : {takes} -> {gives}");
+        let _ = writeln!(self.out, " : {takes} -> {gives}{}", self.location);
         Ok(())
     }
 
@@ -295,7 +297,7 @@ impl<'a> Writer<'a> {
                 self.at += end;
                 let _ = write!(self.out, "{:1$}^{2}", "", 2 * depth, &rest[..end]);
                 if self.rest().starts_with('(') {
-                    let arguments = without_locations(self.balanced()?)?;
+                    let arguments = arguments(self.balanced()?, self.location);
                     let _ = write!(self.out, "({arguments})");
                 }
                 self.expect(":")?;
@@ -316,7 +318,8 @@ impl<'a> Writer<'a> {
         let symbol = value("sym_name").ok_or("a function without a name")?;
         let ty = value("function_type").ok_or("a function without a type")?;
         if symbol == "\"main\"" {
-            let mut reader = Writer { text: ty, at: 0, out: String::new(), name: "", main: None };
+            let mut reader =
+                Writer { text: ty, at: 0, out: String::new(), name: "", location: "", main: None };
             let takes = reader.types()?;
             reader.expect("->")?;
             let gives = reader.types()?;
@@ -406,9 +409,10 @@ fn entries(text: &str) -> Vec<&str> {
     found.into_iter().map(str::trim).filter(|e| !e.is_empty()).collect()
 }
 
-fn without_locations(text: &str) -> Result<String> {
-    let each = entries(text).into_iter().map(|argument| argument.split(" loc(").next().unwrap_or(argument));
-    Ok(each.collect::<Vec<_>>().join(", "))
+/// Those of a block, all at one location.
+fn arguments(text: &str, location: &str) -> String {
+    let plain = entries(text).into_iter().map(|argument| argument.split(" loc(").next().unwrap_or(argument));
+    plain.map(|argument| format!("{argument}{location}")).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -439,7 +443,7 @@ mod tests {
         let Ok(read) = read else { panic!("{read:?}") };
         assert_eq!(read.operands(), [TensorType::new(DType::F32, [2, 3]), TensorType::scalar(DType::C64)]);
         assert_eq!(read.results(), [TensorType::scalar(DType::Bool)]);
-        let text = read.functions("custom_0").unwrap_or_else(|e| e);
+        let text = read.functions("custom_0", false).unwrap_or_else(|e| e);
         assert!(
             text.contains(r#"{callee = @custom_0_help, note = "@help \" }"} : (tensor<2x3xf32>)"#),
             "{text}"
