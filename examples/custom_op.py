@@ -5,6 +5,7 @@ The operator stays what it is to PyTorch; compiled for `tpu` it is the function 
 from __future__ import annotations
 
 import torch
+
 import torchtpu_dynamo
 
 

@@ -340,14 +340,13 @@ fn lowered_targets() -> Vec<&'static str> {
     torchtpu_driver::lowered_targets()
 }
 
+/// Node, op, the user's line, and why.
+type Refusal = (String, Option<String>, Option<String>, String);
+
 /// The nodes of a payload that cannot be lowered, in order: name, op, the user's `file:line`, and why. A node whose
 /// sizes the bindings do not give is among them.
 #[pyfunction]
-fn unsupported(
-    py: Python<'_>,
-    payload: String,
-    bindings: HashMap<String, i64>,
-) -> PyResult<Vec<(String, Option<String>, Option<String>, String)>> {
+fn unsupported(py: Python<'_>, payload: String, bindings: HashMap<String, i64>) -> PyResult<Vec<Refusal>> {
     let found = interruptible(py, move || {
         torchtpu_driver::survey(payload.as_bytes(), &bindings.into_iter().collect())
     })?;
