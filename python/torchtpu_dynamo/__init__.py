@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ._torchtpu import Executable, Program, TorchTPUError
     from .api import Lowered, lower
     from .counters import Stats, reset_stats, stats
+    from .custom_ops import register_lowering
     from .plugins import devices, refresh
 
 __version__ = "0.1.0"
@@ -26,6 +27,7 @@ _HOME = {
     "devices": ".plugins",
     "lower": ".api",
     "refresh": ".plugins",
+    "register_lowering": ".custom_ops",
     "reset_stats": ".counters",
     "stats": ".counters",
 }
@@ -40,6 +42,7 @@ __all__ = [
     "devices",
     "lower",
     "refresh",
+    "register_lowering",
     "reset_stats",
     "stats",
 ]

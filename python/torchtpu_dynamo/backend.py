@@ -20,8 +20,9 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._guards import TracingContext
 
-from . import decompositions
+from . import custom_ops
 from ._torchtpu import TorchTPUError
+from .fallback import Fallback
 from .graph import Boxed, Graph, boxed
 from .options import Options, check_mode, parse_options
 
@@ -63,27 +64,37 @@ def compile_with(
     """Runs AOTAutograd and hands its graphs to `compiler`."""
     parameters: set[str] = set()
 
+    def compile_expanded(aot_gm: torch.fx.GraphModule, kind: str, static: Sequence[int]) -> Boxed:
+        try:
+            custom_ops.expand(aot_gm)
+        except TorchTPUError as e:
+            return raising(e)
+        return compiler(aot_gm, kind, static)
+
     def compile_forward(kind: str, aot_gm: torch.fx.GraphModule, _: Sequence[Any]) -> Boxed:
         static = static_inputs()
         names = [n.name for n in aot_gm.graph.nodes if n.op == "placeholder"]
         parameters.update(names[i] for i in static if i < len(names))
-        return compiler(aot_gm, kind, static)
+        return compile_expanded(aot_gm, kind, static)
 
     def compile_backward(aot_gm: torch.fx.GraphModule, _: Sequence[Any]) -> Boxed:
         names = [n.name for n in aot_gm.graph.nodes if n.op == "placeholder"]
         # A parameter saved for the backward keeps its name.
-        return compiler(aot_gm, "backward", [i for i, name in enumerate(names) if name in parameters])
+        return compile_expanded(aot_gm, "backward", [i for i, name in enumerate(names) if name in parameters])
 
     backend = aot_autograd(
         fw_compiler=functools.partial(compile_forward, "forward"),
         bw_compiler=compile_backward,
         inference_compiler=functools.partial(compile_forward, "inference"),
-        decompositions=decompositions.table(),
+        decompositions=custom_ops.table(),
         partition_fn=min_cut_rematerialization_partition,
         keep_inference_input_mutations=True,
     )
-    with configuration():
-        return backend(gm, example_inputs)
+    try:
+        with configuration():
+            return backend(gm, example_inputs)
+    except TorchTPUError as e:  # of a lowering that the user registered, and that PyTorch traces
+        return raising(e)
 
 
 def configuration() -> contextlib.AbstractContextManager[Any]:
@@ -95,7 +106,8 @@ def configuration() -> contextlib.AbstractContextManager[Any]:
 def compile_graph(aot_gm: torch.fx.GraphModule, kind: str, static: Sequence[int], options: Options) -> Boxed:
     """One AOT graph to a boxed callable; an error becomes a callable that raises it."""
     try:
-        return Graph(aot_gm, kind, static, options).callable()
+        made = Fallback if options.fallback == "eager" else Graph
+        return made(aot_gm, kind, static, options).callable()
     except TorchTPUError as e:
         return raising(e)
 

@@ -23,7 +23,9 @@ class Recompilation:
 class Stats:
     """A snapshot of the counters. Times are in seconds.
 
-    `cache_hits` counts calls of graphs with symbolic sizes that found their sizes compiled already.
+    `fallbacks` counts the executions of each operator that ran on the host, and `fallback_bytes` the bytes
+    of their operands and results: what moves between host and device. `cache_hits` counts calls of graphs
+    with symbolic sizes that found their sizes compiled already.
     """
 
     compilations: int
@@ -32,12 +34,16 @@ class Stats:
     errors: int
     stage_seconds: Mapping[str, float]
     recompilations: tuple[Recompilation, ...]
+    fallbacks: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    fallback_bytes: int = 0
 
     def __str__(self) -> str:
         lines = [
             f"compilations {self.compilations}  executions {self.executions}  cache hits {self.cache_hits}"
             f"  errors {self.errors}",
             *(f"  {stage:<12} {seconds:8.3f} s" for stage, seconds in self.stage_seconds.items()),
+            *(f"  on the host {op}: {count}" for op, count in self.fallbacks.items()),
+            *([f"  moved for it {self.fallback_bytes} bytes"] if self.fallbacks else []),
             *(f"  recompiled {r.graph}: {r.reason}" for r in self.recompilations),
         ]
         return "\n".join(lines)
@@ -58,6 +64,8 @@ class Counters:
         self.errors = 0
         self.stage_seconds: dict[str, float] = {}
         self.recompilations: list[Recompilation] = []
+        self.fallbacks: dict[str, int] = {}
+        self.fallback_bytes = 0
 
     def compiled(self, graph: str, stages: Mapping[str, float], reason: str | None) -> None:
         with self.lock:
@@ -66,6 +74,11 @@ class Counters:
                 self.stage_seconds[stage] = self.stage_seconds.get(stage, 0.0) + seconds
             if reason is not None:
                 self.recompilations.append(Recompilation(graph, reason))
+
+    def fell_back(self, op: str, size: int) -> None:
+        with self.lock:
+            self.fallbacks[op] = self.fallbacks.get(op, 0) + 1
+            self.fallback_bytes += size
 
 
 counters = Counters()
@@ -81,6 +94,8 @@ def stats() -> Stats:
             counters.errors,
             dict(counters.stage_seconds),
             tuple(counters.recompilations),
+            dict(counters.fallbacks),
+            counters.fallback_bytes,
         )
 
 

@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
+from .custom_ops import StableHloText, inner_op, stablehlo_of
+
 VERSION = 1
 INLINE_BYTES = 4096
 """Constants up to this size travel inside the payload; the others are passed at run time."""
@@ -46,6 +48,17 @@ class Exported:
     symbols: dict[str, tuple[int, int | None]]
     """Where each symbol is read: argument and dimension; no dimension for an argument that is the number."""
     input_names: list[str]
+    returned: list[str]
+    """The nodes whose results are the tensors of the executable."""
+    texts: list[StableHloText]
+    """What the user registered as StableHLO for the nodes of this graph and of those nested in it."""
+
+    def payload(self, number: Callable[[Any], Any]) -> str:
+        """The payload with its StableHLO; `number` gives a size its value. Raises TorchTPUError."""
+        if not self.texts:
+            return self.json
+        texts = [text if isinstance(text, str) else text(number) for text in self.texts]
+        return f'{self.json[:-1]},"stablehlo":{json.dumps(texts)}}}'
 
 
 def export(gm: GraphModule, kind: str, name: str, static: Iterable[int] = ()) -> Exported:
@@ -76,6 +89,8 @@ class _Exporter:
         self.symbols: dict[str, tuple[int, int | None]] = {}
         self.graphs: list[dict[str, Any]] = []
         self.graph_index: dict[str, int] = {}
+        self.texts: list[StableHloText] = []
+        self.returned: list[str] = []
 
     def run(self, kind: str, name: str, static: frozenset[int]) -> Exported:
         plan: list[Output] = []
@@ -96,6 +111,8 @@ class _Exporter:
             tensor_inputs=[i for i, spec in enumerate(payload["inputs"]) if "val" in spec],
             symbols=self.symbols,
             input_names=[n.name for n in self.placeholders],
+            returned=self.returned,
+            texts=self.texts,
         )
 
     def payload(
@@ -143,7 +160,7 @@ class _Exporter:
             self.graphs.append({})
             inner = _Exporter(gm)
             # A copy: what only this graph's own arguments would tell is not known to the caller.
-            inner.symbols, inner.caller = dict(self.symbols), self.caller
+            inner.symbols, inner.caller, inner.texts = dict(self.symbols), self.caller, self.texts
             payload, _ = inner.payload(
                 "inference", target, frozenset(), lambda node: [inner.arg(r) for r in returns(node)]
             )
@@ -153,7 +170,7 @@ class _Exporter:
     def input(self, index: int, node: Node, static: bool) -> dict[str, Any]:
         value = node.meta.get("val")
         spec: dict[str, Any] = {"name": node.name}
-        if node.users and all(is_matrix_check(user) for user in node.users):
+        if is_token_input(node):
             spec["sym"] = "token"  # None at run time
         elif isinstance(value, torch.Tensor):
             spec["val"] = tensor_meta(value)
@@ -233,9 +250,10 @@ class _Exporter:
         return known is not None or all(str(s) in self.symbols for s in value.node.expr.free_symbols)
 
     def node(self, node: Node) -> dict[str, Any]:
-        index = self.target_index.get(node.target)
+        key = (node.target, inner_op(node))
+        index = self.target_index.get(key)
         if index is None:
-            index = self.target_index[node.target] = len(self.targets)
+            index = self.target_index[key] = len(self.targets)
             self.targets.append(target_spec(node))
         out: dict[str, Any] = {
             "name": node.name,
@@ -243,6 +261,12 @@ class _Exporter:
             "args": [self.arg(a) for a in schema_args(node)],
             "vals": result_metas(node.meta.get("val")),
         }
+        text = stablehlo_of(node)
+        if text is not None:
+            out["stablehlo"] = len(self.texts)
+            self.texts.append(text)
+            if isinstance(node.meta.get("val"), (list, tuple)):
+                out["tuple"] = True
         stack = self.stack(node)
         if stack is not None:
             out["stack"] = self.node_stack[node] = stack
@@ -317,6 +341,7 @@ class _Exporter:
         """How each output is made, and the values that the executable returns, each once."""
         position = {n: i for i, n in enumerate(self.placeholders)}
         returned: dict[int, int] = {}
+        self.returned = []
         plan: list[Output] = []
         results = returns(node)
         bases = self.shared_bases([v for v in results if isinstance(v, Node) and v in self.values])
@@ -340,6 +365,8 @@ class _Exporter:
             else:
                 base = bases.get(value, value)
                 k = returned.setdefault(self.values[base], len(returned))
+                if k == len(self.returned):
+                    self.returned.append(base.name)
                 plan.append(("tensor", k) if base is value else ("view", (k, *view_of(value.meta["val"]))))
         return plan, [{"v": index} for index in returned]
 
@@ -407,6 +434,12 @@ def is_check(node: Node) -> bool:
 def is_matrix_check(node: Node) -> bool:
     """What a linalg function raises for a singular matrix; takes a token, and passes one on."""
     return str(node.target) == "with_effects" and str(node.args[1]) == "aten._linalg_check_errors.default"
+
+
+def is_token_input(node: Node) -> bool:
+    """A placeholder that orders effects: None at run time."""
+    effects = (user for user in node.users if str(user.target) == "with_effects")
+    return bool(node.meta.get("torchtpu_token")) or any(user.args[0] is node for user in effects)
 
 
 def is_symbolic(value: Any) -> bool:
@@ -501,7 +534,9 @@ def target_spec(node: Node) -> dict[str, Any]:
         return {"name": "getitem", "params": ["self", "index"]}
     # Not an ATen operator: exported all the same, so that the compiler's error names it and its line.
     params = [f"arg{i}" for i in range(len(node.args))] + list(node.kwargs)
-    return {"name": _callable_name(target), "params": params}
+    inner = inner_op(node)
+    name = _callable_name(target)
+    return {"name": name if inner is None else f"{name}({inner})", "params": params}
 
 
 def _callable_name(target: Callable[..., Any] | str) -> str:

@@ -5,6 +5,7 @@ payload is `export`; nothing here may look into the graph."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -53,7 +54,10 @@ class Graph:
 
     def program(self, bindings: dict[str, int]) -> Program:
         """The program for these sizes. Raises TorchTPUError."""
-        kind, payload = self.exported.kind, self.exported.json
+        kind, payload = (
+            self.exported.kind,
+            self.exported.payload(functools.partial(resolve, bindings=bindings)),
+        )
         with dump.folder(kind) as folder:
             dump.show_source(self.source, payload, folder, kind, self.compile_id)
             program = Program(payload, bindings, self.options.program_json(folder))
@@ -209,6 +213,13 @@ def arrange(outputs: list[Any], results: list[torch.Tensor], kept: dict[int, Any
     return arranged
 
 
+def resolve(value: Any, bindings: dict[str, int]) -> Any:
+    """The value of what may be a symbolic number of PyTorch's."""
+    if not isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        return value
+    return evaluate(str(value.node.expr), bindings)
+
+
 def evaluate(expression: str, bindings: dict[str, int]) -> int | float | bool:
     """The value of an expression as PyTorch prints it."""
     if expression in bindings:
@@ -217,7 +228,7 @@ def evaluate(expression: str, bindings: dict[str, int]) -> int | float | bool:
     from torch.utils._sympy import functions
 
     names = {name: value for name, value in vars(functions).items() if isinstance(value, type)}
-    symbols = {str(s): sympy.Integer(v) for s, v in bindings.items()}
+    symbols = {str(s): sympy.sympify(v) for s, v in bindings.items()}
     value = sympy.sympify(expression, locals={**names, **symbols})
     if value in (sympy.true, sympy.false):
         return bool(value)

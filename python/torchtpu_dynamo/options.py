@@ -10,7 +10,7 @@ import functools
 import json
 import types
 from collections.abc import Mapping
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from ._torchtpu import TorchTPUError
 
@@ -30,6 +30,9 @@ class Options:
     zero_copy: Annotated[
         bool | None, "share memory with the plugin; default: TORCHTPU_ZERO_COPY, else yes"
     ] = None
+    fallback: Annotated[
+        Literal["error", "eager"], "what an unsupported operator is: an error, or run by PyTorch on the host"
+    ] = "error"
     xla_options: Annotated[dict[str, Any], "options of XLA for this compilation, by XLA's names"] = (
         dataclasses.field(default_factory=dict)
     )
@@ -57,7 +60,7 @@ def _table() -> dict[str, tuple[tuple[type, ...], str, str]]:
     for name, hint in get_type_hints(Options, include_extras=True).items():
         annotation, doc = get_args(hint)
         members = get_args(annotation) if get_origin(annotation) is types.UnionType else [annotation]
-        classes = tuple(get_origin(m) or m for m in members)
+        classes = tuple(str if get_origin(m) is Literal else get_origin(m) or m for m in members)
         written = (
             annotation.__name__
             if isinstance(annotation, type) and not get_args(annotation)
@@ -79,9 +82,15 @@ def parse_options(options: Mapping[str, Any] | None) -> Options:
         if name not in _table():
             raise TorchTPUError(f"unknown option {name!r}; the known options are:\n{known_options()}")
         classes, written, _ = _table()[name]
-        if not isinstance(value, classes) or not _elements_fit(value):
+        choices = _choices(name)
+        if not isinstance(value, classes) or not _elements_fit(value) or (choices and value not in choices):
             raise TorchTPUError(f"option {name!r} takes {written}, not {value!r}; {_table()[name][2]}")
     return Options(**options)
+
+
+def _choices(name: str) -> tuple[Any, ...]:
+    annotation = get_args(get_type_hints(Options, include_extras=True)[name])[0]
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
 def _elements_fit(value: Any) -> bool:

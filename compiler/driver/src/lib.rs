@@ -15,7 +15,15 @@ pub use host::{Memory, TensorRef};
 pub use options::{CompileSettings, ProgramSettings};
 pub use program::Program;
 pub use torchtpu_ir::{CompileError, DType, Stage};
+pub use torchtpu_lowering::Failure;
 pub use torchtpu_pjrt as pjrt;
+
+/// The nodes of a payload that have no lowering, of those whose sizes the bindings give; others count as such.
+pub fn survey(json: &[u8], bindings: &torchtpu_import::Bindings) -> Result<Vec<Failure>, CompileError> {
+    let mut payload = torchtpu_import::Payload::from_json(json)?;
+    payload.bind_known(bindings);
+    Ok(torchtpu_lowering::survey(&payload))
+}
 
 /// The ATen overloads that have a lowering.
 pub fn lowered_targets() -> Vec<&'static str> {

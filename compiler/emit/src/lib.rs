@@ -15,7 +15,8 @@ mod module;
 mod ops;
 mod text;
 
-use torchtpu_ir::{CompileError, Graph, Stage};
+use std::cell::RefCell;
+use torchtpu_ir::{CompileError, Graph, StableHlo, Stage};
 
 /// What the runtime wants beyond the graph.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,6 +44,30 @@ enum Reuse {
     /// Overwritten by this output.
     Alias(usize),
     Donate,
+}
+
+/// The functions of the user's that a module holds, each once, in the order of their first calls.
+#[derive(Default)]
+struct Functions(RefCell<Vec<StableHlo>>);
+
+impl Functions {
+    /// The name to call it by.
+    fn name(&self, function: &StableHlo) -> String {
+        let mut all = self.0.borrow_mut();
+        let found = all.iter().position(|f| f == function);
+        let index = found.unwrap_or_else(|| {
+            all.push(function.clone());
+            all.len() - 1
+        });
+        format!("custom_{index}")
+    }
+
+    fn texts(&self, locations: bool) -> Result<Vec<String>, CompileError> {
+        let all = self.0.borrow();
+        let text = |(i, f): (usize, &StableHlo)| f.functions(&format!("custom_{i}"), locations);
+        let texts: Result<_, String> = all.iter().enumerate().map(text).collect();
+        texts.map_err(|e| CompileError::new(Stage::Emit, e))
+    }
 }
 
 /// MLIR bytecode, as a PJRT plugin takes it.

@@ -2,10 +2,11 @@
 
 use crate::attrs::Cache;
 use crate::ops::{Body, spec};
-use crate::{Argument, Reuse, layout_text, module_name};
+use crate::{Argument, Functions, Reuse, layout_text, module_name};
 use melior::Context;
 use melior::ir::attribute::{
-    ArrayAttribute, BoolAttribute, DictionaryAttribute, IntegerAttribute, StringAttribute, TypeAttribute,
+    ArrayAttribute, BoolAttribute, DictionaryAttribute, FlatSymbolRefAttribute, IntegerAttribute,
+    StringAttribute, TypeAttribute,
 };
 use melior::ir::operation::{OperationBuilder, OperationLike, OperationMutLike};
 use melior::ir::r#type::{FunctionType, IntegerType};
@@ -13,6 +14,7 @@ use melior::ir::{
     Attribute, Block, BlockLike, Identifier, Location, Module, Region, RegionLike, Type, Value,
 };
 use smallvec::SmallVec;
+use std::sync::{Arc, Mutex};
 use torchtpu_ir::graph::Value as IrValue;
 use torchtpu_ir::{CompileError, DType, Graph, LocId, NodeId, Op, Region as IrRegion, Stage, TensorType};
 
@@ -25,17 +27,45 @@ pub fn bytecode(graph: &Graph, arguments: &[Argument]) -> Result<Vec<u8>, Compil
     let mut module = Module::new(unknown);
     let name = StringAttribute::new(&context, &module_name(graph)).into();
     module.as_operation_mut().set_attribute("sym_name", name);
-    let main = main(&context, graph, arguments)?;
+    let functions = Functions::default();
+    let main = main(&context, graph, arguments, &functions)?;
     module.body().append_operation(main);
+    for text in functions.texts(true)? {
+        let parsed = read(&context, &text)?;
+        let mut next = parsed.body().first_operation();
+        while let Some(function) = next {
+            module.body().append_operation((*function).clone());
+            next = function.next_in_block();
+        }
+    }
     Ok(module.as_operation().write_bytecode())
+}
+
+/// The functions of a custom operator.
+fn read<'c>(context: &'c Context, text: &str) -> Result<Module<'c>, CompileError> {
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let ear = said.clone();
+    let handler = context.attach_diagnostic_handler(move |diagnostic| {
+        if let Ok(mut said) = ear.lock() {
+            said.push(diagnostic.to_string());
+        }
+        true
+    });
+    let parsed = Module::parse(context, text);
+    context.detach_diagnostic_handler(handler);
+    parsed.ok_or_else(|| {
+        let said = said.lock().map(|s| s.join("; ")).unwrap_or_default();
+        fail(format!("MLIR cannot read the StableHLO of a custom operator: {said}"))
+    })
 }
 
 fn main<'c>(
     context: &'c Context,
     graph: &Graph,
     arguments: &[Argument],
+    functions: &Functions,
 ) -> Result<melior::ir::Operation<'c>, CompileError> {
-    let mut emitter = Emitter::new(context, graph);
+    let mut emitter = Emitter::new(context, graph, functions);
     let (block, inputs) = emitter.block()?;
     emitter.body(&block, "func.return")?;
     let results: Vec<Type<'c>> = graph.outputs.iter().map(|v| emitter.cache.tensor(graph.ty(*v))).collect();
@@ -88,16 +118,18 @@ fn fail(message: String) -> CompileError {
 struct Emitter<'c, 'g> {
     cache: Cache<'c, 'g>,
     graph: &'g Graph,
+    functions: &'g Functions,
     values: Vec<Value<'c, 'c>>,
     /// For each node, where its results start in `values`.
     first: Vec<u32>,
 }
 
 impl<'c, 'g> Emitter<'c, 'g> {
-    fn new(context: &'c Context, graph: &'g Graph) -> Self {
+    fn new(context: &'c Context, graph: &'g Graph, functions: &'g Functions) -> Self {
         Emitter {
             cache: Cache::new(context, graph),
             graph,
+            functions,
             values: Vec::with_capacity(graph.len()),
             first: vec![u32::MAX; graph.bound()],
         }
@@ -140,7 +172,7 @@ impl<'c, 'g> Emitter<'c, 'g> {
     /// The regions of control flow. A loop's blocks take its state; a branch takes nothing and reads the operands.
     fn regions(&self, op: &Op, operands: &[Value<'c, 'c>]) -> Result<Vec<Region<'c>>, String> {
         let emit = |graph: &IrRegion| -> Result<Region<'c>, CompileError> {
-            let mut inner = Emitter::new(self.cache.context, graph);
+            let mut inner = Emitter::new(self.cache.context, graph, self.functions);
             let block = if let Op::If(_) = op {
                 for (&p, value) in graph.parameters().iter().zip(operands.iter().skip(1)) {
                     inner.define(p, [*value]);
@@ -209,6 +241,11 @@ impl<'c, 'g> Emitter<'c, 'g> {
             for (name, value) in &spec.attrs {
                 attributes.push((self.cache.identifier(name), self.cache.attribute(value, result)?));
             }
+        }
+        if let Op::Custom(custom) = op {
+            let callee =
+                FlatSymbolRefAttribute::new(self.cache.context, &self.functions.name(&custom.function));
+            attributes.push((self.cache.identifier("callee"), callee.into()));
         }
         let types: SmallVec<[Type<'c>; 2]> = types.iter().map(|t| self.cache.tensor(t)).collect();
         let mut regions = self.regions(op, &operands)?;

@@ -8,7 +8,7 @@ use crate::ops::{
     Attr, Body, Spec, compare_type, conv_dimensions, direction, fft_kind, list, precision, rng_algorithm,
     spec,
 };
-use crate::{Argument, Reuse, layout_text, module_name};
+use crate::{Argument, Functions, Reuse, layout_text, module_name};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use torchtpu_ir::graph::Value;
@@ -27,6 +27,7 @@ pub fn module(graph: &Graph, arguments: &[Argument], locations: bool) -> Result<
         bases: graph.locations.len(),
         locations: locations.then(BTreeMap::new),
         indent: 4,
+        functions: Functions::default(),
     };
     printer.main(graph, arguments)?;
     Ok(printer.out)
@@ -46,6 +47,7 @@ struct Printer {
     /// The locations that were named, where locations are wanted.
     locations: Option<BTreeMap<usize, String>>,
     indent: usize,
+    functions: Functions,
 }
 
 impl Printer {
@@ -82,6 +84,9 @@ impl Printer {
         self.location(LocId::UNKNOWN);
         self.out.push_str("\n  }");
         self.location(LocId::UNKNOWN);
+        for text in self.functions.texts(self.locations.is_some())? {
+            let _ = write!(self.out, "\n{}", text.trim_end());
+        }
         self.out.push_str("\n}");
         self.location(LocId::UNKNOWN);
         self.out.push('\n');
@@ -196,7 +201,12 @@ impl Printer {
                 let _ = write!(self.out, "%{number}:{n} = ");
             }
         }
-        if op.regions().is_empty() {
+        if let Op::Custom(custom) = op {
+            let results: Vec<&TensorType> = types.iter().collect();
+            let name = self.functions.name(&custom.function);
+            let signature = function(&operand_types, &results);
+            let _ = write!(self.out, "func.call @{name}({}) : {signature}", operands.join(", "));
+        } else if op.regions().is_empty() {
             match pretty(op, &spec, &operands, &operand_types, types) {
                 Some(text) => self.out.push_str(&text),
                 None => self.generic(&spec, &operands, &operand_types, types, loc)?,

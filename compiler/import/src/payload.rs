@@ -83,6 +83,12 @@ pub struct Node {
     /// Index into `Payload::stacks`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stack: Option<usize>,
+    /// Index into the outermost `Payload::stablehlo`, for an operator whose lowering is the user's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stablehlo: Option<usize>,
+    /// The results are a tuple or list, be it of one.
+    #[serde(default, rename = "tuple", skip_serializing_if = "std::ops::Not::not")]
+    pub is_tuple: bool,
 }
 
 /// One FX graph. Values are numbered over inputs, then constants, then nodes.
@@ -108,6 +114,9 @@ pub struct Payload {
     /// What higher-order operators run: branches, bodies of loops. Each has targets, stacks and graphs of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub graphs: Vec<Payload>,
+    /// Functions in StableHLO that nodes call, those of nested graphs too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stablehlo: Vec<String>,
 }
 
 /// Deeper nesting than this is no program, and would exhaust the stack.
@@ -187,6 +196,36 @@ impl Payload {
         self.inputs.iter().any(|i| i.sym.is_some() || i.val.as_ref().is_some_and(meta))
             || self.nodes.iter().any(|n| n.vals.iter().flatten().any(meta) || n.args.iter().any(has_symbol))
             || self.graphs.iter().any(Payload::is_symbolic)
+    }
+
+    /// Replaces what the bindings decide, and leaves the rest: a node that needs it has no lowering.
+    pub fn bind_known(&mut self, bindings: &Bindings) {
+        fn meta(m: &mut Meta, bindings: &Bindings) {
+            for size in m.shape.iter_mut().chain(&mut m.stride) {
+                if let Size::Symbolic(text) = size
+                    && let Ok(Number::Int(v)) = evaluate(text, bindings)
+                {
+                    *size = Size::Known(v);
+                }
+            }
+        }
+        fn arg(a: &mut Arg, bindings: &Bindings) {
+            match a {
+                Arg::Sym(text) => match evaluate(text, bindings) {
+                    Ok(Number::Int(v)) => *a = Arg::Int(v),
+                    Ok(Number::Float(v)) => *a = Arg::Float(v),
+                    Err(_) => {}
+                },
+                Arg::List(list) => list.iter_mut().for_each(|a| arg(a, bindings)),
+                _ => {}
+            }
+        }
+        self.graphs.iter_mut().for_each(|graph| graph.bind_known(bindings));
+        self.inputs.iter_mut().filter_map(|i| i.val.as_mut()).for_each(|m| meta(m, bindings));
+        for node in &mut self.nodes {
+            node.vals.iter_mut().flatten().for_each(|m| meta(m, bindings));
+            node.args.iter_mut().for_each(|a| arg(a, bindings));
+        }
     }
 
     /// Replaces every symbolic size and argument by its value.

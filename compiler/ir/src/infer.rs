@@ -26,7 +26,7 @@ fn arity(op: &Op) -> Option<usize> {
         Op::Gather(_) | Op::TriangularSolve(_) => 2,
         Op::Select(_) | Op::Clamp(_) | Op::Scatter(_) => 3,
         Op::Concatenate(_) | Op::Sort(_) | Op::DynamicSlice(_) | Op::DynamicUpdateSlice(_) => return None,
-        Op::OptimizationBarrier(_) | Op::If(_) | Op::While(_) => return None,
+        Op::OptimizationBarrier(_) | Op::If(_) | Op::While(_) | Op::Custom(_) => return None,
         _ => 1,
     })
 }
@@ -116,6 +116,13 @@ pub fn infer(op: &Op, operands: &[&TensorType]) -> Result<Option<Types>> {
     match op {
         Op::If(op) => return branches(op, operands),
         Op::While(op) => return loop_state(op, operands),
+        Op::Custom(op) => {
+            let takes: Vec<&TensorType> = op.function.operands().iter().collect();
+            need(takes == operands, || {
+                format!("the function takes ({}), not ({})", signature(&takes), signature(operands))
+            })?;
+            return Ok(Some(op.function.results().into()));
+        }
         _ => {}
     }
     match (op, a) {

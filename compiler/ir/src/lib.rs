@@ -7,7 +7,8 @@
 //! Shapes are static here. Symbolic sizes live in the FX payload and are bound before lowering, so that no pass
 //! and no emitter has to ask whether a dimension is known.
 //!
-//! Nothing in this crate may know of ATen, of StableHLO's MLIR encoding or of a runtime.
+//! Nothing in this crate may know of ATen, of StableHLO's MLIR encoding (but for `stablehlo`, which reads the type of
+//! a function that the user wrote) or of a runtime.
 
 pub mod build;
 pub mod error;
@@ -17,6 +18,7 @@ pub mod literal;
 pub mod location;
 pub mod op;
 pub mod region;
+pub mod stablehlo;
 pub mod text;
 pub mod types;
 pub mod verify;
@@ -28,4 +30,5 @@ pub use literal::{Literal, Scalar};
 pub use location::{Frame, LocId, Location};
 pub use op::{BinaryOp, Direction, Op, ParamRole, Precision, ReduceKind, RngAlgorithm, ScatterKind, UnaryOp};
 pub use region::Region;
+pub use stablehlo::StableHlo;
 pub use types::{DType, Ints, TensorType};

@@ -8,6 +8,7 @@
 
 use crate::literal::Literal;
 use crate::region::Region;
+use crate::stablehlo::StableHlo;
 use crate::text::{Attr, Cursor};
 use crate::types::Ints;
 
@@ -317,6 +318,9 @@ ops! {
     If "if" { on_true: Region, on_false: Region }
     /// Operands are the first state; while `cond` gives true, `body` makes the next one. Results are the last state.
     While "while" { cond: Region, body: Region }
+
+    /// A function of the user's, whose type says what operands and results there are.
+    Custom "custom" { function: StableHlo }
 
     /// Keeps its operands from being fused or moved across it.
     OptimizationBarrier "optimization_barrier" {}

@@ -294,7 +294,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// A quoted string with Rust's escapes `\"`, `\\`, `\n`, `\t`, `\'` and `\u{..}`.
-    fn string(&mut self) -> Result<String, String> {
+    pub fn string(&mut self) -> Result<String, String> {
         let rest = self.rest();
         if !rest.starts_with('"') {
             return Err("expected a quoted string".into());

@@ -59,6 +59,8 @@ pub struct Settings {
     pub check_bounds: bool,
     /// Inside a branch or a loop.
     pub in_region: bool,
+    /// The texts that nodes of the payload, nested ones too, name.
+    pub stablehlo: std::sync::Arc<[String]>,
 }
 
 /// A predicate that must be false at run time, and what to say where it is not.
@@ -80,6 +82,8 @@ pub struct Cx<'a> {
     /// The generator state that the next random operation uses, once one has been asked for.
     pub(crate) rng_state: Option<Value>,
     pub(crate) checks: Vec<(Value, Check)>,
+    /// Takes the failures of nodes, where more than the first is wanted.
+    pub(crate) survey: Option<crate::lower::Survey>,
 }
 
 /// The IR type of a PyTorch tensor.

@@ -14,5 +14,5 @@ pub mod promote;
 pub mod table;
 
 pub use cx::{Check, Cx, Number, Settings};
-pub use lower::{InputSpec, Lowered, OutputSpec, TensorSpec, lower};
+pub use lower::{Failure, InputSpec, Lowered, OutputSpec, TensorSpec, lower, survey};
 pub use table::{Row, Rule, find, rows};

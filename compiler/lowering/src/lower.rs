@@ -3,12 +3,14 @@
 use crate::cx::{Check, Cx, Lowering, Settings, size, tensor_type};
 use crate::families::pointwise;
 use crate::table::{self, Result, Rule};
+use std::collections::HashSet;
 use torchtpu_import::{Arg, Meta, Payload};
 use torchtpu_ir::graph::Alias;
-use torchtpu_ir::op::ParamRole;
+use torchtpu_ir::op::{Custom, ParamRole};
+use torchtpu_ir::stablehlo::mlir_type;
 use torchtpu_ir::{
-    Builder, CompileError, Frame, Graph, LocId, Location, Precision, Region, Stage, TensorType, Value,
-    verify::verify,
+    Builder, CompileError, Frame, Graph, LocId, Location, Precision, Region, StableHlo, Stage, TensorType,
+    Value, verify::verify,
 };
 
 /// Type and memory order of a tensor at the program's border. `order` lists dimensions from the outermost to the
@@ -98,9 +100,77 @@ pub struct Lowered {
     pub uses_seed: bool,
 }
 
+/// A node or input that has no lowering as it stands.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The FX node's name.
+    pub node: String,
+    /// The user's operator: that of a higher-order one's graph, where the graph is to blame.
+    pub error: CompileError,
+}
+
+/// What failed so far, so that one attempt finds all of it.
+#[derive(Default)]
+pub(crate) struct Survey {
+    failures: Vec<Failure>,
+    /// How many of the failures are not just those of an earlier one's results.
+    own: Vec<usize>,
+    /// Values without a type: nothing can be said of what reads them but that it fails too.
+    untyped: HashSet<usize>,
+}
+
+impl Survey {
+    fn add(&mut self, node: &str, error: CompileError, follows: bool) {
+        if !follows {
+            self.own.push(self.failures.len());
+        }
+        self.failures.push(Failure { node: node.to_string(), error });
+    }
+
+    /// The first error, which names the others.
+    fn into_error(mut self) -> Option<CompileError> {
+        const SHOWN: usize = 8;
+        let mut others: Vec<String> = Vec::new();
+        for Failure { error, .. } in self.own.iter().skip(1).filter_map(|&i| self.failures.get(i)) {
+            let line = error.location.user_line().map_or_else(String::new, |line| format!(" ({line})"));
+            let text = format!("`{}`{line}", error.op.as_deref().unwrap_or("?"));
+            if !others.contains(&text) {
+                others.push(text);
+            }
+        }
+        let first = *self.own.first()?;
+        let mut error = self.failures.swap_remove(first).error;
+        if others.len() > SHOWN {
+            let more = others.split_off(SHOWN).len();
+            others.push(format!("{more} more"));
+        }
+        if !others.is_empty() {
+            error.message = format!("{}\n  also:  {}", error.message, others.join(", "));
+        }
+        Some(error)
+    }
+}
+
 /// Lowers a payload whose symbols are bound. With `check_bounds` the program also returns the predicates of
-/// `Cx::check`.
+/// `Cx::check`. The error names every operator that is not supported.
 pub fn lower(payload: &Payload, check_bounds: bool) -> Result<Lowered> {
+    let (lowered, survey) = attempt(payload, check_bounds);
+    survey.into_error().map_or(lowered, Err)
+}
+
+/// All nodes and inputs that cannot be lowered, in order.
+pub fn survey(payload: &Payload) -> Vec<Failure> {
+    attempt(payload, false).1.failures
+}
+
+/// Lowers what can be lowered. The result means nothing where there are failures.
+fn attempt(payload: &Payload, check_bounds: bool) -> (Result<Lowered>, Survey) {
+    let mut survey = Survey::default();
+    let lowered = attempt_with(payload, check_bounds, &mut survey);
+    (lowered, survey)
+}
+
+fn attempt_with(payload: &Payload, check_bounds: bool, survey: &mut Survey) -> Result<Lowered> {
     let precision = match payload.matmul_precision.as_str() {
         "high" => Precision::High,
         "medium" => Precision::Default,
@@ -121,11 +191,14 @@ pub fn lower(payload: &Payload, check_bounds: bool) -> Result<Lowered> {
     for input in &payload.inputs {
         let location = Location { name: input.name.clone(), frames: Vec::new() };
         b.loc = b.graph.add_location(location.clone());
-        values.push(match &input.val {
-            Some(meta) => Lowering::One(
-                border(&mut b, &input.name, meta, input.is_static)
-                    .map_err(|e| e.at("placeholder", &location))?,
-            ),
+        let value = input.val.as_ref().map(|meta| border(&mut b, &input.name, meta, input.is_static));
+        values.push(match value {
+            Some(Ok(value)) => Lowering::One(value),
+            Some(Err(e)) => {
+                survey.untyped.insert(values.len());
+                survey.add(&input.name, e.at("placeholder", &location), false);
+                Lowering::Many(Vec::new())
+            }
             None => Lowering::Many(Vec::new()),
         });
     }
@@ -136,14 +209,26 @@ pub fn lower(payload: &Payload, check_bounds: bool) -> Result<Lowered> {
             Some(hex) => decode_hex(hex).and_then(|bytes| b.dense(tensor_type(&constant.val)?, bytes)),
             None => border(&mut b, &constant.name, &constant.val, true),
         };
-        values.push(Lowering::One(value.map_err(|e| e.at("get_attr", &location))?));
+        values.push(match value {
+            Ok(value) => Lowering::One(value),
+            Err(e) => {
+                survey.untyped.insert(values.len());
+                survey.add(&constant.name, e.at("get_attr", &location), false);
+                Lowering::Many(Vec::new())
+            }
+        });
     }
     let Some(first) = payload.nodes.first() else {
         return finish(graph, Ends { inputs, values, ..Ends::default() }, payload);
     };
     let mut cx = Cx {
         b,
-        settings: Settings { precision, check_bounds, in_region: false },
+        settings: Settings {
+            precision,
+            check_bounds,
+            in_region: false,
+            stablehlo: payload.stablehlo.clone().into(),
+        },
         payload,
         node: first,
         target: &payload.targets[first.target],
@@ -151,10 +236,12 @@ pub fn lower(payload: &Payload, check_bounds: bool) -> Result<Lowered> {
         out: Vec::new(),
         rng_state: None,
         checks: Vec::new(),
+        survey: Some(std::mem::take(survey)),
     };
     let mut mutations = Vec::new();
     nodes(&mut cx, &mut mutations)?;
     let uses_seed = cx.rng_state.is_some();
+    *survey = cx.survey.take().unwrap_or_default();
     let (values, checks) = (cx.values, cx.checks);
     finish(graph, Ends { inputs, mutations, values, checks, uses_seed }, payload)
 }
@@ -173,11 +260,38 @@ fn nodes(cx: &mut Cx<'_>, mutations: &mut Vec<Mutation>) -> Result<()> {
         cx.target = &cx.payload.targets[node.target];
         let frames = node.stack.map(|s| stacks[s].clone()).unwrap_or_default();
         cx.b.loc = cx.b.graph.add_location(Location { name: node.name.clone(), frames });
-        let lowering =
-            lower_node(cx, mutations).map_err(|e| e.at(&cx.target.name, cx.b.graph.location(cx.b.loc)))?;
+        let lowering = lower_node(cx, mutations)
+            .map_err(|e| e.at(&cx.target.name, cx.b.graph.location(cx.b.loc)))
+            .or_else(|e| stand_in(cx, e))?;
         cx.values.push(lowering);
     }
     Ok(())
+}
+
+/// Notes a failure and gives the node's results, as PyTorch describes them, to those who read them.
+fn stand_in(cx: &mut Cx<'_>, error: CompileError) -> Result<Lowering> {
+    fn reads(arg: &Arg, untyped: &HashSet<usize>) -> bool {
+        match arg {
+            Arg::Value(i) => untyped.contains(i),
+            Arg::List(list) => list.iter().any(|arg| reads(arg, untyped)),
+            _ => false,
+        }
+    }
+    let Some(survey) = &mut cx.survey else { return Err(error) };
+    let follows = cx.node.args.iter().any(|arg| reads(arg, &survey.untyped));
+    survey.add(&cx.node.name, error, follows);
+    let types: Option<Vec<Option<TensorType>>> =
+        cx.node.vals.iter().map(|v| v.as_ref().map(tensor_type).transpose().ok()).collect();
+    let Some(types) = types else {
+        survey.untyped.insert(cx.values.len());
+        return Ok(Lowering::Many(Vec::new()));
+    };
+    let mut values: Vec<Option<Value>> =
+        types.iter().map(|ty| ty.as_ref().map(|ty| cx.b.full(ty, 0.0))).collect();
+    Ok(match values.as_mut_slice() {
+        [Some(value)] if !matches!(table::find(cx.target()), Some(Rule::Many(_))) => Lowering::One(*value),
+        _ => Lowering::Many(values),
+    })
 }
 
 /// Lowers a nested payload in the graph of `cx`, its inputs given; the values of its outputs, None where they are None.
@@ -210,6 +324,7 @@ pub(crate) fn inline(cx: &mut Cx<'_>, payload: &Payload, inputs: &[Value]) -> Re
         out: Vec::new(),
         rng_state: cx.rng_state,
         checks: Vec::new(),
+        survey: None,
     };
     let mut mutations = Vec::new();
     nodes(&mut inner, &mut mutations)?;
@@ -257,6 +372,7 @@ pub(crate) fn region(
         out: Vec::new(),
         rng_state: None,
         checks: Vec::new(),
+        survey: None,
     };
     let outputs = wrap(&mut inner, &parameters)?;
     graph.outputs = outputs;
@@ -288,6 +404,9 @@ fn lower_node(cx: &mut Cx<'_>, mutations: &mut Vec<Mutation>) -> Result<Lowering
         "getitem" => return getitem(cx),
         "aten.copy_.default" => return copy_into_input(cx, mutations),
         _ => {}
+    }
+    if let Some(text) = cx.node.stablehlo {
+        return custom(cx, text);
     }
     let Some(rule) = table::find(cx.target()) else {
         return Err(unsupported(cx.target()));
@@ -333,12 +452,69 @@ fn check_results(cx: &Cx<'_>, results: &[Value]) -> Result<()> {
     Ok(())
 }
 
+/// A custom operator whose lowering is a StableHLO function of the user's.
+fn custom(cx: &mut Cx<'_>, text: usize) -> Result<Lowering> {
+    let texts = cx.settings.stablehlo.clone();
+    let text = texts.get(text).ok_or_else(|| {
+        CompileError::new(Stage::Import, "corrupt FX payload: a StableHLO function is missing")
+    })?;
+    let function = StableHlo::parse(text).map_err(|e| {
+        CompileError::lowering(format!("the StableHLO of `{}`: {e}", cx.target.name))
+            .help("torchtpu_dynamo.register_lowering says which form is read")
+    })?;
+    cx.out = cx.node.vals.iter().map(|v| v.as_ref().map(tensor_type).transpose()).collect::<Result<_>>()?;
+    let mut operands = Vec::new();
+    for arg in &cx.node.args {
+        match arg {
+            Arg::Value(i) => operands.push(cx.value(*i)?),
+            Arg::List(list) => {
+                for arg in list {
+                    if let Arg::Value(i) = arg {
+                        operands.push(cx.value(*i)?);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    let list = |types: &[&TensorType]| types.iter().map(|ty| mlir_type(ty)).collect::<Vec<_>>().join(", ");
+    let given: Vec<&TensorType> = operands.iter().map(|v| cx.b.ty(*v)).collect();
+    let wanted: Vec<&TensorType> = cx.out.iter().flatten().collect();
+    let (takes, gives): (Vec<_>, Vec<_>) =
+        (function.operands().iter().collect(), function.results().iter().collect());
+    if given != takes || wanted != gives {
+        return Err(CompileError::lowering(format!(
+            "the StableHLO of `{}` is of type ({}) -> ({}); the operator's call is of type ({}) -> ({})",
+            cx.target.name,
+            list(&takes),
+            list(&gives),
+            list(&given),
+            list(&wanted)
+        ))
+        .help("register a callable that makes the text of the operands' types, where shapes vary"));
+    }
+    let node = cx.b.op(Custom { function }, &operands)?;
+    let mut results = cx.b.graph.results(node).into_iter();
+    if let [Some(_)] = cx.out.as_slice()
+        && !cx.node.is_tuple
+    {
+        let one = results.next().ok_or_else(|| CompileError::lowering("internal error: no result"))?;
+        return Ok(Lowering::One(one));
+    }
+    Ok(Lowering::Many(cx.out.iter().map(|out| out.as_ref().and_then(|_| results.next())).collect()))
+}
+
 fn unsupported(target: &str) -> CompileError {
     let error = CompileError::lowering(format!("`{target}` has no lowering"));
+    if !target.starts_with("aten.") && target.contains('.') {
+        return error.help(
+            "give it one with torchtpu_dynamo.register_lowering, or run it on the host with options={\"fallback\": \"eager\"}",
+        );
+    }
     let similar = table::similar(target);
     error.help(if similar.is_empty() {
         format!(
-            "{} ATen overloads are supported (docs/ops.md); rewrite this line with them, or move it out of the compiled function",
+            "{} ATen overloads are supported (docs/ops.md); rewrite this line with them, or run it on the host with options={{\"fallback\": \"eager\"}}",
             table::rows().count()
         )
     } else {

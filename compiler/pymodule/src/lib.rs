@@ -340,6 +340,23 @@ fn lowered_targets() -> Vec<&'static str> {
     torchtpu_driver::lowered_targets()
 }
 
+/// Node, op, the user's line, and why.
+type Refusal = (String, Option<String>, Option<String>, String);
+
+/// The nodes of a payload that cannot be lowered, in order: name, op, the user's `file:line`, and why. A node whose
+/// sizes the bindings do not give is among them.
+#[pyfunction]
+fn unsupported(py: Python<'_>, payload: String, bindings: HashMap<String, i64>) -> PyResult<Vec<Refusal>> {
+    let found = interruptible(py, move || {
+        torchtpu_driver::survey(payload.as_bytes(), &bindings.into_iter().collect())
+    })?;
+    let found = found.map_err(|e| raise(py, e))?;
+    Ok(found
+        .into_iter()
+        .map(|f| (f.node, f.error.op, f.error.location.user_line(), f.error.message))
+        .collect())
+}
+
 /// Device buffers alive: cached inputs.
 #[pyfunction]
 fn live_buffers() -> usize {
@@ -354,5 +371,6 @@ fn _torchtpu(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Program>()?;
     m.add_class::<Executable>()?;
     m.add_function(wrap_pyfunction!(lowered_targets, m)?)?;
+    m.add_function(wrap_pyfunction!(unsupported, m)?)?;
     m.add_function(wrap_pyfunction!(live_buffers, m)?)
 }

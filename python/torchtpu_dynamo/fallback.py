@@ -1,0 +1,478 @@
+"""`options={"fallback": "eager"}`: a graph in compiled pieces, with unsupported operators between them on the host.
+
+The compiler says which nodes it cannot lower; here the graph is cut around them and the cuts are run. What a
+piece means is `graph`'s business, and nothing here decides what is supported. A piece is a `Fallback` itself:
+one whose sizes only the data decide is compiled, and cut again if need be, once they are known."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from ._torchtpu import TorchTPUError, unsupported
+from .counters import counters
+from .custom_ops import inner_op
+from .export import calling_frames, is_check, is_matrix_check, is_symbolic, user_frames
+from .graph import Boxed, Graph, arrange, boxed, evaluate, resolve, resolve_outputs
+from .options import Options
+
+warned: set[str] = set()
+"""Operators that were warned of in this process."""
+
+
+class Fallback:
+    """A graph that is compiled whole if it can be, and cut where it cannot."""
+
+    def __init__(self, gm: GraphModule, kind: str, static: Iterable[int], options: Options) -> None:
+        self.gm, self.static = gm, tuple(static)
+        self.whole = Graph(gm, kind, self.static, options)
+        self.cuts: Cuts | None = None
+        self.lock = threading.Lock()
+
+    def callable(self) -> Boxed:
+        """As `Graph.callable`. Raises TorchTPUError for what is no matter of an operator."""
+        try:
+            whole = self.whole.callable()
+        except TorchTPUError as e:
+            cuts = self.cut(e, {})
+            return boxed(lambda args: cuts.run(args))
+        if not self.whole.exported.symbols:
+            return whole
+
+        def call(args: list[Any]) -> list[Any]:
+            if self.cuts is None:
+                try:
+                    return whole(args)
+                except TorchTPUError as e:
+                    # A failed compilation leaves the arguments; one that ran cannot be run again.
+                    places = self.whole.exported.symbols.items()
+                    self.cut(e, {s: args[i] if d is None else args[i].shape[d] for s, (i, d) in places})
+            assert self.cuts is not None
+            return self.cuts.run(args)
+
+        return boxed(call)
+
+    def cut(self, error: TorchTPUError, bindings: dict[str, Any]) -> Cuts:
+        """The cuts for what made the compilation fail; another error is raised again."""
+        if getattr(error, "stage", None) not in ("import", "lowering"):
+            raise error
+        with self.lock:
+            if self.cuts is None:
+                cuts = Cuts(self.gm, self.whole, self.static, bindings)
+                if not cuts.on_host:
+                    raise error
+                self.cuts = cuts
+                counters.errors -= 1  # it was none
+            return self.cuts
+
+
+@dataclasses.dataclass
+class Step:
+    """Takes values out of the environment and puts others in; then `done` are of no more use."""
+
+    run: Callable[[Run], None]
+    done: list[Node] = dataclasses.field(default_factory=list)
+
+
+class Run:
+    """The values of one call."""
+
+    def __init__(self, values: dict[Node, Any], numbers: dict[str, Any]) -> None:
+        self.values, self.numbers = values, numbers
+
+
+class Cuts:
+    """The pieces of a graph, and what runs between them.
+
+    Every node has a level: even ones are pieces, odd ones run on the host, each as low as its operands
+    allow. That gives the fewest pieces that data may flow through in one order. Effects and random
+    operators on the host keep their order; what writes over an input comes after all before it."""
+
+    def __init__(
+        self, gm: GraphModule, whole: Graph, static: Sequence[int], bindings: dict[str, Any]
+    ) -> None:
+        self.gm, self.whole, self.static = gm, whole, static
+        exported = whole.exported
+        self.nodes: list[Node] = list(gm.graph.nodes)
+        self.placeholders = [n for n in self.nodes if n.op == "placeholder"]
+        payload = exported.payload(functools.partial(resolve_or_none, bindings=bindings))
+        known = {name: value for name, value in bindings.items() if type(value) is int}
+        self.failed = {name: (op, line, why) for name, op, line, why in unsupported(payload, known)}
+        # Where the value of each symbol is read; those of floats are known to the host alone.
+        self.sources: dict[str, tuple[Node, int | None]] = {
+            name: (self.placeholders[i], dim) for name, (i, dim) in exported.symbols.items()
+        }
+        self.late: set[str] = set()
+        self.floats = {n for n, v in bindings.items() if type(v) is not int}
+        self.on_host: dict[Node, str] = {}
+        """The nodes that PyTorch runs, and why."""
+        self.compiled: set[Node] = set()
+        self.mutates = any(is_write(n) for n in self.nodes)
+        self.by_name = {n.name: n for n in self.nodes}
+        for node in self.nodes:
+            if node.op == "call_function":
+                self.place(node)
+        self.keep_tuples_together()
+        if self.on_host:
+            self.steps = self.make_steps()
+            for node in self.on_host:
+                self.warn(node)
+
+    # Which nodes run where.
+
+    def place(self, node: Node) -> None:
+        value = node.meta.get("val")
+        if is_dropped(node):
+            return
+        symbols = free_symbols(value)
+        fresh = symbols - self.sources.keys()
+        if node.target is operator.getitem and isinstance(node.args[0], Node):
+            source = node.args[0]
+            if node.name in self.failed and source in self.compiled:
+                self.move(source, self.failed[node.name][2])
+            if source in self.on_host:
+                self.on_host[node] = ""
+            else:
+                self.compiled.add(node)
+            self.note_sources(node, value, symbols - self.sources.keys())
+            return
+        if is_number(value) and not (fresh and reads_tensor(node)):
+            return  # worked out from the symbols where it is wanted
+        needed: set[str] = set(symbols)
+        for source in node.all_input_nodes:
+            needed |= free_symbols(source.meta.get("val"))
+        needed |= {s for s in nested_symbols(self.gm, node) if s in self.sources}
+        if fresh:
+            what = "the value" if is_number(value) else "the size"
+            self.on_host[node] = f"{what} of its result depends on the data"
+            self.late |= fresh
+            self.note_sources(node, value, fresh)
+        elif needed - self.sources.keys() or needed & self.floats:
+            self.on_host[node] = "it takes a number that depends on the data"
+        elif node.name in self.failed and not needed & self.late:
+            self.on_host[node] = self.failed[node.name][2]
+        else:
+            self.compiled.add(node)
+
+    def note_sources(self, node: Node, value: Any, fresh: set[str]) -> None:
+        """Where this result tells the values of symbols."""
+        if is_symbolic(value):
+            name = str(value.node.expr)
+            if name in fresh:
+                self.sources[name] = (node, None)
+                if not isinstance(value, torch.SymInt):
+                    self.floats.add(name)
+        elif isinstance(value, torch.Tensor):
+            for dim, size in enumerate(value.shape):
+                name = str(size.node.expr) if isinstance(size, torch.SymInt) else ""
+                if name in fresh or (name in self.late and name not in self.sources):
+                    self.sources.setdefault(name, (node, dim))
+
+    def move(self, node: Node, why: str) -> None:
+        self.compiled.discard(node)
+        self.on_host[node] = why
+        for user in node.users:
+            if user.target is operator.getitem:
+                self.compiled.discard(user)
+                self.on_host[user] = ""
+
+    def keep_tuples_together(self) -> None:
+        """A tuple cannot leave a piece; what makes one for the host runs there."""
+        for node in reversed(self.nodes):
+            if node in self.compiled and isinstance(node.meta.get("val"), (tuple, list)):
+                whole = (u for u in node.users if u.target is not operator.getitem)
+                if any(u not in self.compiled for u in whole):
+                    self.move(node, "its list of results is used as a whole on the host")
+
+    # The order.
+
+    def levels(self) -> dict[Node, int]:
+        levels: dict[Node, int] = {}
+        floor = effects = highest = 0
+        for node in self.nodes:
+            if node not in self.compiled and node not in self.on_host:
+                continue
+            lowest = max([floor, *(levels.get(s, 0) for s in self.operands(node))])
+            if is_write(node):
+                lowest = max(lowest, highest)
+                if node in self.compiled and (lowest % 2 or levels.get(write_source(node)) != lowest):
+                    # A piece for a copy alone is not worth it.
+                    self.compiled.discard(node)
+                    self.on_host[node] = ""
+            if node in self.on_host and has_effects(node):
+                lowest = max(lowest, effects)
+            level = lowest if lowest % 2 == (node in self.on_host) else lowest + 1
+            if node in self.on_host and has_effects(node):
+                effects = level
+            if is_write(node):
+                floor = level
+            highest = max(highest, level)
+            levels[node] = level
+        return levels
+
+    def operands(self, node: Node) -> Iterator[Node]:
+        """The nodes whose values it reads, and those that tell its symbols."""
+        yield from node.all_input_nodes
+        for symbol in self.symbols_of(node):
+            yield self.sources[symbol][0]
+
+    def symbols_of(self, node: Node) -> set[str]:
+        found = free_symbols(node.meta.get("val")) | nested_symbols(self.gm, node)
+        for source in node.all_input_nodes:
+            found |= free_symbols(source.meta.get("val"))
+        return found & self.sources.keys()
+
+    def make_steps(self) -> list[Step]:
+        levels = self.levels()
+        groups: dict[int, list[Node]] = {}
+        for node, level in levels.items():
+            groups.setdefault(level, []).append(node)
+        kept = {self.by_name[name] for name in self.whole.exported.returned}
+        kept |= {self.placeholders[i] for k, i in self.whole.exported.outputs if k == "input"}
+        steps: list[Step] = []
+        last: dict[Node, Step] = {}
+        for level in sorted(groups):
+            for part in [groups[level]] if level % 2 == 0 else [[n] for n in groups[level]]:
+                step = self.host_step(part[0]) if level % 2 else self.piece(part, kept)
+                if step is None:
+                    continue
+                steps.append(step)
+                for node in part:
+                    last.update(dict.fromkeys([node, *self.operands(node)], step))
+        for node, step in last.items():
+            read_later = any(is_number(u.meta.get("val")) and u not in last for u in node.users)
+            if node not in kept and node.op != "get_attr" and not read_later:
+                step.done.append(node)
+        return steps
+
+    # What runs.
+
+    def piece(self, nodes: list[Node], kept: set[Node]) -> Step | None:
+        """Compiles some nodes as a graph of their own."""
+        inside = set(nodes)
+        results = [
+            n
+            for n in nodes
+            if isinstance(n.meta.get("val"), torch.Tensor)
+            and (n in kept or any(u not in inside and self.runs(u) for u in n.users))
+        ]
+        if not results and not any(is_write(n) for n in nodes):
+            return None
+        graph = torch.fx.Graph()
+        symbols = sorted(set().union(*(self.symbols_of(n) for n in nodes)))
+        tensors = list(dict.fromkeys(s for n in nodes for s in n.all_input_nodes if self.enters(s, inside)))
+        copies: dict[Node, Node] = {}
+        for symbol in symbols:
+            source, dim = self.sources[symbol]
+            value = source.meta["val"]
+            graph.placeholder(f"size_{symbol}").meta["val"] = value if dim is None else value.shape[dim]
+        for node in tensors:
+            copies[node] = graph.placeholder(node.name)
+            copies[node].meta.update(node.meta)
+        parameters = [
+            len(symbols) + i
+            for i, n in enumerate(tensors)
+            if n.op == "placeholder" and self.placeholders.index(n) in self.static
+        ]
+
+        def argument(node: Node) -> Node:
+            if node not in copies:
+                if node.op == "get_attr":
+                    copies[node] = graph.get_attr(str(node.target))
+                else:  # a number: its value is in the meta data, and nothing else is read of it
+                    copies[node] = graph.call_function(known_number, ())
+                copies[node].meta.update(node.meta)
+            return copies[node]
+
+        for node in nodes:
+            for source in node.all_input_nodes:
+                argument(source)
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+        graph.output([copies[n] for n in results])
+        kind, options = self.whole.exported.kind, self.whole.options
+        call = Fallback(GraphModule(self.gm, graph), kind, parameters, options).callable()
+
+        def run(state: Run) -> None:
+            args = [state.numbers[s] for s in symbols]
+            args += [state.values[n] for n in tensors]
+            for node, result in zip(results, call(args), strict=True):
+                state.values[node] = result
+
+        return Step(run)
+
+    def runs(self, node: Node) -> bool:
+        return node in self.compiled or node in self.on_host
+
+    def enters(self, node: Node, inside: set[Node]) -> bool:
+        tensor = isinstance(node.meta.get("val"), torch.Tensor)
+        return node not in inside and tensor and node.op != "get_attr" and not is_dropped(node)
+
+    def host_step(self, node: Node) -> Step:
+        """Runs one node with PyTorch."""
+        name = op_name(node) if self.on_host[node] else None
+        told = [(s, dim) for s, (source, dim) in self.sources.items() if source is node]
+
+        def run(state: Run) -> None:
+            args = torch.fx.node.map_arg(node.args, lambda n: self.value(state, n))
+            kwargs = torch.fx.node.map_arg(node.kwargs, lambda n: self.value(state, n))
+            with torch.no_grad():
+                result = node.target(*args, **kwargs)  # type: ignore[operator]
+            result = torch.utils._pytree.tree_map_only(torch.Tensor, self.own, result)
+            state.values[node] = result
+            for symbol, dim in told:
+                state.numbers[symbol] = result if dim is None else result.shape[dim]
+            if name is not None:
+                counters.fell_back(name, size_of(args) + size_of(kwargs) + size_of(result))
+
+        return Step(run)
+
+    def own(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A result as a piece takes it: plain values, in memory that no later write changes."""
+        if tensor.layout is not torch.strided:
+            return tensor
+        if tensor.is_conj() or tensor.is_neg():
+            return tensor.resolve_conj().resolve_neg()
+        return tensor.clone() if self.mutates and tensor._is_view() else tensor
+
+    def value(self, state: Run, node: Node) -> Any:
+        if node in state.values:
+            return state.values[node]
+        if node.op == "get_attr":
+            return functools.reduce(getattr, str(node.target).split("."), self.gm)
+        if is_dropped(node):
+            return None  # a token
+        value = node.meta["val"]
+        if free_symbols(value) <= state.numbers.keys():
+            return evaluate(str(value.node.expr), state.numbers) if is_symbolic(value) else value
+        args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: self.value(state, n))
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def run(self, args: list[Any]) -> list[Any]:
+        """One call, in place of the whole graph's."""
+        exported = self.whole.exported
+        values: dict[Node, Any] = dict(zip(self.placeholders, args, strict=True))
+        args.clear()
+        numbers = {
+            s: values[n] if dim is None else values[n].shape[dim]
+            for s, (n, dim) in self.sources.items()
+            if n.op == "placeholder"
+        }
+        state = Run(values, numbers)
+        kept = {i: values[self.placeholders[i]] for k, i in exported.outputs if k == "input"}
+        for step in self.steps:
+            step.run(state)
+            for node in step.done:
+                values.pop(node, None)
+        results = [self.value(state, self.by_name[name]) for name in exported.returned]
+        return arrange(resolve_outputs(exported, numbers), results, kept)
+
+    def warn(self, node: Node) -> None:
+        """Once for each operator: what runs on the host, why, and what to do about it."""
+        why, name = self.on_host[node], op_name(node)
+        if not why or name in warned:
+            return
+        warned.add(name)
+        frames = user_frames(node.meta.get("stack_trace") or "") or calling_frames()
+        file, line = frames[0][:2] if frames else ("torchtpu_dynamo", 0)
+        hint = "" if name.startswith("aten.") else "; torchtpu_dynamo.register_lowering gives it a lowering"
+        warnings.warn_explicit(
+            f"`{name}` ({file}:{line}) runs on the host, and its operands and results move there and back: "
+            f"{why.strip()}{hint}",
+            UserWarning,
+            file,
+            line,
+        )
+
+
+def known_number() -> Any:
+    """Stands for a number in the graph of a piece; never called."""
+
+
+def op_name(node: Node) -> str:
+    """The operator as counted and warned of: the user's where PyTorch has wrapped it."""
+    return str(inner_op(node) or node.target)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, bool)) or is_symbolic(value)
+
+
+def reads_tensor(node: Node) -> bool:
+    return any(isinstance(n.meta.get("val"), torch.Tensor) for n in node.all_input_nodes)
+
+
+def is_dropped(node: Node) -> bool:
+    """Checks that the compiler leaves out too, and what is left of them."""
+    if node.op != "call_function":
+        return False
+    if is_check(node) or is_matrix_check(node):
+        return True
+    source = node.args[0] if node.target is operator.getitem else None
+    return isinstance(source, Node) and is_matrix_check(source)
+
+
+def is_write(node: Node) -> bool:
+    """Writes over an operand."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def write_source(node: Node) -> Any:
+    return node.args[1] if len(node.args) > 1 else None
+
+
+def has_effects(node: Node) -> bool:
+    """Its place among the others matters."""
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return target._schema.is_mutable or torch.Tag.nondeterministic_seeded in target.tags
+    return isinstance(target, torch._ops.HigherOrderOperator)
+
+
+def free_symbols(value: Any) -> set[str]:
+    """The names of symbols in what a node gives."""
+    found: set[str] = set()
+    for leaf in value if isinstance(value, (tuple, list)) else (value,):
+        if isinstance(leaf, torch.Tensor):
+            sizes: Iterable[Any] = leaf.shape
+            if leaf.layout is torch.strided:
+                sizes = (*leaf.shape, *leaf.stride(), leaf.storage_offset())
+        else:
+            sizes = (leaf,)
+        for size in sizes:
+            if is_symbolic(size):
+                found.update(str(s) for s in size.node.expr.free_symbols)
+    return found
+
+
+def nested_symbols(gm: GraphModule, node: Node) -> set[str]:
+    """Those in the graphs that a higher-order operator runs."""
+    found: set[str] = set()
+    for source in node.all_input_nodes:
+        if source.op == "get_attr":
+            owned = functools.reduce(getattr, str(source.target).split("."), gm)
+            if isinstance(owned, GraphModule):
+                for inner in owned.graph.nodes:
+                    found |= free_symbols(inner.meta.get("val")) | nested_symbols(owned, inner)
+    return found
+
+
+def size_of(values: Any) -> int:
+    """Bytes of the tensors in a nest of values."""
+    leaves = torch.utils._pytree.tree_leaves(values)
+    return sum(v.numel() * v.element_size() for v in leaves if isinstance(v, torch.Tensor))
+
+
+def resolve_or_none(value: Any, bindings: dict[str, int]) -> Any:
+    """A size for the survey; one that is not known yet stands for itself."""
+    try:
+        return resolve(value, bindings)
+    except (TypeError, ValueError):
+        return 1
