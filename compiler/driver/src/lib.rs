@@ -1,9 +1,10 @@
 //! Joins the stages. `program` is the straight line from an FX payload to StableHLO, `executable` what runs it,
 //! `cpu` what the CPU plugin needs said differently, `host` the only place that touches the caller's memory,
-//! `options` what can be asked for.
+//! `options` what can be asked for, `analysis` what `explain` reports of either.
 //!
 //! Nothing here may know of Python.
 
+pub mod analysis;
 mod cpu;
 pub mod executable;
 pub mod host;
@@ -16,6 +17,13 @@ pub use options::{CompileSettings, ProgramSettings};
 pub use program::Program;
 pub use torchtpu_ir::{CompileError, DType, Stage};
 pub use torchtpu_pjrt as pjrt;
+
+/// The family of each ATen overload that has a lowering, as the folder `families` names it.
+pub fn families() -> impl Iterator<Item = (&'static str, &'static str)> {
+    torchtpu_lowering::families::ALL
+        .iter()
+        .flat_map(|(family, rows)| rows.iter().map(move |row| (row.target, *family)))
+}
 
 /// The ATen overloads that have a lowering.
 pub fn lowered_targets() -> Vec<&'static str> {
