@@ -12,18 +12,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._torchtpu import Executable, Program, TorchTPUError
     from .api import Lowered, lower
+    from .compare import Comparison, compare
     from .counters import Stats, reset_stats, stats
+    from .explain import Explanation, explain
     from .plugins import devices, refresh
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Comparison": ".compare",
     "Executable": "._torchtpu",
+    "Explanation": ".explain",
     "Lowered": ".api",
     "Program": "._torchtpu",
     "Stats": ".counters",
     "TorchTPUError": "._torchtpu",
+    "compare": ".compare",
     "devices": ".plugins",
+    "explain": ".explain",
     "lower": ".api",
     "refresh": ".plugins",
     "reset_stats": ".counters",
@@ -31,13 +37,17 @@ _HOME = {
 }
 
 __all__ = [
+    "Comparison",
     "Executable",
+    "Explanation",
     "Lowered",
     "Program",
     "Stats",
     "TorchTPUError",
     "__version__",
+    "compare",
     "devices",
+    "explain",
     "lower",
     "refresh",
     "reset_stats",
