@@ -5,9 +5,10 @@ The only mutable state is `counters`. Nothing here may look at graphs or hold on
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -66,6 +67,19 @@ class Counters:
                 self.stage_seconds[stage] = self.stage_seconds.get(stage, 0.0) + seconds
             if reason is not None:
                 self.recompilations.append(Recompilation(graph, reason))
+
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Takes back what the block counts: of work that is not the user's."""
+        with self.lock:
+            kept = {**vars(self), "stage_seconds": dict(self.stage_seconds)}
+            kept["recompilations"] = list(self.recompilations)
+        try:
+            yield
+        finally:
+            with self.lock:
+                vars(self).update(kept)
 
 
 counters = Counters()

@@ -23,7 +23,7 @@ from .backend import compile_with
 from .counters import Recompilation, counters
 from .graph import Boxed, Graph, boxed
 from .options import Options, parse_options
-from .state import entry, original, undone
+from .state import entry, forgotten, original, undone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +103,10 @@ class Explanation:
         return page(self)
 
 
+_FAMILIES = {"getitem": "structure", "aten.copy_.default": "mutation"}
+"""Of what is no row of the lowering table."""
+
+
 class _Captured(Exception):
     """Leaves the compiled function where its first graph would run."""
 
@@ -128,16 +132,14 @@ def explain(
     function = original(fn)
     recompilations = recompilations_of(fn)
     collected = _Collector(parse_options(options))
-    errors = counters.errors
-    try:
-        with contextlib.suppress(_Captured):
-            collected.run(function, args, kwargs, train, fullgraph=True, call=_leave)
-    except torch._dynamo.exc.TorchDynamoException:
-        collected.clear()
-        with undone(function, args, kwargs):
-            collected.run(function, args, kwargs, train, fullgraph=False, call=None)
-    finally:
-        counters.errors = errors
+    with counters.unchanged(), forgotten():
+        try:
+            with contextlib.suppress(_Captured):
+                collected.run(function, args, kwargs, train, fullgraph=True, call=_leave)
+        except torch._dynamo.exc.TorchDynamoException:
+            collected.clear()
+            with undone(function, args, kwargs):
+                collected.run(function, args, kwargs, train, fullgraph=False, call=None)
     return Explanation(
         name=getattr(function, "__qualname__", type(function).__name__),
         graphs=tuple(collected.graphs),
@@ -250,7 +252,7 @@ def fx_nodes(payload: Mapping[str, Any], program: Mapping[str, Any] | None) -> t
             FxNode(
                 name=node["name"],
                 target=target,
-                family=family.get(target, "structure" if target == "getitem" else "other"),
+                family=family.get(target, _FAMILIES.get(target, "other")),
                 type=" ".join(types),
                 line=f"{frames[0][0]}:{frames[0][1]}" if frames else None,
                 function=frames[0][2] if frames else None,

@@ -89,7 +89,7 @@ def operations(program: Mapping[str, Any]) -> int:
 def cost_text(program: Mapping[str, Any]) -> str:
     flops, moved = program["flops"], program["bytes_fused"]
     parts = [
-        f"{number(flops)}FLOP ({number(program['transcendentals'])}transcendental)",
+        f"{number(flops)}FLOP, of it {number(program['transcendentals']).rstrip()} transcendental functions",
         f"{size(moved)} moved fused, {size(program['bytes_unfused'])} unfused",
         f"{flops / max(moved, 1):.3g} FLOP/byte",
     ]
@@ -133,9 +133,10 @@ def place(node: Mapping[str, Any]) -> str:
 
 
 def short(file: str) -> str:
-    """A path below the working directory relative to it, any other by its last two parts."""
-    relative = os.path.relpath(file)
-    return relative if not relative.startswith("..") else os.path.join(*file.split(os.sep)[-2:])
+    """A path from the working directory or `site-packages`; the last two parts of what lies elsewhere or is long."""
+    _, _, package = file.rpartition("site-packages" + os.sep)
+    found = package if package != file else os.path.relpath(file)
+    return os.path.join(*file.split(os.sep)[-2:]) if found.startswith("..") or len(found) > 36 else found
 
 
 def short_line(line: str) -> str:

@@ -90,3 +90,22 @@ def tensors_of(fn: Callable[..., Any], args: Any, kwargs: Any) -> list[torch.Ten
     visit(fn)
     visit((args, kwargs))
     return [t for t in found.values() if t.layout is torch.strided]
+
+
+@contextlib.contextmanager
+def forgotten() -> Iterator[None]:
+    """Has dynamo forget, after the block, what it compiled in it of code that it had not compiled before. Where
+    there are graph breaks that is code of the user's, whose first compilation would else look like a second."""
+    from torch._dynamo import convert_frame
+
+    # Not public: without them a later compilation is counted as a recompilation, and nothing else goes wrong.
+    codes = getattr(convert_frame, "input_codes", None)
+    reset = getattr(torch._dynamo.eval_frame, "reset_code", None)
+    before = {id(ref()) for ref in getattr(codes, "seen", ())}
+    try:
+        yield
+    finally:
+        for ref in list(getattr(codes, "seen", ())):
+            code = ref()
+            if code is not None and id(code) not in before and reset is not None:
+                reset(code)
