@@ -68,7 +68,6 @@ class Counters:
             if reason is not None:
                 self.recompilations.append(Recompilation(graph, reason))
 
-
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
         """Takes back what the block counts: of work that is not the user's."""

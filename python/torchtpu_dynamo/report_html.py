@@ -98,7 +98,9 @@ def section(graph: GraphReport) -> str:
         ]
         rest = f"<p class=soft>{fused['count'] - len(rows)} smaller ones are not listed</p>"
         listed = table(("bytes", "role", "type", "made by", "line"), rows, numbers=(0,))
-        parts.append(details("Tensors at the peak", listed + (rest if fused["count"] > len(rows) else ""), True))
+        parts.append(
+            details("Tensors at the peak", listed + (rest if fused["count"] > len(rows) else ""), True)
+        )
     parts += [details(title, text) for title, text in tables(graph)]
     return "\n".join(parts)
 
@@ -109,19 +111,29 @@ def tables(graph: GraphReport) -> list[tuple[str, str]]:
     hlo = (graph.xla or {}).get("hlo")
     if hlo:
         rows = [
-            (words.size(f["bytes"]), f["shape"], sum(f["ops"].values()), f["name"], words.listed(f["ops"]), lines_of(f))
+            (
+                words.size(f["bytes"]),
+                f["shape"],
+                sum(f["ops"].values()),
+                f["name"],
+                words.listed(f["ops"]),
+                lines_of(f),
+            )
             for f in hlo["fusions"][:100]
         ]
         title = f"{words.counted(len(hlo['fusions']), 'fusion')} of {sum(hlo['kernels'].values())} kernels"
         columns = ("bytes", "writes", "ops", "name", "inside", "lines")
         found.append((title, f"<p>{escape(words.listed(hlo['kernels']))}</p>{table(columns, rows, (0, 2))}"))
     if graph.xla and graph.xla.get("memory"):
-        rows = [(name, words.size(count)) for name, count in graph.xla["memory"].items()]
-        found.append(("Memory as the plugin reports it", table(("what", "bytes"), rows, (1,))))
-    times = [(stage, f"{1e3 * seconds:.2f}") for stage, seconds in graph.stages.items()]
+        sizes = [(name, words.size(count)) for name, count in graph.xla["memory"].items()]
+        found.append(("Memory as the plugin reports it", table(("what", "bytes"), sizes, (1,))))
+    times: list[tuple[str, str]] = [
+        (stage, f"{1e3 * seconds:.2f}") for stage, seconds in graph.stages.items()
+    ]
     found.append(("Stages", table(("stage", "ms"), times, (1,))))
     passes = [
-        (p["name"], p["rewrites"], f"{1e3 * p['seconds']:.2f}", p["nodes_before"], p["nodes_after"]) for p in graph.passes
+        (p["name"], p["rewrites"], f"{1e3 * p['seconds']:.2f}", p["nodes_before"], p["nodes_after"])
+        for p in graph.passes
     ]
     found.append(("Passes", table(("pass", "rewrites", "ms", "nodes before", "after"), passes, (1, 2, 3, 4))))
     return found
@@ -135,7 +147,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Sequence[
     """A table; the columns in `numbers` are to the right."""
 
     def cells(tag: str, row: Sequence[Any]) -> str:
-        marked = (f"<{tag}{' class=n' if i in numbers else ''}>{escape(str(c))}</{tag}>" for i, c in enumerate(row))
+        marked = (
+            f"<{tag}{' class=n' if i in numbers else ''}>{escape(str(c))}</{tag}>" for i, c in enumerate(row)
+        )
         return f"<tr>{''.join(marked)}</tr>"
 
     return f"<table>{cells('th', head)}{''.join(cells('td', row) for row in rows)}</table>"
@@ -205,7 +219,9 @@ def lay_out(found: list[Box]) -> tuple[float, float]:
     (width, height), (gap_x, gap_y) = _BOX, _GAP
     total = widest * (width + gap_x) + gap_x
     for rank, row in sorted(rows.items()):
-        middle = {id(b): sum(found[s].x for s in b.sources) / len(b.sources) if b.sources else 0.0 for b in row}
+        middle = {
+            id(b): sum(found[s].x for s in b.sources) / len(b.sources) if b.sources else 0.0 for b in row
+        }
         row.sort(key=lambda b: middle[id(b)])
         start = (total - len(row) * (width + gap_x) + gap_x) / 2
         for i, box in enumerate(row):
@@ -263,7 +279,8 @@ def memory_chart(program: Mapping[str, Any]) -> str:
     # Many steps share a column, which shows the highest of them.
     each = -(-len(profile) // MOST_STEPS)
     columns = [
-        max(range(i, min(i + each, len(profile))), key=profile.__getitem__) for i in range(0, len(profile), each)
+        max(range(i, min(i + each, len(profile))), key=profile.__getitem__)
+        for i in range(0, len(profile), each)
     ]
     width, height, top = 1000, 180, 16
     column = width / len(columns)

@@ -46,7 +46,9 @@ def graph_lines(graph: GraphReport) -> list[str]:
     if graph.program is None:
         return [title, *wrapped("  error     ", graph.error or "")]
     program = graph.program
-    lines = [f"{title} -> {counted(operations(program), 'operation')} in {counted(program['groups'], 'group')}"]
+    lines = [
+        f"{title} -> {counted(operations(program), 'operation')} in {counted(program['groups'], 'group')}"
+    ]
     lines += wrapped("  families  ", listed(graph.families))
     lines += wrapped("  cost      ", cost_text(program))
     lines += wrapped("  memory    ", memory_text(program))
