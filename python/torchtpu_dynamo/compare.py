@@ -43,6 +43,7 @@ TOLERANCES: dict[torch.dtype, tuple[float, float]] = {
 """rtol and atol by dtype: those of `torch.testing`. Any other dtype must agree exactly."""
 
 _ADDING = (
+    "norm",
     "add",
     "sub",
     "rsub",
@@ -181,7 +182,8 @@ def compare(
 
     An element is tolerated within `rtol * |eager| + atol * scale`. By default these are `torch.testing`'s for the
     dtype (atol at least a quarter of its epsilon), and `scale` is the greatest number in eager's result, for sums
-    also in what is added; where the errors of many operators add up, in results, atol counts ten times. With
+    also in what is added; where the errors of many operators add up, in results, atol counts ten times,
+    and the scale of the function's own results is at least 1. With
     `rtol` or `atol` given, the other is 0 and the scale 1 throughout. Other dtypes must agree exactly, NaN agrees
     with NaN. Where an operator is beyond tolerance, and in f64 its result is farther from eager's than from the
     compiled program's, the latter is held against f64.
@@ -207,7 +209,7 @@ def compare(
             if what not in actual:
                 checks.notes.append(f"{what} is not there when compiled")
                 continue
-            difference = limits.difference(actual[what], value, scale=0.0, sums_up=True)
+            difference = limits.difference(actual[what], value, scale=1.0, sums_up=True)
             if difference.beyond:
                 results[what] = difference
     name = getattr(function, "__qualname__", type(function).__name__)
@@ -348,17 +350,20 @@ class _Checks:
     ) -> None:
         """Compares a graph's operators, then the results of the program as it is."""
         returned: Sequence[Any] = ()
+        scales: dict[Any, float] = {}
         for step in walk(gm, values, inputs, self.notes):
             if step.node.op == "output":
-                returned = step.free
+                returned = list(zip(step.own, step.free, strict=True))
                 continue
             compiled = values[step.node.name]
-            adds = any(word in str(step.node.target) for word in _ADDING)
-            scale = (
-                max((greatest(t.detach().double().abs()) for t in step.operands), default=0.0)
-                if adds
-                else 0.0
-            )
+            source = source_of(step.node)
+            info = exposed.info[step.node.name]
+            if source is not step.node:
+                info = dataclasses.replace(info, target=f"{source.target}[{step.node.args[1]}]")
+            adds = any(word in str(source.target) for word in _ADDING)
+            added = step.operands if adds else []
+            scale = max((greatest(t.detach().double().abs()) for t in added), default=0.0)
+            scales[step.node] = scale
             own = self.limits.difference(compiled, step.own, scale)
             if own.beyond and (exact := step.precise()) is not None:
                 # Eager may be the one that rounds more: then it is no measure.
@@ -367,10 +372,11 @@ class _Checks:
                     own = theirs
             total = self.limits.difference(compiled, step.free, scale, sums_up=True)
             operands = tuple(statistics(t) for t in step.operands)
-            self.nodes.append(NodeResult(label, exposed.info[step.node.name], own, total, operands))
-        for i, (actual, expected) in enumerate(zip(results, returned, strict=True)):
+            self.nodes.append(NodeResult(label, info, own, total, operands))
+        for i, (actual, (node, expected)) in enumerate(zip(results, returned, strict=False)):
             if isinstance(actual, torch.Tensor) and isinstance(expected, torch.Tensor):
-                difference = self.limits.difference(actual, expected, scale=0.0, sums_up=True)
+                scale = scales.get(node, 0.0)
+                difference = self.limits.difference(actual, expected, scale, sums_up=True)
                 if difference.beyond:
                     self.programs[f"{label}, result {i}"] = difference
 
@@ -428,6 +434,12 @@ def is_compared(node: torch.fx.Node) -> bool:
     return value.layout is torch.strided and "aten.copy_" not in name and "empty" not in name
 
 
+def source_of(node: torch.fx.Node) -> torch.fx.Node:
+    """The operator that computes a node: what an item is taken from."""
+    source = node.args[0] if node.target is operator.getitem else node
+    return source if isinstance(source, torch.fx.Node) else node
+
+
 def is_random(node: torch.fx.Node) -> bool:
     """An operator that draws numbers: one with a dropout of zero does not."""
     if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
@@ -467,10 +479,10 @@ def walk(
             continue
         if node.op == "output":
             results = torch.fx.map_arg(node.args[0], free.__getitem__)
-            yield _Step(node, results, list(results), [], lambda: None)
+            yield _Step(node, node.args[0], list(results), [], lambda: None)
             return
         theirs = compiled.get(node.name)
-        source = node.args[0] if node.target is operator.getitem else node
+        source = source_of(node)
         if theirs is not None and is_random(source):
             free[node] = forced[node] = theirs
             continue
@@ -486,7 +498,7 @@ def walk(
             continue
         forced[node] = own if theirs is None else placed(theirs, node.meta["val"])
         if theirs is not None:
-            operands = [forced[n] for n in node.all_input_nodes if isinstance(forced[n], torch.Tensor)]
+            operands = [forced[n] for n in source.all_input_nodes if isinstance(forced[n], torch.Tensor)]
             yield _Step(node, own, free[node], operands, functools.partial(precise, node, forced))
 
 
@@ -503,13 +515,11 @@ def precise(node: torch.fx.Node, values: Mapping[torch.fx.Node, Any]) -> torch.T
         return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
     try:
-        if node.target is operator.getitem:
-            source = node.args[0]
-            args, kwargs = torch.fx.map_arg((source.args, source.kwargs), wide)  # type: ignore[union-attr]
-            result = source.target(*args, **kwargs)[node.args[1]]  # type: ignore[union-attr, operator]
-        else:
-            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), wide)
-            result = node.target(*args, **kwargs)  # type: ignore[operator]
+        source = source_of(node)
+        args, kwargs = torch.fx.map_arg((source.args, source.kwargs), wide)
+        result = source.target(*args, **kwargs)  # type: ignore[operator]
+        if source is not node:
+            result = result[node.args[1]]
     except Exception:  # whatever an operator says of a dtype that it was not called with
         return None
     return result.to(node.meta["val"].dtype) if isinstance(result, torch.Tensor) else None

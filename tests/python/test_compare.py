@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import torchtpu_dynamo
-from torchtpu_dynamo import TorchTPUError, compare
-from torchtpu_dynamo import decompositions, graph
+from torchtpu_dynamo import TorchTPUError, compare, decompositions, graph
 from torchtpu_dynamo.testing import assert_same
 
 
@@ -45,7 +44,9 @@ def test_agreement() -> None:
 
 
 def test_training_agrees() -> None:
-    found = compare(nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4)), torch.randn(4, 8), train=True)
+    found = compare(
+        nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4)), torch.randn(4, 8), train=True
+    )
     assert found.ok, str(found)
     assert {n.graph for n in found.nodes} == {"graph 0 forward", "graph 0 backward"}
 
@@ -90,7 +91,10 @@ def test_a_wrong_view_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_wrong_decomposition_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = {**decompositions.table(), torch.ops.aten.softplus.default: lambda x, beta=1, threshold=20: x.sigmoid()}
+    table = {
+        **decompositions.table(),
+        torch.ops.aten.softplus.default: lambda x, beta=1, threshold=20: x.sigmoid(),
+    }
     monkeypatch.setattr(decompositions, "table", lambda: table)
     found = compare(lambda x: torch.nn.functional.softplus(x), torch.randn(8))
     assert found.results
@@ -128,9 +132,8 @@ def test_tensors_are_put_back() -> None:
     kept = x.clone()
 
     def mutating(x: Tensor) -> Tensor:
-        y = net(x)
         x.add_(1)
-        return y
+        return net(x)
 
     state = torch.get_rng_state()
     found = compare(mutating, x, train=True)

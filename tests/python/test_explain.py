@@ -138,25 +138,25 @@ def test_tensors_and_random_numbers_are_put_back() -> None:
     net = Net()
     frozen = torch.zeros(4, 8)
 
-    def fn(x: Tensor) -> Tensor:
+    def fn(x: Tensor, other: Tensor) -> Tensor:
         y = net(x)
         torch._dynamo.graph_break()
         frozen.add_(1)
-        x.mul_(2)
+        other.mul_(2)
         loss = (y + torch.rand(4, 8)).sum()
         loss.backward()
         return loss
 
-    x = torch.ones(4, 32)
+    x, other = torch.ones(4, 32), torch.ones(4)
     state = torch.get_rng_state()
-    report = explain(fn, x, train=True)
+    report = explain(fn, x, other, train=True)
     assert report.breaks
     assert torch.equal(torch.get_rng_state(), state)
     assert net.norm.num_batches_tracked == 0
     assert net.norm.running_mean is not None
     assert not net.norm.running_mean.any()
     assert net.first.weight.grad is None
-    assert x.eq(1).all()
+    assert other.eq(1).all()
     assert not frozen.any()
 
 
