@@ -48,7 +48,10 @@ fn what_is_read_later_is_held() {
     assert_eq!(live.profile, [2 * T, 3 * T, 3 * T]);
     assert_eq!(live.peak_step, 1);
     let held = live.at_peak();
-    assert_eq!(held.iter().map(|b| b.role).collect::<Vec<_>>(), [Role::Argument, Role::Temporary, Role::Temporary]);
+    assert_eq!(
+        held.iter().map(|b| b.role).collect::<Vec<_>>(),
+        [Role::Argument, Role::Temporary, Role::Temporary]
+    );
 }
 
 #[test]
