@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._torchtpu import Executable, Program, TorchTPUError
     from .api import Lowered, lower
-    from .compare import Comparison, compare
+    from .comparison import Comparison, compare
     from .counters import Stats, reset_stats, stats
-    from .explain import Explanation, explain
+    from .explanation import Explanation, explain
     from .plugins import devices, refresh
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Comparison": ".compare",
+    "Comparison": ".comparison",
     "Executable": "._torchtpu",
-    "Explanation": ".explain",
+    "Explanation": ".explanation",
     "Lowered": ".api",
     "Program": "._torchtpu",
     "Stats": ".counters",
     "TorchTPUError": "._torchtpu",
-    "compare": ".compare",
+    "compare": ".comparison",
     "devices": ".plugins",
-    "explain": ".explain",
+    "explain": ".explanation",
     "lower": ".api",
     "refresh": ".plugins",
     "reset_stats": ".counters",

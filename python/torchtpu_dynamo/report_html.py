@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from . import report_text as words
 
 if TYPE_CHECKING:
-    from .explain import Explanation, FxNode, GraphReport
+    from .explanation import Explanation, FxNode, GraphReport
 
 EACH_OPERATOR = 60
 """Graphs of up to this many operators are drawn operator by operator, larger ones line by line."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .explain import Explanation, GraphReport
+    from .explanation import Explanation, GraphReport
 
 WIDTH = 100
 LARGEST = 10

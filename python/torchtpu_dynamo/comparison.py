@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from ._torchtpu import TorchTPUError
 from .backend import compile_with, raising
 from .counters import counters
-from .explain import FxNode, fx_nodes
+from .explanation import FxNode, fx_nodes
 from .export import schema_args
 from .graph import Boxed, Graph, boxed
 from .options import Options, parse_options
