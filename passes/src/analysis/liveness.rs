@@ -7,8 +7,9 @@
 //! 2     %4 = reduce %3            %0 %1 %4                           %4: the result
 //! ```
 //!
-//! Two answers bracket the truth. `unfused` has every value written to memory, in program order: no compiler that
-//! keeps the order needs more. `fused` writes only what the groups of a `FusionPlan` exchange: a prediction of XLA.
+//! Two answers. `unfused` has every value written to memory, in program order. `fused` writes only what the groups of
+//! a `FusionPlan` exchange: a prediction of XLA. Neither bounds what a plugin takes, and as the orders differ `fused`
+//! can be a little above `unfused`.
 //! Both know what costs no memory of its own: a reshape and a barrier are other names of their operand, a splat is
 //! part of the instruction, a mutated input's new value takes the input's place once nothing reads the old one, and
 //! elementwise operations, updates and loops write over an operand that dies there.
