@@ -2,6 +2,8 @@
 
 pub mod cost;
 pub mod fusion;
+pub mod liveness;
 
-pub use cost::{bytes, flops};
+pub use cost::{bytes, flops, transcendentals};
 pub use fusion::{FusionPlan, Group, GroupKind};
+pub use liveness::{Buffer, Liveness, Role};

@@ -12,19 +12,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._torchtpu import Executable, Program, TorchTPUError
     from .api import Lowered, lower
+    from .comparison import Comparison, compare
     from .counters import Stats, reset_stats, stats
     from .custom_ops import register_lowering
+    from .explanation import Explanation, explain
     from .plugins import devices, refresh
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Comparison": ".comparison",
     "Executable": "._torchtpu",
+    "Explanation": ".explanation",
     "Lowered": ".api",
     "Program": "._torchtpu",
     "Stats": ".counters",
     "TorchTPUError": "._torchtpu",
+    "compare": ".comparison",
     "devices": ".plugins",
+    "explain": ".explanation",
     "lower": ".api",
     "refresh": ".plugins",
     "register_lowering": ".custom_ops",
@@ -33,13 +39,17 @@ _HOME = {
 }
 
 __all__ = [
+    "Comparison",
     "Executable",
+    "Explanation",
     "Lowered",
     "Program",
     "Stats",
     "TorchTPUError",
     "__version__",
+    "compare",
     "devices",
+    "explain",
     "lower",
     "refresh",
     "register_lowering",

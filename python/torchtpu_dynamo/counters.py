@@ -5,9 +5,11 @@ The only mutable state is `counters`. Nothing here may look at graphs or hold on
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -79,6 +81,17 @@ class Counters:
         with self.lock:
             self.fallbacks[op] = self.fallbacks.get(op, 0) + 1
             self.fallback_bytes += size
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Takes back what the block counts: of work that is not the user's."""
+        with self.lock:
+            kept = {name: copy.copy(value) if name != "lock" else value for name, value in vars(self).items()}
+        try:
+            yield
+        finally:
+            with self.lock:
+                vars(self).update(kept)
 
 
 counters = Counters()

@@ -22,6 +22,12 @@ def test_every_name_is_there() -> None:
         torchtpu_dynamo.nothing  # noqa: B018
 
 
+def test_no_name_is_that_of_a_module() -> None:
+    """Importing the module would put it in the function's place."""
+    folder = Path(torchtpu_dynamo.__file__).parent
+    assert not {path.stem for path in folder.glob("*.py")} & set(torchtpu_dynamo.__all__)
+
+
 def test_import_is_cheap() -> None:
     script = """
 import time, torch, sys

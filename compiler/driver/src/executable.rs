@@ -233,6 +233,15 @@ impl Executable {
         })
     }
 
+    /// The compiled program, for what can be asked of it.
+    pub(crate) fn compiled(&self) -> &torchtpu_pjrt::Compiled {
+        &self.loaded
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     pub fn uses_seed(&self) -> bool {
         self.uses_seed
     }

@@ -1,9 +1,10 @@
 //! Joins the stages. `program` is the straight line from an FX payload to StableHLO, `executable` what runs it,
 //! `cpu` what the CPU plugin needs said differently, `host` the only place that touches the caller's memory,
-//! `options` what can be asked for.
+//! `options` what can be asked for, `analysis` what `explain` reports of either.
 //!
 //! Nothing here may know of Python.
 
+pub mod analysis;
 mod cpu;
 pub mod executable;
 pub mod host;
@@ -23,6 +24,13 @@ pub fn survey(json: &[u8], bindings: &torchtpu_import::Bindings) -> Result<Vec<F
     let mut payload = torchtpu_import::Payload::from_json(json)?;
     payload.bind_known(bindings);
     Ok(torchtpu_lowering::survey(&payload))
+}
+
+/// The family of each ATen overload that has a lowering, as the folder `families` names it.
+pub fn families() -> impl Iterator<Item = (&'static str, &'static str)> {
+    torchtpu_lowering::families::ALL
+        .iter()
+        .flat_map(|(family, rows)| rows.iter().map(move |row| (row.target, *family)))
 }
 
 /// The ATen overloads that have a lowering.

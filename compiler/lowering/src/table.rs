@@ -37,7 +37,7 @@ pub const fn row(target: &'static str, rule: Rule) -> Row {
 
 /// All rows, family by family.
 pub fn rows() -> impl Iterator<Item = &'static Row> {
-    families::ALL.iter().flat_map(|family| family.iter())
+    families::ALL.iter().flat_map(|(_, rows)| rows.iter())
 }
 
 /// The rule of one target.

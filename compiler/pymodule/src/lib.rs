@@ -226,6 +226,12 @@ impl Program {
         Ok(list)
     }
 
+    /// JSON: the program's cost, its memory over the schedule, and its nodes.
+    fn analysis(&self, py: Python<'_>) -> PyResult<String> {
+        let program = self.program.clone();
+        interruptible(py, move || program.analysis().to_json())?.map_err(|e| raise(py, e))
+    }
+
     /// Compiles for the client's first device.
     fn compile(&self, py: Python<'_>, client: &Client, options_json: &str) -> PyResult<Executable> {
         let settings = options::parse(options_json).map_err(|e| raise(py, e))?;
@@ -326,6 +332,16 @@ impl Executable {
     fn stage_times(&self) -> PyResult<BTreeMap<&'static str, f64>> {
         Ok(self.get()?.stages.iter().map(|(name, time)| (*name, time.as_secs_f64())).collect())
     }
+    /// JSON: what the plugin tells of the compiled program. What it does not tell is null.
+    fn analysis(&self, py: Python<'_>) -> PyResult<String> {
+        let executable = self.get()?;
+        interruptible(py, move || executable.analysis().to_json())?.map_err(|e| raise(py, e))
+    }
+    /// The program after the plugin's optimizations: format (such as "hlo_with_config") and bytes.
+    fn optimized_program<'py>(&self, py: Python<'py>) -> PyResult<(String, Bound<'py, PyBytes>)> {
+        let (format, bytes) = self.get()?.optimized_program().map_err(|e| raise(py, e))?;
+        Ok((format, PyBytes::new(py, &bytes)))
+    }
     /// Frees the executable and its device memory once running calls are done.
     fn release(&self) {
         if let Ok(mut inner) = self.inner.write() {
@@ -357,6 +373,12 @@ fn unsupported(py: Python<'_>, payload: String, bindings: HashMap<String, i64>) 
         .collect())
 }
 
+/// The family of operators that each overload belongs to.
+#[pyfunction]
+fn families() -> BTreeMap<&'static str, &'static str> {
+    torchtpu_driver::families().collect()
+}
+
 /// Device buffers alive: cached inputs.
 #[pyfunction]
 fn live_buffers() -> usize {
@@ -372,5 +394,6 @@ fn _torchtpu(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Executable>()?;
     m.add_function(wrap_pyfunction!(lowered_targets, m)?)?;
     m.add_function(wrap_pyfunction!(unsupported, m)?)?;
+    m.add_function(wrap_pyfunction!(families, m)?)?;
     m.add_function(wrap_pyfunction!(live_buffers, m)?)
 }

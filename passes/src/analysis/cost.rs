@@ -1,10 +1,12 @@
 //! What one node costs in isolation: arithmetic operations, and bytes moved to and from memory.
 //!
 //! The numbers compare plans with one another; they are not times. Moves of data count no operations, a
-//! transcendental function counts as one, a multiply and its add as two.
+//! transcendental function counts as one, a multiply and its add as two. A loop costs as often as it runs where that
+//! is a constant, else once; a branch costs what the dearer one does.
 
+use crate::query::splat;
 use torchtpu_ir::op::ScatterKind;
-use torchtpu_ir::{BinaryOp, Graph, NodeId, Op, TensorType, UnaryOp, Value};
+use torchtpu_ir::{BinaryOp, DType, Direction, Graph, NodeId, Op, TensorType, UnaryOp, Value};
 
 fn elements(t: &TensorType) -> u64 {
     t.elements().max(0) as u64
@@ -90,6 +92,102 @@ pub fn flops(graph: &Graph, id: NodeId) -> u64 {
             let n = product(f.length.iter().copied()).max(1);
             out.saturating_mul(5).saturating_mul(n.ilog2() as u64)
         }
+        Op::If(_) | Op::While(_) => inside(graph, id, flops),
         _ => 0,
     }
+}
+
+/// Results of transcendental functions of a node, roots among them; `flops` counts them as well.
+pub fn transcendentals(graph: &Graph, id: NodeId) -> u64 {
+    let node = graph.node(id);
+    let counts = match &node.op {
+        Op::Unary(op) => is_transcendental(*op),
+        Op::Binary(op) => {
+            use BinaryOp::*;
+            matches!(op, Atan2 | Polygamma | Power | Zeta)
+        }
+        Op::If(_) | Op::While(_) => return inside(graph, id, transcendentals),
+        _ => false,
+    };
+    if counts { node.types.first().map_or(0, elements) } else { 0 }
+}
+
+fn is_transcendental(op: UnaryOp) -> bool {
+    use UnaryOp::*;
+    let plain = matches!(
+        op,
+        Abs | Ceil
+            | Conj
+            | Floor
+            | Imag
+            | IsFinite
+            | Negate
+            | Not
+            | Popcnt
+            | Real
+            | RoundNearestAfz
+            | RoundNearestEven
+            | Sign
+    );
+    !plain
+}
+
+/// The sum of `cost` over a whole graph.
+pub fn total(graph: &Graph, cost: impl Fn(&Graph, NodeId) -> u64) -> u64 {
+    graph.node_ids().fold(0, |n, id| n.saturating_add(cost(graph, id)))
+}
+
+/// The cost of the graphs inside an operation.
+fn inside(graph: &Graph, id: NodeId, cost: fn(&Graph, NodeId) -> u64) -> u64 {
+    match graph.op(id) {
+        Op::If(op) => total(&op.on_true, cost).max(total(&op.on_false, cost)),
+        Op::While(op) => {
+            let once = total(&op.cond, cost).saturating_add(total(&op.body, cost));
+            once.saturating_mul(trip_count(graph, id).unwrap_or(1))
+        }
+        _ => 0,
+    }
+}
+
+/// How often the body of a loop runs, if it counts from one constant up to another by a third.
+pub fn trip_count(graph: &Graph, id: NodeId) -> Option<u64> {
+    let Op::While(op) = graph.op(id) else { return None };
+    let number = |graph: &Graph, v: Value| splat(graph, v).map(|s| s.as_i64(graph.ty(v).dtype));
+    let more = *op.cond.outputs.first()?;
+    let Op::Compare(compare) = op.cond.op(more.node) else { return None };
+    let [counter, end] = op.cond.operands(more.node)[..] else { return None };
+    let position = op.cond.parameters().iter().position(|&p| p == counter.node)?;
+    let end = number(&op.cond, end)?;
+    let next = *op.body.outputs.get(position)?;
+    let counter = Value { node: *op.body.parameters().get(position)?, result: 0 };
+    let dtype: DType = op.body.ty(counter).dtype;
+    if !dtype.is_int() || op.body.op(next.node) != &Op::Binary(BinaryOp::Add) {
+        return None;
+    }
+    let step = match op.body.operands(next.node)[..] {
+        [a, b] if a == counter => number(&op.body, b)?,
+        [a, b] if b == counter => number(&op.body, a)?,
+        _ => return None,
+    };
+    let start = number(graph, *graph.operands(id).get(position)?)?;
+    let end = match compare.direction {
+        Direction::Lt => end,
+        Direction::Le => end.checked_add(1)?,
+        _ => return None,
+    };
+    if step <= 0 {
+        return None;
+    }
+    let distance = u64::try_from(end.checked_sub(start)?.max(0)).ok()?;
+    Some(distance.div_ceil(step as u64))
+}
+
+/// Loops of a graph, and of the graphs inside it, whose number of runs is not a constant: `flops` takes each as one.
+pub fn unknown_loops(graph: &Graph) -> usize {
+    let of_node = |id: NodeId| {
+        let op = graph.op(id);
+        let own = matches!(op, Op::While(_)) && trip_count(graph, id).is_none();
+        usize::from(own) + op.regions().iter().map(|r| unknown_loops(r)).sum::<usize>()
+    };
+    graph.node_ids().map(of_node).sum()
 }

@@ -1,53 +1,37 @@
-//! The op families. A new family is one file, one line here twice, one list of cases under tests/ops.
+//! The op families. A new family is one file, one name here, one list of cases under tests/ops.
 
 use crate::table::Row;
 
-pub mod attention;
-pub mod cast;
-pub mod control;
-pub mod conv;
-pub mod creation;
-pub mod fft;
-pub mod grouped;
-pub mod indexing;
-pub mod linalg;
-pub mod linear;
-pub mod loss;
-pub mod norm;
-pub mod pointwise;
-pub mod pool;
-pub mod random;
-pub mod reduce;
-pub mod scan;
-pub mod segment;
-pub mod softmax;
-pub mod sort;
-pub mod upsample;
-pub mod view;
+macro_rules! families {
+    ($($name:ident)*) => {
+        $(pub mod $name;)*
 
-/// Rows of every family.
-#[rustfmt::skip]
-pub const ALL: &[&[Row]] = &[
-    attention::ROWS,
-    cast::ROWS,
-    control::ROWS,
-    conv::ROWS,
-    creation::ROWS,
-    fft::ROWS,
-    grouped::ROWS,
-    indexing::ROWS,
-    linalg::ROWS,
-    linear::ROWS,
-    loss::ROWS,
-    norm::ROWS,
-    pointwise::ROWS,
-    pool::ROWS,
-    random::ROWS,
-    reduce::ROWS,
-    scan::ROWS,
-    segment::ROWS,
-    softmax::ROWS,
-    sort::ROWS,
-    upsample::ROWS,
-    view::ROWS,
-];
+        /// Name and rows of every family.
+        pub const ALL: &[(&str, &[Row])] = &[$((stringify!($name), $name::ROWS),)*];
+    };
+}
+
+families! {
+    attention
+    cast
+    control
+    conv
+    creation
+    fft
+    grouped
+    indexing
+    linalg
+    linear
+    loss
+    norm
+    pointwise
+    pool
+    random
+    reduce
+    scan
+    segment
+    softmax
+    sort
+    upsample
+    view
+}

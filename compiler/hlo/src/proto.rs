@@ -1,0 +1,129 @@
+//! The messages of XLA's `hlo.proto` and `xla_data.proto`, as far as they are read. Unknown fields are skipped, so a
+//! field that is needed is one line here. Numbers are XLA's and never change.
+
+use prost::Message;
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ModuleWithConfig {
+    #[prost(message, optional, tag = "1")]
+    pub hlo_module: Option<Module>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Module {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(message, repeated, tag = "3")]
+    pub computations: Vec<Computation>,
+    #[prost(int64, tag = "6")]
+    pub entry_computation_id: i64,
+    #[prost(message, optional, tag = "7")]
+    pub schedule: Option<Schedule>,
+    #[prost(message, optional, tag = "17")]
+    pub stack_frame_index: Option<StackFrameIndex>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Computation {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(message, repeated, tag = "2")]
+    pub instructions: Vec<Instruction>,
+    #[prost(int64, tag = "5")]
+    pub id: i64,
+    #[prost(int64, tag = "6")]
+    pub root_id: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Instruction {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(string, tag = "2")]
+    pub opcode: String,
+    #[prost(message, optional, tag = "3")]
+    pub shape: Option<Shape>,
+    #[prost(message, optional, tag = "7")]
+    pub metadata: Option<Metadata>,
+    #[prost(string, tag = "11")]
+    pub fusion_kind: String,
+    #[prost(string, tag = "28")]
+    pub custom_call_target: String,
+    #[prost(int64, tag = "35")]
+    pub id: i64,
+    #[prost(int64, repeated, tag = "36")]
+    pub operand_ids: Vec<i64>,
+    #[prost(int64, repeated, tag = "38")]
+    pub called_computation_ids: Vec<i64>,
+    /// JSON of the backend's own.
+    #[prost(bytes = "vec", tag = "43")]
+    pub backend_config: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Shape {
+    /// XLA's PrimitiveType.
+    #[prost(int32, tag = "2")]
+    pub element_type: i32,
+    #[prost(int64, repeated, tag = "3")]
+    pub dimensions: Vec<i64>,
+    #[prost(message, repeated, tag = "4")]
+    pub tuple_shapes: Vec<Shape>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Metadata {
+    #[prost(string, tag = "2")]
+    pub op_name: String,
+    #[prost(string, tag = "3")]
+    pub source_file: String,
+    #[prost(int32, tag = "4")]
+    pub source_line: i32,
+    /// From 1; 0 is none.
+    #[prost(int32, tag = "15")]
+    pub stack_frame_id: i32,
+}
+
+/// Computation id to its instructions in the order in which they run.
+#[derive(Clone, PartialEq, Message)]
+pub struct Schedule {
+    #[prost(map = "int64, message", tag = "1")]
+    pub sequences: std::collections::HashMap<i64, Sequence>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Sequence {
+    #[prost(int64, repeated, tag = "1")]
+    pub instruction_ids: Vec<i64>,
+}
+
+/// Tables that refer to one another by position, from 1.
+#[derive(Clone, PartialEq, Message)]
+pub struct StackFrameIndex {
+    #[prost(string, repeated, tag = "1")]
+    pub file_names: Vec<String>,
+    #[prost(string, repeated, tag = "2")]
+    pub function_names: Vec<String>,
+    #[prost(message, repeated, tag = "3")]
+    pub file_locations: Vec<FileLocation>,
+    #[prost(message, repeated, tag = "4")]
+    pub stack_frames: Vec<StackFrame>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct FileLocation {
+    #[prost(int32, tag = "1")]
+    pub file_name_id: i32,
+    #[prost(int32, tag = "2")]
+    pub function_name_id: i32,
+    #[prost(int32, tag = "3")]
+    pub line: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct StackFrame {
+    #[prost(int32, tag = "1")]
+    pub file_location_id: i32,
+    #[prost(int32, tag = "2")]
+    pub parent_frame_id: i32,
+}

@@ -1,0 +1,274 @@
+//! Which values are in memory when, and so the most memory that a program needs at once.
+//!
+//! ```text
+//! step  runs                      live after it                      %0, %1: arguments, there for the whole run
+//! 0     %2 = dot_general %0, %1   %0 %1 %2                           %2: from step 0 to step 1
+//! 1     %3 = tanh %2              %0 %1 %3        in place of %2
+//! 2     %4 = reduce %3            %0 %1 %4                           %4: the result
+//! ```
+//!
+//! Two answers. `unfused` has every value written to memory, in program order. `fused` writes only what the groups of
+//! a `FusionPlan` exchange: a prediction of XLA. Neither bounds what a plugin takes, and as the orders differ `fused`
+//! can be a little above `unfused`.
+//! Both know what costs no memory of its own: a reshape and a barrier are other names of their operand, a splat is
+//! part of the instruction, a mutated input's new value takes the input's place once nothing reads the old one, and
+//! elementwise operations, updates and loops write over an operand that dies there.
+//!
+//! What a branch or a loop needs inside counts at its step: the greatest of its regions, beyond their parameters.
+//! Not counted are padding to tiles, copies for another layout, and the scratch memory of library calls.
+
+use super::cost::value_bytes;
+use super::fusion::{FusionPlan, Group, GroupKind};
+use crate::query::splat;
+use rustc_hash::{FxHashMap, FxHashSet};
+use torchtpu_ir::{Graph, NodeId, Op, Region, Value};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The caller's, for the whole run.
+    Argument,
+    /// Part of the program, for the whole run.
+    Constant,
+    /// Handed to the caller: from its making to the end.
+    Output,
+    Temporary,
+}
+
+impl Role {
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Argument => "argument",
+            Role::Constant => "constant",
+            Role::Output => "output",
+            Role::Temporary => "temporary",
+        }
+    }
+}
+
+/// One stretch of memory.
+#[derive(Clone, Debug)]
+pub struct Buffer {
+    /// The value written to it; what is written over it later has a buffer of its own.
+    pub value: Value,
+    pub bytes: u64,
+    pub role: Role,
+    /// First and last step at which it is held.
+    pub born: usize,
+    pub dies: usize,
+}
+
+/// A schedule and its memory. All sizes are bytes.
+#[derive(Clone, Debug, Default)]
+pub struct Liveness {
+    /// The node that each step ends with.
+    pub steps: Vec<NodeId>,
+    /// Held while each step runs.
+    pub profile: Vec<u64>,
+    pub buffers: Vec<Buffer>,
+    pub arguments: u64,
+    pub constants: u64,
+    /// Results that have memory of their own.
+    pub outputs: u64,
+    /// The greatest of `profile`, and the first step that reaches it.
+    pub peak: u64,
+    pub peak_step: usize,
+    /// What the regions of the operation at the peak need inside.
+    pub peak_inside: u64,
+}
+
+/// What runs at one step.
+struct Step {
+    last: NodeId,
+    reads: Vec<Value>,
+    writes: Vec<Value>,
+    /// May write a result over an operand of the same size.
+    in_place: bool,
+    inside: u64,
+}
+
+impl Liveness {
+    /// One step a node, and every value in memory.
+    pub fn unfused(graph: &Graph) -> Liveness {
+        schedule(graph, single_steps(graph), false)
+    }
+
+    /// One step a group, and in memory what groups exchange.
+    pub fn fused(graph: &Graph, plan: &FusionPlan) -> Liveness {
+        schedule(graph, group_steps(graph, plan), false)
+    }
+
+    /// What is held at the peak, the largest first.
+    pub fn at_peak(&self) -> Vec<&Buffer> {
+        let held = |b: &&Buffer| b.born <= self.peak_step && self.peak_step <= b.dies && b.bytes > 0;
+        let mut live: Vec<&Buffer> = self.buffers.iter().filter(held).collect();
+        live.sort_by_key(|b| std::cmp::Reverse(b.bytes));
+        live
+    }
+
+    /// The most that is needed beyond arguments and constants.
+    pub fn working(&self) -> u64 {
+        self.peak - self.arguments - self.constants
+    }
+}
+
+fn is_memory(op: &Op) -> bool {
+    matches!(op, Op::Parameter(_) | Op::Constant(_))
+}
+
+fn is_broadcast(op: &Op) -> bool {
+    matches!(op, Op::BroadcastInDim(_) | Op::Iota(_))
+}
+
+fn works_in_place(op: &Op) -> bool {
+    op.is_elementwise()
+        || matches!(
+            op,
+            Op::Reshape(_) | Op::DynamicUpdateSlice(_) | Op::Scatter(_) | Op::Sort(_) | Op::While(_)
+        )
+}
+
+fn single_steps(graph: &Graph) -> Vec<Step> {
+    let step = |id: NodeId| Step {
+        last: id,
+        reads: graph.operands(id).to_vec(),
+        writes: graph.results(id).to_vec(),
+        in_place: works_in_place(graph.op(id)),
+        inside: inside(graph.op(id), single_steps),
+    };
+    graph.topological().into_iter().filter(|&id| !is_memory(graph.op(id))).map(step).collect()
+}
+
+fn group_steps(graph: &Graph, plan: &FusionPlan) -> Vec<Step> {
+    let step = |group: &Group| {
+        let last = *group.nodes.last()?;
+        let in_place = match group.kind {
+            // Element by element, unless something inside moves elements.
+            GroupKind::Elementwise | GroupKind::Single => {
+                group.nodes.iter().all(|&id| works_in_place(graph.op(id)) || is_broadcast(graph.op(id)))
+            }
+            _ => false,
+        };
+        let inside = inside(graph.op(last), |g| group_steps(g, &FusionPlan::of(g)));
+        Some(Step { last, reads: group.inputs.clone(), writes: group.outputs.clone(), in_place, inside })
+    };
+    plan.groups.iter().filter_map(step).collect()
+}
+
+/// What the regions need at most, beyond what is passed to them. A loop's next state takes the place of the last.
+fn inside(op: &Op, steps: impl Fn(&Graph) -> Vec<Step>) -> u64 {
+    let need = |region: &&Region| {
+        let carried = matches!(op, Op::While(op) if std::ptr::eq(*region, &op.body));
+        schedule(region, steps(region), carried).working()
+    };
+    op.regions().iter().map(need).max().unwrap_or(0)
+}
+
+/// The value whose memory each value is: a reshape's or barrier's result is its operand, if that is in memory.
+fn homes(graph: &Graph, steps: &[Step]) -> FxHashMap<Value, Value> {
+    let written: FxHashSet<Value> = steps.iter().flat_map(|s| &s.writes).copied().collect();
+    let mut homes: FxHashMap<Value, Value> = FxHashMap::default();
+    for id in graph.topological() {
+        let operands = graph.operands(id);
+        for v in graph.results(id) {
+            let source = match graph.op(id) {
+                Op::Reshape(_) => operands.first(),
+                Op::OptimizationBarrier(_) => operands.get(v.result as usize),
+                _ => None,
+            };
+            let source = source.map(|s| homes.get(s).copied().unwrap_or(*s));
+            let home = source.filter(|s| written.contains(s) || is_memory(graph.op(s.node))).unwrap_or(v);
+            homes.insert(v, home);
+        }
+    }
+    homes
+}
+
+/// Gives every buffer its lifetime, in the order of the steps.
+fn schedule(graph: &Graph, steps: Vec<Step>, carried: bool) -> Liveness {
+    let homes = homes(graph, &steps);
+    let home = |v: Value| homes.get(&v).copied().unwrap_or(v);
+    let end = steps.len();
+    let mut last_read: FxHashMap<Value, usize> = FxHashMap::default();
+    for (at, step) in steps.iter().enumerate() {
+        for v in step.reads.iter().chain(&step.writes) {
+            last_read.insert(home(*v), at);
+        }
+    }
+    let returned: FxHashSet<Value> = graph.outputs.iter().map(|v| home(*v)).collect();
+    // A mutated input's new value, with the step that reads the old one last.
+    let aliased = graph.aliases.iter().map(|alias| (alias.output, alias.parameter));
+    let states = (0..graph.outputs.len()).filter(|_| carried).map(|i| (i, i));
+    let replaces: FxHashMap<Value, Option<usize>> = aliased
+        .chain(states)
+        .filter_map(|(output, parameter)| {
+            let parameter = Value { node: *graph.parameters().get(parameter)?, result: 0 };
+            Some((home(*graph.outputs.get(output)?), last_read.get(&parameter).copied()))
+        })
+        .collect();
+
+    let mut live = Liveness::default();
+    let hold = |live: &mut Liveness, value, bytes, role, born, dies| {
+        live.buffers.push(Buffer { value, bytes, role, born, dies });
+        live.buffers.len() - 1
+    };
+    for id in graph.topological() {
+        let v = Value { node: id, result: 0 };
+        let bytes = if is_memory(graph.op(id)) { value_bytes(graph, v) } else { continue };
+        if matches!(graph.op(id), Op::Parameter(_)) {
+            live.arguments = live.arguments.saturating_add(bytes);
+            hold(&mut live, v, bytes, Role::Argument, 0, end);
+        } else if splat(graph, v).is_none() {
+            live.constants = live.constants.saturating_add(bytes);
+            hold(&mut live, v, bytes, Role::Constant, 0, end);
+        }
+    }
+    let always = live.arguments.saturating_add(live.constants);
+    let mut buffer_of: FxHashMap<Value, usize> = FxHashMap::default();
+    let mut ends_at: Vec<Vec<usize>> = vec![Vec::new(); end + 1];
+    let mut held = 0u64; // beyond arguments and constants
+    live.peak = always;
+    for (at, step) in steps.iter().enumerate() {
+        let mut taken: Vec<usize> = Vec::new();
+        let mut freed_early = 0u64;
+        for v in step.writes.iter().filter(|v| home(**v) == **v) {
+            let is_output = returned.contains(v);
+            let in_argument = replaces.get(v).is_some_and(|read| read.is_none_or(|read| read <= at));
+            let bytes = if in_argument { 0 } else { value_bytes(graph, *v) };
+            let dies = if is_output { end } else { last_read.get(v).copied().unwrap_or(at) };
+            let role = if is_output { Role::Output } else { Role::Temporary };
+            if role == Role::Output {
+                live.outputs = live.outputs.saturating_add(bytes);
+            }
+            let dying = |r: &Value| {
+                let found = *buffer_of.get(&home(*r))?;
+                let buffer = &live.buffers[found];
+                let fits = buffer.role == Role::Temporary && buffer.dies == at && buffer.bytes >= bytes;
+                (fits && !taken.contains(&found)).then_some(found)
+            };
+            let reused = if step.in_place && bytes > 0 { step.reads.iter().find_map(dying) } else { None };
+            if let Some(old) = reused {
+                // The old value is over where the new one starts.
+                taken.push(old);
+                freed_early = freed_early.saturating_add(live.buffers[old].bytes);
+                live.buffers[old].dies = at.saturating_sub(1);
+            }
+            held = held.saturating_add(bytes);
+            let index = hold(&mut live, *v, bytes, role, at, dies);
+            buffer_of.insert(*v, index);
+            ends_at[dies].push(index);
+        }
+        held -= freed_early;
+        let now = always.saturating_add(held).saturating_add(step.inside);
+        live.steps.push(step.last);
+        live.profile.push(now);
+        if now > live.peak {
+            (live.peak, live.peak_step, live.peak_inside) = (now, at, step.inside);
+        }
+        for &index in &ends_at[at] {
+            if !taken.contains(&index) {
+                held -= live.buffers[index].bytes;
+            }
+        }
+    }
+    live
+}

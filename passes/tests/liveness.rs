@@ -1,0 +1,153 @@
+//! Memory over the schedule, of graphs small enough to count by hand, and what holds for any graph.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod random;
+
+use proptest::prelude::*;
+use torchtpu_ir::verify::parse_verified;
+use torchtpu_ir::{Graph, Op};
+use torchtpu_passes::analysis::cost::{flops, total, trip_count, unknown_loops};
+use torchtpu_passes::analysis::{FusionPlan, Liveness, Role};
+
+fn graph(text: &str) -> Graph {
+    parse_verified(text).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn fused(graph: &Graph) -> Liveness {
+    Liveness::fused(graph, &FusionPlan::of(graph))
+}
+
+/// Kilobytes of one `f32[256]`.
+const T: u64 = 1024;
+
+#[test]
+fn a_dying_operand_is_written_over() {
+    let g = graph(
+        "graph \"g\" { %0 = parameter {role=input, index=0} : f32[256]\n\
+         %1 = sort %0 {dimension=0, descending=false} : f32[256]\n\
+         %2 = exponential %1 : f32[256]\n\
+         %3 = sort %2 {dimension=0, descending=false} : f32[256]\nreturn %3 }",
+    );
+    let live = Liveness::unfused(&g);
+    assert_eq!(live.profile, [2 * T, 2 * T, 2 * T]);
+    assert_eq!((live.arguments, live.outputs, live.peak), (T, T, 2 * T));
+}
+
+#[test]
+fn what_is_read_later_is_held() {
+    let g = graph(
+        "graph \"g\" { %0 = parameter {role=input, index=0} : f32[256]\n\
+         %1 = sort %0 {dimension=0, descending=false} : f32[256]\n\
+         %2 = reverse %1 {dimensions=[0]} : f32[256]\n\
+         %3 = sort %2, %1 {dimension=0, descending=false} : f32[256], f32[256]\nreturn %3 }"
+            .replace("%3 = sort", "%3, %4 = sort")
+            .as_str(),
+    );
+    let live = Liveness::unfused(&g);
+    assert_eq!(live.profile, [2 * T, 3 * T, 3 * T]);
+    assert_eq!(live.peak_step, 1);
+    let held = live.at_peak();
+    assert_eq!(
+        held.iter().map(|b| b.role).collect::<Vec<_>>(),
+        [Role::Argument, Role::Temporary, Role::Temporary]
+    );
+}
+
+#[test]
+fn fusion_keeps_values_out_of_memory() {
+    let g = graph(
+        "graph \"g\" { %0 = parameter {role=input, index=0} : f32[256]\n\
+         %1 = constant {value=2.0} : f32[256]\n\
+         %2 = reverse %0 {dimensions=[0]} : f32[256]\n\
+         %3 = multiply %2, %1 : f32[256]\n\
+         %4 = reduce %3 {dimensions=[0], kind=add} : f32[]\nreturn %4 }",
+    );
+    assert_eq!(fused(&g).peak, T + 4);
+    assert_eq!(Liveness::unfused(&g).peak, 2 * T + 4);
+    assert_eq!(fused(&g).constants, 0, "a splat is no memory");
+}
+
+#[test]
+fn names_of_memory_cost_nothing() {
+    let g = graph(
+        "graph \"g\" { %0 = parameter {role=input, index=0} : f32[256]\n\
+         %1 = sort %0 {dimension=0, descending=false} : f32[256]\n\
+         %2 = reshape %1 : f32[16,16]\n\
+         %3 = optimization_barrier %2 : f32[16,16]\n\
+         %4 = sort %3 {dimension=0, descending=false} : f32[16,16]\nreturn %4, %3 }",
+    );
+    let live = Liveness::unfused(&g);
+    assert_eq!(live.peak, 3 * T);
+    assert_eq!(live.outputs, 2 * T);
+}
+
+#[test]
+fn a_mutated_input_is_written_in_place_once_it_is_read() {
+    let text = "graph \"g\" { %0 = parameter {role=input, index=0} : f32[256]\n\
+         %1 = sort %0 {dimension=0, descending=false} : f32[256]\nreturn %1 }";
+    let mut g = graph(text);
+    assert_eq!(Liveness::unfused(&g).peak, 2 * T);
+    g.aliases.push(torchtpu_ir::graph::Alias { output: 0, parameter: 0 });
+    assert_eq!(Liveness::unfused(&g).peak, T);
+}
+
+const LOOP: &str = "graph \"g\" {
+  %0 = parameter {role=input, index=0} : f32[256]
+  %1 = constant {value=0} : s64[]
+  %2, %3 = while %1, %0 {cond=graph \"cond\" {
+    %0 = parameter {role=input, index=0} : s64[]
+    %1 = parameter {role=input, index=1} : f32[256]
+    %2 = constant {value=10} : s64[]
+    %3 = compare %0, %2 {direction=lt} : pred[]
+    return %3
+  }, body=graph \"body\" {
+    %0 = parameter {role=input, index=0} : s64[]
+    %1 = parameter {role=input, index=1} : f32[256]
+    %2 = constant {value=STEP} : s64[]
+    %3 = add %0, %2 : s64[]
+    %4 = reverse %1 {dimensions=[0]} : f32[256]
+    %5 = sort %4 {dimension=0, descending=false} : f32[256]
+    %6 = exponential %5 : f32[256]
+    return %3, %6
+  }} : s64[], f32[256]
+  return %3
+}";
+
+#[test]
+fn loops_count_as_often_as_they_run() {
+    let g = graph(&LOOP.replace("STEP", "3"));
+    let id = g.node_ids().find(|&id| matches!(g.op(id), Op::While(_))).unwrap();
+    assert_eq!(trip_count(&g, id), Some(4));
+    // An addition and a comparison of numbers, a sort of 256 in 8 rounds, an exponential.
+    assert_eq!(total(&g, flops), 4 * (2 + 256 * 8 + 256));
+    assert_eq!(unknown_loops(&g), 0);
+    let endless = graph(&LOOP.replace("STEP", "0"));
+    assert_eq!(unknown_loops(&endless), 1);
+    assert_eq!(total(&endless, flops), 2 + 256 * 8 + 256);
+}
+
+#[test]
+fn what_a_loop_needs_inside_counts_at_its_step() {
+    let live = Liveness::unfused(&graph(&LOOP.replace("STEP", "1")));
+    // The reversed copy; what follows is written over it, and the state over the last one.
+    assert!(live.peak_inside >= T && live.peak_inside <= T + 16, "{}", live.peak_inside);
+    assert_eq!(live.peak, T + (T + 8) + live.peak_inside);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_schedule_adds_up(numbers in prop::collection::vec(any::<u32>(), 20..300)) {
+        let (graph, _) = random::graph(&numbers);
+        for live in [Liveness::unfused(&graph), fused(&graph)] {
+            prop_assert_eq!(live.peak, live.profile.iter().copied().max().unwrap_or(0).max(live.arguments + live.constants));
+            for (step, &bytes) in live.profile.iter().enumerate() {
+                let held = live.buffers.iter().filter(|b| b.born <= step && step <= b.dies);
+                prop_assert_eq!(held.map(|b| b.bytes).sum::<u64>(), bytes, "step {}", step);
+            }
+            prop_assert!(live.buffers.iter().all(|b| b.bytes == 0 || b.born <= b.dies));
+        }
+    }
+}
