@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import warnings
 from collections.abc import Mapping
 from typing import Any
+
+WARN_FROM = 3
+"""Recompilations of one function that are worth a warning."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recompilation:
-    """A graph that was compiled again; `graph` is dynamo's "frame/compilation" and the kind of graph."""
+    """A graph that was compiled again; `graph` is dynamo's "frame/compilation" and the kind of graph, `reason` the
+    guard that failed or the size that changed, `line` where the user called."""
 
     graph: str
     reason: str
+    line: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +44,10 @@ class Stats:
             f"compilations {self.compilations}  executions {self.executions}  cache hits {self.cache_hits}"
             f"  errors {self.errors}",
             *(f"  {stage:<12} {seconds:8.3f} s" for stage, seconds in self.stage_seconds.items()),
-            *(f"  recompiled {r.graph}: {r.reason}" for r in self.recompilations),
+            *(
+                f"  recompiled {r.graph}: {r.reason}{f' at {r.line}' if r.line else ''}"
+                for r in self.recompilations
+            ),
         ]
         return "\n".join(lines)
 
@@ -58,14 +67,37 @@ class Counters:
         self.errors = 0
         self.stage_seconds: dict[str, float] = {}
         self.recompilations: list[Recompilation] = []
+        self.again: dict[str, int] = {}
 
-    def compiled(self, graph: str, stages: Mapping[str, float], reason: str | None) -> None:
+    def compiled(self, graph: str, stages: Mapping[str, float], reason: str | None, line: str = "") -> None:
+        """Counts a compilation, and warns of a function's third recompilation, and of each time that doubles."""
+        times = 0
         with self.lock:
             self.compilations += 1
             for stage, seconds in stages.items():
                 self.stage_seconds[stage] = self.stage_seconds.get(stage, 0.0) + seconds
             if reason is not None:
-                self.recompilations.append(Recompilation(graph, reason))
+                self.recompilations.append(Recompilation(graph, reason, line))
+                # Forward and backward are one function, and the backward follows.
+                if not graph.endswith(" backward"):
+                    frame = graph.partition("/")[0]
+                    times = self.again[frame] = self.again.get(frame, 0) + 1
+        if reason is not None and times >= WARN_FROM and (times // WARN_FROM).bit_count() == 1:
+            if times % WARN_FROM == 0:
+                warnings.warn(advice(graph, times, reason, line), stacklevel=3)
+
+
+def advice(graph: str, times: int, reason: str, line: str) -> str:
+    """What to say of a function that is compiled again and again, and what helps."""
+    if reason.startswith("new size "):
+        helps = 'options={"buckets": {"*": "pow2"}} compiles once for a range of sizes'
+    else:
+        helps = (
+            "torch._dynamo.mark_dynamic(tensor, dim), or dynamic=True, makes one graph of all sizes; "
+            "TORCH_LOGS=recompiles shows every guard"
+        )
+    where = f" at {line}" if line else ""
+    return f"graph {graph} was compiled again, {times} times by now{where}: {reason.strip()}; {helps}"
 
 
 counters = Counters()

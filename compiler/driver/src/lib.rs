@@ -1,9 +1,10 @@
 //! Joins the stages. `program` is the straight line from an FX payload to StableHLO, `executable` what runs it,
-//! `cpu` what the CPU plugin needs said differently, `host` the only place that touches the caller's memory,
+//! `bucket` one executable for a range of sizes, `cpu` what the CPU plugin needs said differently, `host` the only place that touches the caller's memory,
 //! `options` what can be asked for.
 //!
 //! Nothing here may know of Python.
 
+pub mod bucket;
 mod cpu;
 pub mod executable;
 pub mod host;
@@ -13,7 +14,7 @@ pub mod program;
 pub use executable::{Executable, Output, live_buffers};
 pub use host::{Memory, TensorRef};
 pub use options::{CompileSettings, ProgramSettings};
-pub use program::Program;
+pub use program::{Program, Source};
 pub use torchtpu_ir::{CompileError, DType, Stage};
 pub use torchtpu_pjrt as pjrt;
 
