@@ -78,13 +78,12 @@ class Counters:
                 self.stage_seconds[stage] = self.stage_seconds.get(stage, 0.0) + seconds
             if reason is not None:
                 self.recompilations.append(Recompilation(graph, reason, line))
-                # Forward and backward are one function, and the backward follows.
-                if not graph.endswith(" backward"):
+                # Forward and backward are one function, and the backward follows. Buckets were asked for.
+                if not graph.endswith(" backward") and "all sizes up to" not in reason:
                     frame = graph.partition("/")[0]
                     times = self.again[frame] = self.again.get(frame, 0) + 1
-        if reason is not None and times >= WARN_FROM and (times // WARN_FROM).bit_count() == 1:
-            if times % WARN_FROM == 0:
-                warnings.warn(advice(graph, times, reason, line), stacklevel=3)
+        if times % WARN_FROM == 0 and (times // WARN_FROM).bit_count() == 1:
+            warnings.warn(advice(graph, times, str(reason), line), stacklevel=3)
 
 
 def advice(graph: str, times: int, reason: str, line: str) -> str:

@@ -26,7 +26,8 @@ INLINE_BYTES = 4096
 """Constants up to this size travel inside the payload; the others are passed at run time."""
 
 # What a graph returns, by output: ("tensor", k) the k-th tensor of the executable, ("view", (k, size, stride,
-# offset)) a view of it, ("input", i) the i-th argument itself, ("input_view", (i, size, stride, offset)) a view of it, ("const", v), ("sym", expression).
+# offset)) a view of it, ("input", i) the i-th argument itself, ("input_view", (i, size, stride, offset)) a view of
+# it, offset counted from its own, ("const", v), ("sym", expression).
 Output = tuple[str, Any]
 
 

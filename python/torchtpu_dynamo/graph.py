@@ -114,7 +114,8 @@ class Graph:
         stages = {"export": self.export_seconds, **program.stage_times(), **executable.stage_times()}
         self.export_seconds = 0.0
         frames = calling_frames() if reason is not None else []
-        counters.compiled(self.label, stages, reason, "{0}:{1} in {2}".format(*frames[0]) if frames else "")
+        line = "{}:{} in {}".format(*frames[0]) if frames else ""
+        counters.compiled(self.label, stages, reason, line)
         log.info(
             "compiled %s: %d nodes in %.3f s", self.label, self.exported.nodes, time.perf_counter() - start
         )

@@ -10,7 +10,7 @@ use torchtpu_emit::{EmitOptions, emit_bytecode, emit_text};
 use torchtpu_import::{Bindings, Kind, Payload};
 use torchtpu_ir::text::print_graph;
 use torchtpu_ir::{CompileError, Graph, Stage};
-use torchtpu_lowering::{Check, InputSpec, Lowered, OutputSpec, lower};
+use torchtpu_lowering::{Check, InputSpec, Lowered, OutputSpec, lower_for};
 use torchtpu_passes::{PassOptions, PassReport};
 
 type Result<T> = std::result::Result<T, CompileError>;
@@ -51,15 +51,21 @@ impl Source {
     }
 
     /// The IR at these sizes: nothing is traced or parsed again.
-    fn lower(&self, bindings: &Bindings, settings: &ProgramSettings, clock: &mut Clock) -> Result<Lowered> {
+    fn lower(
+        &self,
+        bindings: &Bindings,
+        largest: Option<i64>,
+        settings: &ProgramSettings,
+        clock: &mut Clock,
+    ) -> Result<Lowered> {
         if !self.payload.is_symbolic() {
-            return clock.time("lower", || lower(&self.payload, settings.check_bounds));
+            return clock.time("lower", || lower_for(&self.payload, settings.check_bounds, largest));
         }
         let payload = clock.time("bind", || {
             let mut payload = self.payload.clone();
             payload.bind(bindings).map(|()| payload)
         })?;
-        clock.time("lower", || lower(&payload, settings.check_bounds))
+        clock.time("lower", || lower_for(&payload, settings.check_bounds, largest))
     }
 }
 
@@ -67,7 +73,7 @@ impl Program {
     /// Compiles a payload to StableHLO. `bindings` gives every symbol of the inputs its value.
     pub fn new(source: &Arc<Source>, bindings: &Bindings, settings: &ProgramSettings) -> Result<Program> {
         let mut clock = Clock { stages: vec![("import", source.import)] };
-        let lowered = source.lower(bindings, settings, &mut clock)?;
+        let lowered = source.lower(bindings, None, settings, &mut clock)?;
         Program::finish(source, lowered, None, settings, clock)
     }
 
@@ -82,11 +88,12 @@ impl Program {
         let mut clock = Clock { stages: vec![("import", source.import)] };
         let mut names: Vec<&String> = upper.keys().collect();
         names.sort();
-        let mut lowered = vec![source.lower(upper, settings, &mut clock)?];
+        let largest = upper.values().copied().max();
+        let mut lowered = vec![source.lower(upper, largest, settings, &mut clock)?];
         let mut used = vec![upper];
         for (i, sample) in samples.iter().enumerate() {
             // The first is asked for; what the user's program refuses, or is at no other size, is no sample of it.
-            match source.lower(sample, settings, &mut Clock::default()) {
+            match source.lower(sample, largest, settings, &mut Clock::default()) {
                 Ok(one) if i == 0 || bucket::is_sample(&lowered[0], &one) => {
                     lowered.push(one);
                     used.push(sample);
@@ -99,7 +106,8 @@ impl Program {
             .iter()
             .map(|name| used.iter().map(|b| b.get(*name).copied().unwrap_or(0)).collect())
             .collect();
-        let (padded, bucket) = clock.time("bucket", || bucket::rewrite(&lowered, &symbols))?;
+        let (padded, mut bucket) = clock.time("bucket", || bucket::rewrite(&lowered, &symbols))?;
+        bucket.largest = largest;
         Program::finish(source, padded, Some(bucket), settings, clock)
     }
 
@@ -108,7 +116,7 @@ impl Program {
         let Some(bucket) = &self.bucket else {
             return Err(CompileError::new(Stage::Run, "the program is for one set of sizes"));
         };
-        bucket.runtime(&self.source.lower(bindings, settings, &mut Clock::default())?)
+        bucket.runtime(&self.source.lower(bindings, bucket.largest, settings, &mut Clock::default())?)
     }
 
     fn finish(

@@ -204,7 +204,9 @@ fn call(name: &str, args: &[Number]) -> Result_ {
         ("TruncToInt", [a]) => to_int(a.f64().trunc()),
         // Half to even, as Python's round.
         ("RoundToInt", [a]) => to_int(a.f64().round_ties_even()),
-        ("ModularIndexing", [a, b, c]) => arithmetic(arithmetic(*a, *b, floor_div, |a, b| (a / b).floor())?, *c, floor_mod, f64::rem_euclid),
+        ("ModularIndexing", [a, b, c]) => {
+            arithmetic(arithmetic(*a, *b, floor_div, |a, b| (a / b).floor())?, *c, floor_mod, f64::rem_euclid)
+        }
         ("OpaqueUnaryFn_exp" | "exp", [a]) => Ok(Number::Float(a.f64().exp())),
         ("OpaqueUnaryFn_log" | "log", [a]) => Ok(Number::Float(a.f64().ln())),
         ("OpaqueUnaryFn_log2", [a]) => Ok(Number::Float(a.f64().log2())),

@@ -59,6 +59,8 @@ pub struct Settings {
     pub check_bounds: bool,
     /// Inside a branch or a loop.
     pub in_region: bool,
+    /// The graph stands for all sizes up to this: what takes log2(n) operations takes as many as for the largest.
+    pub largest: Option<i64>,
 }
 
 /// A predicate that must be false at run time, and what to say where it is not.

@@ -14,5 +14,5 @@ pub mod promote;
 pub mod table;
 
 pub use cx::{Check, Cx, Number, Settings};
-pub use lower::{InputSpec, Lowered, OutputSpec, TensorSpec, lower};
+pub use lower::{InputSpec, Lowered, OutputSpec, TensorSpec, lower, lower_for};
 pub use table::{Row, Rule, find, rows};

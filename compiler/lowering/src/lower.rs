@@ -101,6 +101,11 @@ pub struct Lowered {
 /// Lowers a payload whose symbols are bound. With `check_bounds` the program also returns the predicates of
 /// `Cx::check`.
 pub fn lower(payload: &Payload, check_bounds: bool) -> Result<Lowered> {
+    lower_for(payload, check_bounds, None)
+}
+
+/// As `lower`, for a graph that is to be like those of other sizes, up to `largest`, operation by operation.
+pub fn lower_for(payload: &Payload, check_bounds: bool, largest: Option<i64>) -> Result<Lowered> {
     let precision = match payload.matmul_precision.as_str() {
         "high" => Precision::High,
         "medium" => Precision::Default,
@@ -143,7 +148,7 @@ pub fn lower(payload: &Payload, check_bounds: bool) -> Result<Lowered> {
     };
     let mut cx = Cx {
         b,
-        settings: Settings { precision, check_bounds, in_region: false },
+        settings: Settings { precision, check_bounds, in_region: false, largest },
         payload,
         node: first,
         target: &payload.targets[first.target],

@@ -242,7 +242,8 @@ impl Program {
         let program = self.program.clone();
         let made = interruptible(py, move || program.runtime(&bindings.into_iter().collect(), &settings))?;
         let runtime = made.map_err(|e| raise(py, e))?;
-        let filling = |f: torchtpu_driver::bucket::Filling| (f.dtype.torch_name(), f.shape, PyBytes::new(py, &f.bytes));
+        let filling =
+            |f: torchtpu_driver::bucket::Filling| (f.dtype.torch_name(), f.shape, PyBytes::new(py, &f.bytes));
         Ok((runtime.limits, runtime.fillings.into_iter().map(filling).collect()))
     }
 

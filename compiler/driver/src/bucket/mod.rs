@@ -73,6 +73,8 @@ pub struct Runtime {
 /// The analysis of one bucket.
 pub struct Bucket {
     template: Graph,
+    /// What the graph was lowered for, and exact graphs are.
+    pub largest: Option<i64>,
     /// By template value: node, then result.
     dims: Vec<Vec<Vec<Dim>>>,
     limits: Vec<Witness>,
@@ -126,9 +128,11 @@ fn finish(lowered: &[Lowered], rewritten: rules::Rewritten) -> Result<(Lowered, 
     };
     let parameter = |i: usize| Value { node: exact.graph.parameters()[i], result: 0 };
     let inputs = exact.inputs.iter().enumerate().map(|(i, s)| border(parameter(i), &s.tensor)).collect();
-    let outputs = exact.outputs.iter().zip(&exact.graph.outputs).map(|(o, v)| border(*v, &o.tensor)).collect();
+    let outputs =
+        exact.outputs.iter().zip(&exact.graph.outputs).map(|(o, v)| border(*v, &o.tensor)).collect();
     let bucket = Bucket {
         template: exact.graph.clone(),
+        largest: None,
         limits,
         starts,
         constants,
@@ -303,7 +307,11 @@ fn same_border(a: &Lowered, b: &Lowered) -> Result<()> {
 /// but for those that `runtime` and `rules` look at themselves.
 fn aligned(a: &Graph, b: &Graph) -> Result<()> {
     let other = || CompileError::lowering("the graph has other operations at other sizes");
-    if a.len() != b.len() || a.outputs != b.outputs || a.aliases != b.aliases || a.parameters() != b.parameters() {
+    if a.len() != b.len()
+        || a.outputs != b.outputs
+        || a.aliases != b.aliases
+        || a.parameters() != b.parameters()
+    {
         // The first operation that differs tells the user where.
         let at = a.node_ids().find(|&id| !b.contains(id) || a.op(id).name() != b.op(id).name());
         return Err(at.map_or_else(other, |id| refusal(a, id, "is one of several that depend on sizes")));
@@ -344,11 +352,12 @@ fn attributes_agree(a: &Graph, b: &Graph, id: NodeId) -> bool {
         (Op::ReduceWindow(x), Op::ReduceWindow(y)) => {
             let mut z = y.clone();
             z.pad_high.clone_from(&x.pad_high);
-            x == &z || (rules::whole_window(a, id) && rules::whole_window(b, id) && {
-                z.window.clone_from(&x.window);
-                z.pad_low.clone_from(&x.pad_low);
-                x == &z && z.pad_low.iter().zip(&y.pad_low).all(|(p, q)| (*p == 0) == (*q == 0))
-            })
+            x == &z
+                || (rules::whole_window(a, id) && rules::whole_window(b, id) && {
+                    z.window.clone_from(&x.window);
+                    z.pad_low.clone_from(&x.pad_low);
+                    x == &z && z.pad_low.iter().zip(&y.pad_low).all(|(p, q)| (*p == 0) == (*q == 0))
+                })
         }
         (Op::DynamicSlice(x), Op::DynamicSlice(y)) => whole(&x.sizes, &y.sizes),
         (Op::Gather(x), Op::Gather(y)) => {

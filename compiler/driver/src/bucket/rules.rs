@@ -113,7 +113,8 @@ impl<'a> Rewriter<'a> {
             {
                 return Err(refusal(template, id, "has a rule for padding that does not fit it"));
             }
-            let shrinks = |p: &Part| p.limit.is_some_and(|l| self.limits.values[l].iter().any(|&v| v > p.extent));
+            let shrinks =
+                |p: &Part| p.limit.is_some_and(|l| self.limits.values[l].iter().any(|&v| v > p.extent));
             if made.dims.iter().flatten().any(|d| d.parts.iter().any(shrinks)) {
                 return Err(refusal(template, id, "is larger at smaller sizes"));
             }
@@ -192,11 +193,13 @@ impl<'a> Rewriter<'a> {
         if let Some(found) = self.fillings.get(&key) {
             return *found;
         }
-        let given = self.graphs[0].parameters().iter().filter(
-            |&&p| matches!(self.graphs[0].op(p), Op::Parameter(p) if p.role == ParamRole::Input),
-        );
+        let given = self.graphs[0]
+            .parameters()
+            .iter()
+            .filter(|&&p| matches!(self.graphs[0].op(p), Op::Parameter(p) if p.role == ParamRole::Input));
         let index = (given.count() + self.filled.len()) as i64;
-        let value = Builder { graph: &mut self.graph, loc: LocId::UNKNOWN }.parameter(ParamRole::Input, index, ty);
+        let value =
+            Builder { graph: &mut self.graph, loc: LocId::UNKNOWN }.parameter(ParamRole::Input, index, ty);
         self.filled.push(filled);
         self.fillings.insert(key, value);
         value
@@ -581,8 +584,12 @@ impl<'a> Rewriter<'a> {
     /// Reversed padding comes first: it is sliced away at a start that only the sizes tell.
     fn reverse(&mut self, at: At, op: &Reverse) -> Result<Made> {
         let mut dims = at.dims[0].clone();
-        let padded: Vec<usize> =
-            op.dimensions.iter().map(|&d| d as usize).filter(|&d| dims[d].is_padded() && !dims[d].uniform).collect();
+        let padded: Vec<usize> = op
+            .dimensions
+            .iter()
+            .map(|&d| d as usize)
+            .filter(|&d| dims[d].is_padded() && !dims[d].uniform)
+            .collect();
         let mut parts = Vec::new();
         for &d in &padded {
             let part = self.prefix(at.id, &dims[d])?;
@@ -759,7 +766,8 @@ impl<'a> Rewriter<'a> {
         let origin = b.scalar(DType::I32, 0.0);
         let mut offset = origin;
         for (part, &operand) in parts.iter().zip(&at.operands) {
-            let starts: Vec<Value> = (0..ty.rank()).map(|d| if d == along { offset } else { origin }).collect();
+            let starts: Vec<Value> =
+                (0..ty.rank()).map(|d| if d == along { offset } else { origin }).collect();
             value = self.b().dynamic_update_slice(value, operand, &starts)?;
             let size = match part.limit {
                 Some(limit) => self.limit(limit),
@@ -802,7 +810,8 @@ impl<'a> Rewriter<'a> {
             let dim = self.unify(at.id, &lhs[feature], &rhs[in_feature])?;
             (lhs[feature], rhs[in_feature]) = (dim.clone(), dim);
         } else {
-            let grouped = [&lhs[feature], &rhs[in_feature], &rhs[out_feature]].into_iter().any(Dim::is_padded);
+            let grouped =
+                [&lhs[feature], &rhs[in_feature], &rhs[out_feature]].into_iter().any(Dim::is_padded);
             if grouped || (op.batch_groups != 1 && lhs[batch].is_padded()) {
                 return self.refuse(at.id, "has groups of padded channels");
             }
@@ -932,7 +941,8 @@ impl<'a> Rewriter<'a> {
         let mut op = op.clone();
         if padded {
             let dtype = template.ty(at.old[1]).dtype;
-            let outside = if dtype.is_signed() { Scalar::from_i64(dtype, -1) } else { Scalar::highest(dtype) };
+            let outside =
+                if dtype.is_signed() { Scalar::from_i64(dtype, -1) } else { Scalar::highest(dtype) };
             operands[1] = self.masked(operands[1], &indices, &chosen, outside)?;
             (op.sorted, op.unique) = (false, false);
         }
