@@ -100,6 +100,9 @@ def samples(key: Sequence[int], spans: Sequence[tuple[int, int] | None]) -> list
 
     found = [
         tuple(key),
+        # Together, for sizes that must be equal; apart, to tell others from one another.
+        sample(lambda i, low, high: high - 1),
+        sample(lambda i, low, high: low + 1),
         sample(lambda i, low, high: high - 1 - i),
         sample(lambda i, low, high: low + 1 + 2 * i),
         sample(lambda i, low, high: (low + high) // 2 + i),

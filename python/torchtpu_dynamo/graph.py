@@ -166,12 +166,12 @@ class Graph:
             known.append(bucket)
             return program, found
         except TorchTPUError as e:
-            if e.stage not in ("lowering", "import", "verify"):  # type: ignore[attr-defined]
+            if e.stage not in ("lowering", "import", "verify"):
                 raise
             self.refused[upper] = self.refused.get(upper, 0) + 1
             if self.refused[upper] > 1:
                 return None
-            where = f" at {e.location}" if e.location else ""  # type: ignore[attr-defined]
+            where = f" at {e.location}" if e.location else ""
             why = str(e).splitlines()[0]
             warn(f"{self.label} cannot be padded to {upper}, and is compiled size by size: {why}{where}")
             return None
@@ -189,7 +189,7 @@ class Graph:
             try:
                 return self.build(bounds, seen, self.why(key, upper))
             except TorchTPUError as e:
-                if e.stage not in ("lowering", "import", "verify"):  # type: ignore[attr-defined]
+                if e.stage not in ("lowering", "import", "verify"):
                     raise
         return self.build(bounds, attempts[-1], self.why(key, upper))
 

@@ -230,7 +230,7 @@ def test_llama_in_buckets() -> None:
         vocab_size=50,
         hidden_size=16,
         intermediate_size=24,
-        num_hidden_layers=2,
+        num_hidden_layers=1,
         num_attention_heads=4,
         num_key_value_heads=2,
         use_cache=False,

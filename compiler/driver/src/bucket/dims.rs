@@ -8,7 +8,7 @@ use torchtpu_ir::{Graph, Value};
 pub type Sizes = SmallVec<[i64; 6]>;
 
 /// A factor of a dimension: `extent` positions, of which the first `limit` are valid, or all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Part {
     pub extent: i64,
     pub limit: Option<usize>,

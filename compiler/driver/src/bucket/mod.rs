@@ -232,10 +232,10 @@ impl Bucket {
                         return differs("starts where another rule says");
                     }
                 }
-                (Op::Constant(a), Op::Constant(b)) => {
-                    if a.value != b.value && !self.constants.iter().any(|nodes| nodes.contains(&id)) {
-                        return differs("has a value that depends on sizes");
-                    }
+                (Op::Constant(a), Op::Constant(b))
+                    if a.value != b.value && !self.constants.iter().any(|nodes| nodes.contains(&id)) =>
+                {
+                    return differs("has a value that depends on sizes");
                 }
                 _ => {}
             }

@@ -36,7 +36,8 @@ pub struct Rewriter<'a> {
     constants: Vec<(Vec<Literal>, TensorType, Vec<NodeId>)>,
     filled: Vec<Filled>,
     fillings: HashMap<(bool, usize), Value>,
-    masks: HashMap<(Vec<i64>, usize, Vec<(i64, Option<usize>)>), Value>,
+    /// By shape, dimension and parts.
+    masks: HashMap<(Vec<i64>, usize, Vec<Part>), Value>,
 }
 
 /// What a rule made: operands for the operation as it stands, or results of its own; and the results' dimensions.
@@ -219,7 +220,7 @@ impl<'a> Rewriter<'a> {
         if parts.iter().all(|p| p.limit.is_none()) {
             return Ok(None);
         }
-        let key = (shape.to_vec(), dim, parts.iter().map(|p| (p.extent, p.limit)).collect());
+        let key = (shape.to_vec(), dim, parts.to_vec());
         if let Some(found) = self.masks.get(&key) {
             return Ok(Some(*found));
         }
@@ -911,14 +912,14 @@ impl<'a> Rewriter<'a> {
             chosen.push(d);
         }
         let mut window = op.update_window_dims.iter().map(|&d| d as usize);
-        for d in 0..operand.len() {
+        for (d, dim) in operand.iter_mut().enumerate() {
             let position = d as i64;
             if op.input_batching_dims.contains(&position) {
                 continue;
             }
-            if op.scatter_dims_to_operand_dims.contains(&position) && operand[d].is_padded() {
-                let part = self.prefix(id, &operand[d])?;
-                operand[d] = Dim::one(part.extent, part.limit);
+            if op.scatter_dims_to_operand_dims.contains(&position) && dim.is_padded() {
+                let part = self.prefix(id, dim)?;
+                *dim = Dim::one(part.extent, part.limit);
             }
             if op.inserted_window_dims.contains(&position) {
                 continue;
@@ -928,8 +929,8 @@ impl<'a> Rewriter<'a> {
             };
             let update = &at.dims[2][from];
             if self.sizes(at.old[0], d) == self.sizes(at.old[2], from) {
-                operand[d] = self.unify(id, &operand[d], update)?;
-            } else if update.is_padded() || (operand[d].is_padded() && self.sizes(at.old[2], from)[0] != 1) {
+                *dim = self.unify(id, dim, update)?;
+            } else if update.is_padded() || (dim.is_padded() && self.sizes(at.old[2], from)[0] != 1) {
                 return self.refuse(id, "writes windows into a padded dimension");
             }
         }
