@@ -1,7 +1,7 @@
 """The benchmarks: `make bench` prints every table of the README's "Speed" section.
 
 Every ratio is taken within one run, as the median of interleaved repetitions: machines are shared and noisy.
-`python scripts/bench.py [compiler|call|models|training|import] ...` runs some of them; `--quick` repeats less.
+`python scripts/bench.py [compiler|sizes|call|models|training|import] ...` runs some of them; `--quick` repeats less.
 """
 
 from __future__ import annotations
@@ -94,6 +94,45 @@ def compiler() -> None:
         "Compiler: FX payload to StableHLO bytecode (bar: 10 us a node, linear)",
         ["FX nodes", "time", "per node", "ms by stage"],
         rows,
+    )
+
+
+def sizes() -> None:
+    """A symbolic graph at new sizes, without XLA: nothing is traced or parsed again."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torchtpu_dynamo._torchtpu import Program, Source
+
+    from torchtpu_dynamo.export import export
+
+    def layers(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        for _ in range(3000 // 10):
+            h = x @ w
+            h = torch.sigmoid(h) * h + 1.5
+            h = h - h.mean(0, keepdim=True)
+            x = (x + torch.tanh(h)).reshape(x.shape[0], 2, 4).permute(0, 2, 1).reshape(x.shape[0], 8)
+        return x
+
+    gm = make_fx(layers, tracing_mode="symbolic")(torch.randn(6, 8), torch.randn(8, 8))
+    exported = export(gm, "inference", "sizes", [])
+
+    def at(size: int) -> dict[str, int]:
+        return {s: 8 if dim else size for s, (_, dim) in exported.symbols.items()}
+
+    start = time.perf_counter()
+    source = Source(exported.json)
+    parse = time.perf_counter() - start
+    times, stages = [], {}
+    for size in range(8, 8 + 2 * (5 if QUICK else 15), 2):
+        start = time.perf_counter()
+        program = Program(source, at(size), "")
+        times.append(time.perf_counter() - start)
+        stages = program.stage_times()
+    shown = "  ".join(f"{k} {v * 1e3:.1f}" for k, v in stages.items() if k != "import")
+    median = statistics.median(times)
+    show(
+        "New sizes for a symbolic graph, in the compiler (bar: 30 ms at 3,000 nodes)",
+        ["FX nodes", "parsed once", "each new size", "ms by stage"],
+        [[str(exported.nodes), f"{parse * 1e3:.1f} ms", f"{median * 1e3:.1f} ms", shown]],
     )
 
 
@@ -260,7 +299,14 @@ def import_() -> None:
     show("Import beyond torch's (bar 0.3 s)", ["median"], [[f"{statistics.median(times):.3f} s"]])
 
 
-PARTS = {"compiler": compiler, "call": call, "import": import_, "models": models, "training": training}
+PARTS = {
+    "compiler": compiler,
+    "sizes": sizes,
+    "call": call,
+    "import": import_,
+    "models": models,
+    "training": training,
+}
 
 
 def main() -> None:

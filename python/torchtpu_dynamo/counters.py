@@ -9,16 +9,22 @@ import contextlib
 import copy
 import dataclasses
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+WARN_FROM = 3
+"""Recompilations of one function that are worth a warning."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recompilation:
-    """A graph that was compiled again; `graph` is dynamo's "frame/compilation" and the kind of graph."""
+    """A graph that was compiled again; `graph` is dynamo's "frame/compilation" and the kind of graph, `reason` the
+    guard that failed or the size that changed, `line` where the user called."""
 
     graph: str
     reason: str
+    line: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +52,10 @@ class Stats:
             *(f"  {stage:<12} {seconds:8.3f} s" for stage, seconds in self.stage_seconds.items()),
             *(f"  on the host {op}: {count}" for op, count in self.fallbacks.items()),
             *([f"  moved for it {self.fallback_bytes} bytes"] if self.fallbacks else []),
-            *(f"  recompiled {r.graph}: {r.reason}" for r in self.recompilations),
+            *(
+                f"  recompiled {r.graph}: {r.reason}{f' at {r.line}' if r.line else ''}"
+                for r in self.recompilations
+            ),
         ]
         return "\n".join(lines)
 
@@ -68,14 +77,23 @@ class Counters:
         self.recompilations: list[Recompilation] = []
         self.fallbacks: dict[str, int] = {}
         self.fallback_bytes = 0
+        self.again: dict[str, int] = {}
 
-    def compiled(self, graph: str, stages: Mapping[str, float], reason: str | None) -> None:
+    def compiled(self, graph: str, stages: Mapping[str, float], reason: str | None, line: str = "") -> None:
+        """Counts a compilation, and warns of a function's third recompilation, and of each time that doubles."""
+        times = 0
         with self.lock:
             self.compilations += 1
             for stage, seconds in stages.items():
                 self.stage_seconds[stage] = self.stage_seconds.get(stage, 0.0) + seconds
             if reason is not None:
-                self.recompilations.append(Recompilation(graph, reason))
+                self.recompilations.append(Recompilation(graph, reason, line))
+                # Forward and backward are one function, and the backward follows. Buckets were asked for.
+                if not graph.endswith(" backward") and "all sizes up to" not in reason:
+                    frame = graph.partition("/")[0]
+                    times = self.again[frame] = self.again.get(frame, 0) + 1
+        if times % WARN_FROM == 0 and (times // WARN_FROM).bit_count() == 1:
+            warnings.warn(advice(graph, times, str(reason), line), stacklevel=3)
 
     def fell_back(self, op: str, size: int) -> None:
         with self.lock:
@@ -92,6 +110,19 @@ class Counters:
         finally:
             with self.lock:
                 vars(self).update(kept)
+
+
+def advice(graph: str, times: int, reason: str, line: str) -> str:
+    """What to say of a function that is compiled again and again, and what helps."""
+    if reason.startswith("new size "):
+        helps = 'options={"buckets": {"*": "pow2"}} compiles once for a range of sizes'
+    else:
+        helps = (
+            "torch._dynamo.mark_dynamic(tensor, dim), or dynamic=True, makes one graph of all sizes; "
+            "TORCH_LOGS=recompiles shows every guard"
+        )
+    where = f" at {line}" if line else ""
+    return f"graph {graph} was compiled again, {times} times by now{where}: {reason.strip()}; {helps}"
 
 
 counters = Counters()

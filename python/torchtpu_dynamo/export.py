@@ -28,7 +28,8 @@ INLINE_BYTES = 4096
 """Constants up to this size travel inside the payload; the others are passed at run time."""
 
 # What a graph returns, by output: ("tensor", k) the k-th tensor of the executable, ("view", (k, size, stride,
-# offset)) a view of it, ("input", i) the i-th argument itself, ("const", v), ("sym", expression).
+# offset)) a view of it, ("input", i) the i-th argument itself, ("input_view", (i, size, stride, offset)) a view of
+# it, offset counted from its own, ("const", v), ("sym", expression).
 Output = tuple[str, Any]
 
 
@@ -160,7 +161,7 @@ class _Exporter:
             self.graphs.append({})
             inner = _Exporter(gm)
             # A copy: what only this graph's own arguments would tell is not known to the caller.
-            inner.symbols, inner.caller, inner.texts = dict(self.symbols), self.caller, self.texts
+            inner.symbols, inner.texts = dict(self.symbols), self.texts
             payload, _ = inner.payload(
                 "inference", target, frozenset(), lambda node: [inner.arg(r) for r in returns(node)]
             )
@@ -344,7 +345,9 @@ class _Exporter:
         self.returned = []
         plan: list[Output] = []
         results = returns(node)
-        bases = self.shared_bases([v for v in results if isinstance(v, Node) and v in self.values])
+        tensors = [v for v in results if isinstance(v, Node) and v in self.values]
+        bases = self.shared_bases(tensors)
+        inputs = self.input_bases(tensors) if self.symbols else {}
         for value in results:
             value = self.tokens.get(value, value)
             if not isinstance(value, Node):
@@ -363,6 +366,11 @@ class _Exporter:
             elif value.meta.get("val", 0) is None:
                 plan.append(("const", None))
             else:
+                if value in inputs:
+                    base_of, view = inputs[value].meta["val"], value.meta["val"]
+                    offset = size(view.storage_offset() - base_of.storage_offset())
+                    plan.append(("input_view", (position[inputs[value]], *view_of(view)[:2], offset)))
+                    continue
                 base = bases.get(value, value)
                 k = returned.setdefault(self.values[base], len(returned))
                 if k == len(self.returned):
@@ -378,13 +386,33 @@ class _Exporter:
         for node in results:
             if node in memories:
                 groups.setdefault(memories[node], set()).add(node)
-        shared = {memory: nodes for memory, nodes in groups.items() if len(nodes) > 1}
+        # Where sizes are symbolic, AOTAutograd reads a view's offset off our result: it must have one.
+        inside = {n for n in memories if n in results and self.symbols and view_of(n.meta["val"])[2] != 0}
+        shared = {
+            memory: nodes
+            for memory, nodes in groups.items()
+            if len(nodes) > 1 or not inside.isdisjoint(nodes)
+        }
         bases: dict[Node, Node] = {}
         for node in self.values if shared else ():
             nodes = shared.pop(memories.get(node), None)
             if nodes is not None and node.op == "call_function":
                 same = (n for n in nodes if n.meta["val"].dtype == node.meta["val"].dtype)
                 bases.update(dict.fromkeys(same, node))
+        return bases
+
+    def input_bases(self, results: list[Node]) -> dict[Node, Node]:
+        """For results that are views of inputs, the input. AOTAutograd makes the user's view anew; where sizes are
+        symbolic it reads size, stride and offset off our result."""
+        memories = {memory_of(n): n for n in reversed(self.placeholders) if memory_of(n) is not None}
+        written = {n.args[0] for n in self.gm.graph.nodes if str(n.target) == "aten.copy_.default"}
+        bases: dict[Node, Node] = {}
+        for node in results:
+            source = memories.get(memory_of(node))
+            if source is None or source in written or node.op == "placeholder":
+                continue
+            if source.meta["val"].dtype == node.meta["val"].dtype:
+                bases[node] = source
         return bases
 
     def memories(self) -> dict[Node, Any]:

@@ -9,6 +9,7 @@ import functools
 import logging
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,9 +18,10 @@ import torch
 from torch._guards import CompileContext
 
 from . import dump, plugins
-from ._torchtpu import Executable, Program, TorchTPUError
+from ._torchtpu import Executable, Program, Source, TorchTPUError
+from .buckets import Bucket, Fit, bounds_of, chosen, parse_buckets, samples, size_sources
 from .counters import counters, recompile_reason
-from .export import Exported, export
+from .export import Exported, calling_frames, export
 from .options import Options
 from .plugins import ForkState
 from .progress import Progress
@@ -34,6 +36,9 @@ alone."""
 
 _SEEDS = 2**63 - 1
 
+_REFUSALS = 3
+"""Sizes that did not fit a bucket before no more are tried."""
+
 
 class Graph:
     """An exported graph, and the executables made of it, one for each set of sizes."""
@@ -47,56 +52,149 @@ class Graph:
         self.reason = recompile_reason()
         name = "graph" if self.compile_id is None else f"graph_{str(self.compile_id).replace('/', '_')}"
         self.exported: Exported = export(gm, kind, name, static)
+        self.payload: Source | None = None
         self.source = dump.source_text(gm)
         self.export_seconds = time.perf_counter() - start
-        self.executables: dict[tuple[Any, ...], tuple[Executable, bool, list[Any]]] = {}
+        self.executables: dict[tuple[Any, ...], tuple[Executable | Fit, bool, list[Any]]] = {}
+        sources = size_sources(gm) if self.exported.symbols else {}
+        self.sources = {s: sources.get(s) or [s] for s in self.exported.symbols}
+        wanted = parse_buckets(options.buckets)
+        self.uppers = [chosen(wanted, self.sources[s]) for s in self.exported.symbols]
+        self.buckets: dict[tuple[int, ...], list[Bucket]] = {}
+        self.refused: dict[tuple[int, ...], int] = {}
         self.lock = threading.Lock()
 
-    def program(self, bindings: dict[str, int]) -> Program:
-        """The program for these sizes. Raises TorchTPUError."""
-        kind, payload = (
-            self.exported.kind,
-            self.exported.payload(functools.partial(resolve, bindings=bindings)),
-        )
+    def source_payload(self, bindings: dict[str, int]) -> tuple[str, Source]:
+        """The payload for these sizes, as text and parsed; it is parsed once unless its StableHLO depends on them."""
+        text = self.exported.payload(functools.partial(resolve, bindings=bindings))
+        if self.payload is None or self.exported.texts:
+            self.payload = Source(text)
+        return text, self.payload
+
+    def program(self, bindings: dict[str, int], seen: list[dict[str, int]] | None = None) -> Program:
+        """The program for these sizes; or, with `seen`, for all sizes up to them. Raises TorchTPUError."""
+        kind = self.exported.kind
+        payload, source = self.source_payload(bindings)
         with dump.folder(kind) as folder:
             dump.show_source(self.source, payload, folder, kind, self.compile_id)
-            program = Program(payload, bindings, self.options.program_json(folder))
+            options = self.options.program_json(folder)
+            if seen is None:
+                program = Program(source, bindings, options)
+            else:
+                program = Program.bucketed(source, bindings, seen, options)
         dump.show_program(program, kind, self.compile_id)
         return program
 
-    def compile(self, key: tuple[Any, ...]) -> tuple[Executable, bool, list[Any]]:
-        """The executable for these values of the symbols, whether it takes a seed, and its output plan."""
+    def compile(self, key: tuple[Any, ...]) -> tuple[Executable | Fit, bool, list[Any]]:
+        """What runs these values of the symbols, whether it takes a seed, and its output plan."""
         with self.lock:
             found = self.executables.get(key)
             if found is not None:
                 return found
             bindings = dict(zip(self.exported.symbols, key, strict=True))
-            reason = self.reason
-            if self.executables:
-                last = next(reversed(self.executables))
-                changed = (f"{s}={v}" for s, v, old in zip(bindings, key, last, strict=True) if v != old)
-                reason = f"new size {', '.join(changed)}"
-            start = time.perf_counter()
             try:
-                client = plugins.client(self.options.plugin, self.options.zero_copy)
-                with Progress(f"{self.label}, {self.exported.nodes} nodes"):
-                    program = self.program(bindings)
-                    executable = program.compile(client, self.options.compile_json())
+                fit = self.fit(key, bindings) if any(wanted for wanted, _ in self.uppers) else None
+                if fit is None:
+                    program, executable = self.build(bindings, None, self.why(key))
+                else:
+                    program, executable = fit
             except TorchTPUError:
                 counters.errors += 1
                 raise
-            stages = {"export": self.export_seconds, **program.stage_times(), **executable.stage_times()}
-            counters.compiled(self.label, stages, reason)
-            log.info(
-                "compiled %s: %d nodes in %.3f s",
-                self.label,
-                self.exported.nodes,
-                time.perf_counter() - start,
-            )
-            self.export_seconds = 0.0
             found = (executable, program.uses_seed, resolve_outputs(self.exported, bindings))
             self.executables[key] = found
             return found
+
+    def build(
+        self, bindings: dict[str, int], seen: list[dict[str, int]] | None, reason: str | None
+    ) -> tuple[Program, Executable]:
+        """A program, and its executable."""
+        start = time.perf_counter()
+        client = plugins.client(self.options.plugin, self.options.zero_copy)
+        with Progress(f"{self.label}, {self.exported.nodes} nodes"):
+            program = self.program(bindings, seen)
+            executable = program.compile(client, self.options.compile_json())
+        stages = {"export": self.export_seconds, **program.stage_times(), **executable.stage_times()}
+        self.export_seconds = 0.0
+        frames = calling_frames() if reason is not None else []
+        line = "{}:{} in {}".format(*frames[0]) if frames else ""
+        counters.compiled(self.label, stages, reason, line)
+        log.info(
+            "compiled %s: %d nodes in %.3f s", self.label, self.exported.nodes, time.perf_counter() - start
+        )
+        return program, executable
+
+    def why(self, key: tuple[Any, ...], upper: tuple[int, ...] | None = None) -> str | None:
+        """Why this is compiled, if it is not the first time: which size changed, and from what."""
+        if not self.executables:
+            return self.reason
+        last = next(reversed(self.executables))
+        changed = [
+            f"{size_name(self.sources[s][0])}={new} (was {old})"
+            for s, new, old in zip(self.exported.symbols, key, last, strict=True)
+            if new != old
+        ]
+        bucket = "" if upper is None else f", for all sizes up to {', '.join(map(str, upper))}"
+        return f"new size {', '.join(changed)}{bucket}"
+
+    def fit(self, key: tuple[Any, ...], bindings: dict[str, int]) -> tuple[Program, Fit] | None:
+        """The bucket for these sizes, compiled if need be; None where they are to be compiled by themselves."""
+        spans = [
+            bounds_of(value, uppers) if wanted else None
+            for value, (wanted, uppers) in zip(key, self.uppers, strict=True)
+        ]
+        for symbol, value, span, (wanted, _) in zip(bindings, key, spans, self.uppers, strict=True):
+            if wanted and span is None:
+                name = size_name(self.sources[symbol][0])
+                warn(f"{name}={value} is above its largest bucket; compiled for this size alone")
+                return None
+        upper = tuple(value if span is None else span[1] for value, span in zip(key, spans, strict=True))
+        if self.refused.get(upper, 0) >= _REFUSALS:
+            return None
+        options = self.options.program_json(None)
+        known = self.buckets.setdefault(upper, [])
+        try:
+            for bucket in known:
+                try:
+                    return bucket.program, bucket.fit(bindings, options)
+                except TorchTPUError:
+                    # Sizes of another kind, as where a power of two is passed: they get a program of their own.
+                    continue
+            names = list(bindings)
+            seen = [dict(zip(names, sizes, strict=True)) for sizes in samples(key, spans)]
+            attempts = [seen[: 1 + len(known)], seen[:1]] if known else [seen, seen[:1]]
+            program, executable = self.bucketed(names, upper, attempts, key)
+            bucket = Bucket(program, executable)
+            found = bucket.fit(bindings, options)
+            known.append(bucket)
+            return program, found
+        except TorchTPUError as e:
+            if e.stage not in ("lowering", "import", "verify"):
+                raise
+            self.refused[upper] = self.refused.get(upper, 0) + 1
+            if self.refused[upper] > 1:
+                return None
+            where = f" at {e.location}" if e.location else ""
+            why = str(e).splitlines()[0]
+            warn(f"{self.label} cannot be padded to {upper}, and is compiled size by size: {why}{where}")
+            return None
+
+    def bucketed(
+        self,
+        names: list[str],
+        upper: tuple[int, ...],
+        attempts: list[list[dict[str, int]]],
+        key: tuple[Any, ...],
+    ) -> tuple[Program, Executable]:
+        """A program for all sizes up to `upper`: from the first list of samples that are one graph."""
+        bounds = dict(zip(names, upper, strict=True))
+        for seen in attempts[:-1]:
+            try:
+                return self.build(bounds, seen, self.why(key, upper))
+            except TorchTPUError as e:
+                if e.stage not in ("lowering", "import", "verify"):
+                    raise
+        return self.build(bounds, attempts[-1], self.why(key, upper))
 
     def refresh(self) -> None:
         """Forgets device copies of parameters and buffers."""
@@ -151,7 +249,9 @@ class Graph:
 
         return boxed(call)
 
-    def run(self, executable: Executable, uses_seed: bool, outputs: list[Any], args: list[Any]) -> list[Any]:
+    def run(
+        self, executable: Executable | Fit, uses_seed: bool, outputs: list[Any], args: list[Any]
+    ) -> list[Any]:
         """One call of an executable whose arguments or results are not all tensors."""
         if ForkState.child:
             plugins.check_process()
@@ -159,10 +259,22 @@ class Graph:
         exported = self.exported
         tensors = [args[i] for i in exported.tensor_inputs]
         tensors += exported.constants
-        kept = {index: args[index] for kind, index in outputs if kind == "input"}
+        kept = {v: args[v] for kind, v in outputs if kind == "input"}
+        kept.update({v[0]: args[v[0]] for kind, v in outputs if kind == "input_view"})
         args.clear()
         results = executable(tensors, draw_seed() if uses_seed else 0)
         return arrange(outputs, results, kept)
+
+
+def size_name(source: str) -> str:
+    """`x:1` as Python writes it."""
+    name, colon, dim = source.rpartition(":")
+    return f"{name}.size({dim})" if colon else source
+
+
+def warn(message: str) -> None:
+    """For the user's log; the same text only once."""
+    warnings.warn(message, stacklevel=2)
 
 
 def boxed(call: Boxed) -> Boxed:
@@ -191,7 +303,7 @@ def resolve_outputs(exported: Exported, bindings: dict[str, int]) -> list[Any]:
     for kind, value in exported.outputs:
         if kind == "sym":
             resolved.append(("const", number(value)))
-        elif kind == "view":
+        elif kind in ("view", "input_view"):
             resolved.append((kind, (value[0], *(number(v) for v in value[1:]))))
         else:
             resolved.append((kind, value))
@@ -208,6 +320,10 @@ def arrange(outputs: list[Any], results: list[torch.Tensor], kept: dict[int, Any
             arranged.append(kept[value])
         elif kind == "view":
             arranged.append(results[value[0]].as_strided(*value[1:]))
+        elif kind == "input_view":
+            base = kept[value[0]]
+            size, stride, offset = value[1:]
+            arranged.append(base.as_strided(size, stride, base.storage_offset() + offset))
         else:
             arranged.append(value)
     return arranged

@@ -13,12 +13,17 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from ._torchtpu import TorchTPUError
+from .buckets import parse_buckets
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """The options with their defaults; each annotation is the type and what the option is for."""
 
+    buckets: Annotated[
+        dict[str, Any],
+        'sizes that share an executable: {"x:1": [64, 256], "*": "pow2"}, by argument and dimension or for all',
+    ] = dataclasses.field(default_factory=dict)
     check_bounds: Annotated[
         bool, "raise on indices out of range and integer division by zero, as eager does"
     ] = False
@@ -83,8 +88,10 @@ def parse_options(options: Mapping[str, Any] | None) -> Options:
             raise TorchTPUError(f"unknown option {name!r}; the known options are:\n{known_options()}")
         classes, written, _ = _table()[name]
         choices = _choices(name)
-        if not isinstance(value, classes) or not _elements_fit(value) or (choices and value not in choices):
+        fits = isinstance(value, classes) and (name == "buckets" or _elements_fit(value))
+        if not fits or (choices and value not in choices):
             raise TorchTPUError(f"option {name!r} takes {written}, not {value!r}; {_table()[name][2]}")
+    parse_buckets(options.get("buckets", {}))
     return Options(**options)
 
 

@@ -1,10 +1,11 @@
 //! Joins the stages. `program` is the straight line from an FX payload to StableHLO, `executable` what runs it,
-//! `cpu` what the CPU plugin needs said differently, `host` the only place that touches the caller's memory,
-//! `options` what can be asked for, `analysis` what `explain` reports of either.
+//! `bucket` one executable for a range of sizes, `cpu` what the CPU plugin needs said differently, `host` the only
+//! place that touches the caller's memory, `options` what can be asked for, `analysis` what `explain` reports.
 //!
 //! Nothing here may know of Python.
 
 pub mod analysis;
+pub mod bucket;
 mod cpu;
 pub mod executable;
 pub mod host;
@@ -14,7 +15,7 @@ pub mod program;
 pub use executable::{Executable, Output, live_buffers};
 pub use host::{Memory, TensorRef};
 pub use options::{CompileSettings, ProgramSettings};
-pub use program::Program;
+pub use program::{Program, Source};
 pub use torchtpu_ir::{CompileError, DType, Stage};
 pub use torchtpu_lowering::Failure;
 pub use torchtpu_pjrt as pjrt;

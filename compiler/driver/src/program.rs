@@ -1,14 +1,16 @@
 //! The straight line: FX payload -> IR -> passes, and StableHLO of it.
 
+use crate::bucket::{self, Bucket};
 use crate::options::ProgramSettings;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use torchtpu_emit::{EmitOptions, emit_bytecode, emit_text};
 use torchtpu_import::{Bindings, Kind, Payload};
 use torchtpu_ir::text::print_graph;
 use torchtpu_ir::{CompileError, Graph, Stage};
-use torchtpu_lowering::{Check, InputSpec, OutputSpec, lower};
+use torchtpu_lowering::{Check, InputSpec, Lowered, OutputSpec, lower_for};
 use torchtpu_passes::{PassOptions, PassReport};
 
 type Result<T> = std::result::Result<T, CompileError>;
@@ -17,8 +19,7 @@ type Result<T> = std::result::Result<T, CompileError>;
 pub struct Program {
     pub name: String,
     pub kind: Kind,
-    /// The FX payload, as it was handed over.
-    pub payload: Vec<u8>,
+    source: Arc<Source>,
     /// The IR as lowered. Kept because people ask why a pass did what it did.
     before: Graph,
     after: Graph,
@@ -30,17 +31,102 @@ pub struct Program {
     /// Wall time of each stage, in order.
     pub stages: Vec<(&'static str, Duration)>,
     pub passes: Vec<PassReport>,
+    /// Where the program is for a range of sizes: how its inputs are padded.
+    pub bucket: Option<Bucket>,
+}
+
+/// A payload, parsed once; programs for any sizes are made of it.
+pub struct Source {
+    /// The FX payload, as it was handed over.
+    pub json: Vec<u8>,
+    payload: Payload,
+    import: Duration,
+}
+
+impl Source {
+    pub fn parse(json: Vec<u8>) -> Result<Source> {
+        let start = Instant::now();
+        let payload = Payload::from_json(&json)?;
+        Ok(Source { json, payload, import: start.elapsed() })
+    }
+
+    /// The IR at these sizes: nothing is traced or parsed again.
+    fn lower(
+        &self,
+        bindings: &Bindings,
+        largest: Option<i64>,
+        settings: &ProgramSettings,
+        clock: &mut Clock,
+    ) -> Result<Lowered> {
+        if !self.payload.is_symbolic() {
+            return clock.time("lower", || lower_for(&self.payload, settings.check_bounds, largest));
+        }
+        let payload = clock.time("bind", || {
+            let mut payload = self.payload.clone();
+            payload.bind(bindings).map(|()| payload)
+        })?;
+        clock.time("lower", || lower_for(&payload, settings.check_bounds, largest))
+    }
 }
 
 impl Program {
     /// Compiles a payload to StableHLO. `bindings` gives every symbol of the inputs its value.
-    pub fn new(json: &[u8], bindings: &Bindings, settings: &ProgramSettings) -> Result<Program> {
-        let mut clock = Clock::default();
-        let mut payload = clock.time("import", || Payload::from_json(json))?;
-        if payload.is_symbolic() {
-            clock.time("bind", || payload.bind(bindings))?;
+    pub fn new(source: &Arc<Source>, bindings: &Bindings, settings: &ProgramSettings) -> Result<Program> {
+        let mut clock = Clock { stages: vec![("import", source.import)] };
+        let lowered = source.lower(bindings, None, settings, &mut clock)?;
+        Program::finish(source, lowered, None, settings, clock)
+    }
+
+    /// One program for every size up to `upper` that `samples` stand for. Sizes that the samples do not have are
+    /// judged by `runtime`.
+    pub fn bucketed(
+        source: &Arc<Source>,
+        upper: &Bindings,
+        samples: &[Bindings],
+        settings: &ProgramSettings,
+    ) -> Result<Program> {
+        let mut clock = Clock { stages: vec![("import", source.import)] };
+        let mut names: Vec<&String> = upper.keys().collect();
+        names.sort();
+        let largest = upper.values().copied().max();
+        let mut lowered = vec![source.lower(upper, largest, settings, &mut clock)?];
+        let mut used = vec![upper];
+        for (i, sample) in samples.iter().enumerate() {
+            // The first is asked for; what the user's program refuses, or is at no other size, is no sample of it.
+            match source.lower(sample, largest, settings, &mut Clock::default()) {
+                Ok(one) if i == 0 || bucket::is_sample(&lowered[0], &one) => {
+                    lowered.push(one);
+                    used.push(sample);
+                }
+                Err(e) if i == 0 => return Err(e),
+                _ => {}
+            }
         }
-        let lowered = clock.time("lower", || lower(&payload, settings.check_bounds))?;
+        let symbols: Vec<Vec<i64>> = names
+            .iter()
+            .map(|name| used.iter().map(|b| b.get(*name).copied().unwrap_or(0)).collect())
+            .collect();
+        let (padded, mut bucket) = clock.time("bucket", || bucket::rewrite(&lowered, &symbols))?;
+        bucket.largest = largest;
+        Program::finish(source, padded, Some(bucket), settings, clock)
+    }
+
+    /// What a call at these sizes passes besides its tensors; an error where the program is not right for them.
+    pub fn runtime(&self, bindings: &Bindings, settings: &ProgramSettings) -> Result<bucket::Runtime> {
+        let Some(bucket) = &self.bucket else {
+            return Err(CompileError::new(Stage::Run, "the program is for one set of sizes"));
+        };
+        bucket.runtime(&self.source.lower(bindings, bucket.largest, settings, &mut Clock::default())?)
+    }
+
+    fn finish(
+        source: &Arc<Source>,
+        lowered: Lowered,
+        bucket: Option<Bucket>,
+        settings: &ProgramSettings,
+        mut clock: Clock,
+    ) -> Result<Program> {
+        let payload = &source.payload;
         let before = lowered.graph;
         let mut after = before.clone();
         let dumps = std::cell::RefCell::new(Vec::new());
@@ -57,7 +143,7 @@ impl Program {
         let program = Program {
             name: payload.name.clone(),
             kind: payload.kind,
-            payload: json.to_vec(),
+            source: source.clone(),
             before,
             after,
             inputs: lowered.inputs,
@@ -66,11 +152,17 @@ impl Program {
             uses_seed: lowered.uses_seed,
             stages: clock.stages,
             passes,
+            bucket,
         };
         if let Some(dir) = &settings.dump_dir {
-            program.dump(dir, json, &dumps.into_inner())?;
+            program.dump(dir, &source.json, &dumps.into_inner())?;
         }
         Ok(program)
+    }
+
+    /// The FX payload, as it was handed over.
+    pub fn payload(&self) -> &[u8] {
+        &self.source.json
     }
 
     /// The IR after the passes: what is emitted.

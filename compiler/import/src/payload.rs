@@ -1,7 +1,7 @@
 //! The schema of one graph.
 
 use crate::arg::Arg;
-use crate::symbols::{Bindings, Number, evaluate};
+use crate::symbols::{Bindings, Evaluator, Number};
 use serde::{Deserialize, Serialize};
 use torchtpu_ir::{CompileError, Frame, Location, Stage};
 
@@ -200,40 +200,48 @@ impl Payload {
 
     /// Replaces what the bindings decide, and leaves the rest: a node that needs it has no lowering.
     pub fn bind_known(&mut self, bindings: &Bindings) {
-        fn meta(m: &mut Meta, bindings: &Bindings) {
-            for size in m.shape.iter_mut().chain(&mut m.stride) {
+        self.bind_what_is_known(&mut Evaluator::new(bindings));
+    }
+
+    fn bind_what_is_known(&mut self, symbols: &mut Evaluator<'_>) {
+        fn meta(m: &mut Meta, symbols: &mut Evaluator<'_>) {
+            for size in m.shape.iter_mut().chain(&mut m.stride).chain(&mut m.offset) {
                 if let Size::Symbolic(text) = size
-                    && let Ok(Number::Int(v)) = evaluate(text, bindings)
+                    && let Ok(Number::Int(v)) = symbols.value(text)
                 {
                     *size = Size::Known(v);
                 }
             }
         }
-        fn arg(a: &mut Arg, bindings: &Bindings) {
+        fn arg(a: &mut Arg, symbols: &mut Evaluator<'_>) {
             match a {
-                Arg::Sym(text) => match evaluate(text, bindings) {
+                Arg::Sym(text) => match symbols.value(text) {
                     Ok(Number::Int(v)) => *a = Arg::Int(v),
                     Ok(Number::Float(v)) => *a = Arg::Float(v),
                     Err(_) => {}
                 },
-                Arg::List(list) => list.iter_mut().for_each(|a| arg(a, bindings)),
+                Arg::List(list) => list.iter_mut().for_each(|a| arg(a, symbols)),
                 _ => {}
             }
         }
-        self.graphs.iter_mut().for_each(|graph| graph.bind_known(bindings));
-        self.inputs.iter_mut().filter_map(|i| i.val.as_mut()).for_each(|m| meta(m, bindings));
+        self.graphs.iter_mut().for_each(|graph| graph.bind_what_is_known(symbols));
+        self.inputs.iter_mut().filter_map(|i| i.val.as_mut()).for_each(|m| meta(m, symbols));
         for node in &mut self.nodes {
-            node.vals.iter_mut().flatten().for_each(|m| meta(m, bindings));
-            node.args.iter_mut().for_each(|a| arg(a, bindings));
+            node.vals.iter_mut().flatten().for_each(|m| meta(m, symbols));
+            node.args.iter_mut().for_each(|a| arg(a, symbols));
         }
     }
 
     /// Replaces every symbolic size and argument by its value.
     pub fn bind(&mut self, bindings: &Bindings) -> Result<(), CompileError> {
-        fn meta(m: &mut Meta, bindings: &Bindings) -> Result<(), String> {
-            for size in m.shape.iter_mut().chain(&mut m.stride) {
+        self.bind_with(&mut Evaluator::new(bindings))
+    }
+
+    fn bind_with(&mut self, symbols: &mut Evaluator<'_>) -> Result<(), CompileError> {
+        fn meta(m: &mut Meta, symbols: &mut Evaluator<'_>) -> Result<(), String> {
+            for size in m.shape.iter_mut().chain(&mut m.stride).chain(&mut m.offset) {
                 if let Size::Symbolic(text) = size {
-                    *size = match evaluate(text, bindings)? {
+                    *size = match symbols.value(text)? {
                         Number::Int(v) => Size::Known(v),
                         Number::Float(v) => return Err(format!("size `{text}` is {v}, no integer")),
                     };
@@ -241,31 +249,31 @@ impl Payload {
             }
             Ok(())
         }
-        fn arg(a: &mut Arg, bindings: &Bindings) -> Result<(), String> {
+        fn arg(a: &mut Arg, symbols: &mut Evaluator<'_>) -> Result<(), String> {
             match a {
                 Arg::Sym(text) => {
-                    *a = match evaluate(text, bindings)? {
+                    *a = match symbols.value(text)? {
                         Number::Int(v) => Arg::Int(v),
                         Number::Float(v) => Arg::Float(v),
                     };
                     Ok(())
                 }
-                Arg::List(list) => list.iter_mut().try_for_each(|a| arg(a, bindings)),
+                Arg::List(list) => list.iter_mut().try_for_each(|a| arg(a, symbols)),
                 _ => Ok(()),
             }
         }
         let fail = |m: String| CompileError::new(Stage::Import, m);
-        self.graphs.iter_mut().try_for_each(|graph| graph.bind(bindings))?;
+        self.graphs.iter_mut().try_for_each(|graph| graph.bind_with(symbols))?;
         for m in self.inputs.iter_mut().filter_map(|i| i.val.as_mut()) {
-            meta(m, bindings).map_err(fail)?;
+            meta(m, symbols).map_err(fail)?;
         }
         for node in &mut self.nodes {
             let bound = node
                 .vals
                 .iter_mut()
                 .flatten()
-                .try_for_each(|m| meta(m, bindings))
-                .and_then(|()| node.args.iter_mut().try_for_each(|a| arg(a, bindings)));
+                .try_for_each(|m| meta(m, symbols))
+                .and_then(|()| node.args.iter_mut().try_for_each(|a| arg(a, symbols)));
             bound.map_err(|m| {
                 let frames = node.stack.and_then(|s| self.stacks.get(s)).into_iter().flatten();
                 let location = Location {

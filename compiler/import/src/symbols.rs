@@ -3,7 +3,7 @@
 //! Grammar: `+ - * / // % **`, parentheses, names, numbers and the functions that sympy and
 //! `torch.utils._sympy.functions` print (`FloorDiv`, `CleanDiv`, `CeilDiv`, `Mod`, `PythonMod`, `Max`, `Min`, `Abs`,
 //! `IntTrueDiv`, `FloatTrueDiv`, `ToFloat`, `floor`, `ceiling`, `FloorToInt`, `CeilToInt`, `TruncToInt`,
-//! `OpaqueUnaryFn_sqrt`, `PowByNatural`).
+//! `RoundToInt`, `ModularIndexing`, `OpaqueUnaryFn_{sqrt,exp,log,log2}`, `PowByNatural`).
 
 use rustc_hash::FxHashMap;
 
@@ -35,6 +35,27 @@ pub fn evaluate(text: &str, bindings: &Bindings) -> Result<Number, String> {
     match parser.peek() {
         None => Ok(value),
         Some(c) => Err(format!("symbolic size `{text}`: unexpected `{c}`")),
+    }
+}
+
+/// Evaluates for one set of values, each expression once: a graph of thousands of nodes has a handful.
+pub struct Evaluator<'a> {
+    bindings: &'a Bindings,
+    known: FxHashMap<String, Number>,
+}
+
+impl<'a> Evaluator<'a> {
+    pub fn new(bindings: &'a Bindings) -> Self {
+        Evaluator { bindings, known: FxHashMap::default() }
+    }
+
+    pub fn value(&mut self, text: &str) -> Result<Number, String> {
+        if let Some(known) = self.known.get(text) {
+            return Ok(*known);
+        }
+        let value = evaluate(text, self.bindings)?;
+        self.known.insert(text.to_string(), value);
+        Ok(value)
     }
 }
 
@@ -181,6 +202,15 @@ fn call(name: &str, args: &[Number]) -> Result_ {
         ("floor" | "FloorToInt", [a]) => to_int(a.f64().floor()),
         ("ceiling" | "CeilToInt", [a]) => to_int(a.f64().ceil()),
         ("TruncToInt", [a]) => to_int(a.f64().trunc()),
+        // Half to even, as Python's round.
+        ("RoundToInt", [a]) => to_int(a.f64().round_ties_even()),
+        ("ModularIndexing", [a, b, c]) => {
+            arithmetic(arithmetic(*a, *b, floor_div, |a, b| (a / b).floor())?, *c, floor_mod, f64::rem_euclid)
+        }
+        ("OpaqueUnaryFn_exp" | "exp", [a]) => Ok(Number::Float(a.f64().exp())),
+        ("OpaqueUnaryFn_log" | "log", [a]) => Ok(Number::Float(a.f64().ln())),
+        ("OpaqueUnaryFn_log2", [a]) => Ok(Number::Float(a.f64().log2())),
+        ("Identity", [a]) => Ok(*a),
         ("Abs", [Number::Int(a)]) => Ok(Number::Int(a.abs())),
         ("Abs", [Number::Float(a)]) => Ok(Number::Float(a.abs())),
         ("Max", [first, rest @ ..]) => {
@@ -210,6 +240,8 @@ mod tests {
         assert_eq!(int("s0**2 - Mod(s0, 4)"), Ok(Number::Int(46)));
         assert_eq!(int("s0*s1"), Ok(Number::Int(21)));
         assert_eq!(int("ToFloat(s0)/2"), Ok(Number::Float(3.5)));
+        assert_eq!(int("RoundToInt(IntTrueDiv(s0, 2))"), Ok(Number::Int(4)));
+        assert_eq!(int("ModularIndexing(s0, 2, 2)"), Ok(Number::Int(1)));
         assert!(int("s2 + 1").is_err_and(|e| e.contains("`s2` has no value")));
         assert!(int("s0 +").is_err());
     }

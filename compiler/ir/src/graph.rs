@@ -130,6 +130,15 @@ impl Graph {
         )
     }
 
+    /// Puts the signature in order, role by role, where parameters were added as the need arose.
+    pub fn order_parameters(&mut self) {
+        let dag = &self.dag;
+        self.parameters.sort_by_key(|&id| match &dag[id].op {
+            Op::Parameter(p) => (p.role as usize, p.index),
+            _ => (usize::MAX, 0),
+        });
+    }
+
     /// Operands in order.
     pub fn operands(&self, id: NodeId) -> Values {
         let mut found: SmallVec<[(u32, Value); 4]> = self

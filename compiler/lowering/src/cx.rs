@@ -61,6 +61,8 @@ pub struct Settings {
     pub in_region: bool,
     /// The texts that nodes of the payload, nested ones too, name.
     pub stablehlo: std::sync::Arc<[String]>,
+    /// The graph stands for all sizes up to this: what takes log2(n) operations takes as many as for the largest.
+    pub largest: Option<i64>,
 }
 
 /// A predicate that must be false at run time, and what to say where it is not.
@@ -177,6 +179,21 @@ impl<'a> Cx<'a> {
     }
     pub fn tensors(&self, name: &str) -> Result<Vec<Value>> {
         self.opt_tensors(name)?.into_iter().map(|v| v.map_or_else(|| self.bad(name, "tensors"), Ok)).collect()
+    }
+    /// The tensors among what a higher-order operator passes to its graph. Sizes are passed along with them, and the
+    /// graph knows these already.
+    pub fn operands(&self, name: &str) -> Result<Vec<Value>> {
+        match self.arg(name) {
+            Arg::List(list) => list
+                .iter()
+                .filter_map(|a| match a {
+                    Arg::Value(i) => Some(self.value(*i)),
+                    Arg::Int(_) | Arg::Float(_) | Arg::Bool(_) => None,
+                    _ => Some(self.bad(name, "a list of tensors and sizes")),
+                })
+                .collect(),
+            _ => self.tensors(name),
+        }
     }
     /// A list of tensors in which some may be None, as in `index`.
     pub fn opt_tensors(&self, name: &str) -> Result<Vec<Option<Value>>> {

@@ -14,5 +14,5 @@ pub mod promote;
 pub mod table;
 
 pub use cx::{Check, Cx, Number, Settings};
-pub use lower::{Failure, InputSpec, Lowered, OutputSpec, TensorSpec, lower, survey};
+pub use lower::{Failure, InputSpec, Lowered, OutputSpec, TensorSpec, lower, lower_for, survey};
 pub use table::{Row, Rule, find, rows};

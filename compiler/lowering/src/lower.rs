@@ -154,23 +154,33 @@ impl Survey {
 /// Lowers a payload whose symbols are bound. With `check_bounds` the program also returns the predicates of
 /// `Cx::check`. The error names every operator that is not supported.
 pub fn lower(payload: &Payload, check_bounds: bool) -> Result<Lowered> {
-    let (lowered, survey) = attempt(payload, check_bounds);
+    lower_for(payload, check_bounds, None)
+}
+
+/// As `lower`, for a graph that is to be like those of other sizes, up to `largest`, operation by operation.
+pub fn lower_for(payload: &Payload, check_bounds: bool, largest: Option<i64>) -> Result<Lowered> {
+    let (lowered, survey) = attempt(payload, check_bounds, largest);
     survey.into_error().map_or(lowered, Err)
 }
 
 /// All nodes and inputs that cannot be lowered, in order.
 pub fn survey(payload: &Payload) -> Vec<Failure> {
-    attempt(payload, false).1.failures
+    attempt(payload, false, None).1.failures
 }
 
 /// Lowers what can be lowered. The result means nothing where there are failures.
-fn attempt(payload: &Payload, check_bounds: bool) -> (Result<Lowered>, Survey) {
+fn attempt(payload: &Payload, check_bounds: bool, largest: Option<i64>) -> (Result<Lowered>, Survey) {
     let mut survey = Survey::default();
-    let lowered = attempt_with(payload, check_bounds, &mut survey);
+    let lowered = attempt_with(payload, check_bounds, largest, &mut survey);
     (lowered, survey)
 }
 
-fn attempt_with(payload: &Payload, check_bounds: bool, survey: &mut Survey) -> Result<Lowered> {
+fn attempt_with(
+    payload: &Payload,
+    check_bounds: bool,
+    largest: Option<i64>,
+    survey: &mut Survey,
+) -> Result<Lowered> {
     let precision = match payload.matmul_precision.as_str() {
         "high" => Precision::High,
         "medium" => Precision::Default,
@@ -228,6 +238,7 @@ fn attempt_with(payload: &Payload, check_bounds: bool, survey: &mut Survey) -> R
             check_bounds,
             in_region: false,
             stablehlo: payload.stablehlo.clone().into(),
+            largest,
         },
         payload,
         node: first,

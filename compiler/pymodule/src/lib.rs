@@ -141,6 +141,41 @@ impl Client {
     }
 }
 
+/// An FX payload, parsed once, of which programs for any sizes are made.
+#[pyclass(frozen, module = "torchtpu_dynamo._torchtpu")]
+struct Source {
+    source: Arc<torchtpu_driver::Source>,
+}
+
+impl Source {
+    fn parse(py: Python<'_>, payload: &Bound<'_, PyAny>) -> PyResult<Arc<torchtpu_driver::Source>> {
+        if let Ok(source) = payload.cast::<Source>() {
+            return Ok(source.get().source.clone());
+        }
+        let payload: Vec<u8> = match payload.extract::<String>() {
+            Ok(text) => text.into_bytes(),
+            Err(_) => payload.extract()?,
+        };
+        let made = interruptible(py, move || torchtpu_driver::Source::parse(payload))?;
+        Ok(Arc::new(made.map_err(|e| raise(py, e))?))
+    }
+}
+
+#[pymethods]
+impl Source {
+    #[new]
+    fn new(py: Python<'_>, payload: &Bound<'_, PyAny>) -> PyResult<Source> {
+        Ok(Source { source: Source::parse(py, payload)? })
+    }
+}
+
+type Parts = Vec<Vec<(i64, Option<usize>)>>;
+
+/// For Python: order of dimensions in memory and the parts of each, or None where nothing is padded.
+fn border(border: &torchtpu_driver::bucket::Border) -> Option<(Vec<i64>, Parts)> {
+    (!border.is_exact()).then(|| (border.order.clone(), border.dims.clone()))
+}
+
 /// One graph, compiled to StableHLO.
 #[pyclass(frozen, module = "torchtpu_dynamo._torchtpu")]
 struct Program {
@@ -157,14 +192,59 @@ impl Program {
         options_json: &str,
     ) -> PyResult<Program> {
         let settings = options::parse(options_json).map_err(|e| raise(py, e))?;
-        let payload: Vec<u8> = match payload.extract::<String>() {
-            Ok(text) => text.into_bytes(),
-            Err(_) => payload.extract()?,
-        };
+        let source = Source::parse(py, payload)?;
         let made = interruptible(py, move || {
-            torchtpu_driver::Program::new(&payload, &bindings.into_iter().collect(), &settings)
+            torchtpu_driver::Program::new(&source, &bindings.into_iter().collect(), &settings)
         })?;
         Ok(Program { program: Arc::new(made.map_err(|e| raise(py, e))?) })
+    }
+
+    /// One program for all sizes up to `upper`; raises where padding cannot be proven right.
+    #[staticmethod]
+    fn bucketed(
+        py: Python<'_>,
+        source: &Bound<'_, Source>,
+        upper: HashMap<String, i64>,
+        samples: Vec<HashMap<String, i64>>,
+        options_json: &str,
+    ) -> PyResult<Program> {
+        let settings = options::parse(options_json).map_err(|e| raise(py, e))?;
+        let source = source.get().source.clone();
+        let made = interruptible(py, move || {
+            let samples: Vec<_> = samples.into_iter().map(|s| s.into_iter().collect()).collect();
+            torchtpu_driver::Program::bucketed(&source, &upper.into_iter().collect(), &samples, &settings)
+        })?;
+        Ok(Program { program: Arc::new(made.map_err(|e| raise(py, e))?) })
+    }
+
+    /// How the tensors of a bucketed program are padded: inputs and results, and for each input what is written over it.
+    #[allow(clippy::type_complexity)]
+    fn borders(&self) -> (Vec<Option<(Vec<i64>, Parts)>>, Vec<Option<(Vec<i64>, Parts)>>, Vec<bool>) {
+        let Some(bucket) = &self.program.bucket else { return (Vec::new(), Vec::new(), Vec::new()) };
+        let returned = bucket.outputs.iter().zip(&self.program.outputs).filter(|(_, o)| o.returned);
+        (
+            bucket.inputs.iter().map(border).collect(),
+            returned.map(|(b, _)| border(b)).collect(),
+            self.program.inputs.iter().map(|i| i.mutated_by.is_some()).collect(),
+        )
+    }
+
+    /// For one set of sizes: the valid extents, and dtype, shape and bytes of the last inputs. Raises where the program
+    /// is not right for them.
+    #[allow(clippy::type_complexity)]
+    fn runtime<'py>(
+        &self,
+        py: Python<'py>,
+        bindings: HashMap<String, i64>,
+        options_json: &str,
+    ) -> PyResult<(Vec<i64>, Vec<(&'static str, Vec<i64>, Bound<'py, PyBytes>)>)> {
+        let settings = options::parse(options_json).map_err(|e| raise(py, e))?;
+        let program = self.program.clone();
+        let made = interruptible(py, move || program.runtime(&bindings.into_iter().collect(), &settings))?;
+        let runtime = made.map_err(|e| raise(py, e))?;
+        let filling =
+            |f: torchtpu_driver::bucket::Filling| (f.dtype.torch_name(), f.shape, PyBytes::new(py, &f.bytes));
+        Ok((runtime.limits, runtime.fillings.into_iter().map(filling).collect()))
     }
 
     #[getter]
@@ -178,7 +258,7 @@ impl Program {
     /// The FX payload, JSON.
     #[getter]
     fn payload<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &self.program.payload)
+        PyBytes::new(py, self.program.payload())
     }
     #[getter]
     fn uses_seed(&self) -> bool {
@@ -390,6 +470,7 @@ fn _torchtpu(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("TorchTPUError", m.py().get_type::<TorchTPUError>())?;
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_class::<Client>()?;
+    m.add_class::<Source>()?;
     m.add_class::<Program>()?;
     m.add_class::<Executable>()?;
     m.add_function(wrap_pyfunction!(lowered_targets, m)?)?;

@@ -53,7 +53,7 @@ fn predicate(cx: &mut Cx<'_>, value: Value) -> Result<Value> {
 /// `cond(pred, true_fn, false_fn, operands)`
 fn cond(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
     let (yes, no) = (cx.nested("arg1")?, cx.nested("arg2")?);
-    let operands = cx.tensors("arg3")?;
+    let operands = cx.operands("arg3")?;
     let pred = cx.tensor("arg0")?;
     let pred = predicate(cx, pred)?;
     let types = types(cx, &operands);
@@ -68,9 +68,9 @@ fn cond(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
 /// `while_loop(cond_fn, body_fn, carried, additional)`; the additional inputs go around unchanged.
 fn while_loop(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
     let (go_on, next) = (cx.nested("arg0")?, cx.nested("arg1")?);
-    let carried = cx.tensors("arg2")?;
+    let carried = cx.operands("arg2")?;
     let count = carried.len();
-    let state: Vec<Value> = carried.into_iter().chain(cx.tensors("arg3")?).collect();
+    let state: Vec<Value> = carried.into_iter().chain(cx.operands("arg3")?).collect();
     let types = types(cx, &state);
     let cond = region(cx, "cond", &types, |cx, state| {
         let more = run(cx, go_on, state)?;
@@ -150,13 +150,13 @@ fn steps(cx: &Cx<'_>, xs: &[Value]) -> Result<i64> {
 
 /// `scan(combine_fn, init, xs, additional)`: `carry, y = combine_fn(carry, x[i])`; the carry and all ys, stacked.
 fn scan(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
-    let (init, xs, additional) = (cx.tensors("arg1")?, cx.tensors("arg2")?, cx.tensors("arg3")?);
+    let (init, xs, additional) = (cx.operands("arg1")?, cx.operands("arg2")?, cx.operands("arg3")?);
     stacked(cx, &init, &xs, &additional)
 }
 
 /// `map_impl(fn, xs, additional)`: `fn(x[i])`, stacked.
 fn map(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
-    let (xs, additional) = (cx.tensors("arg1")?, cx.tensors("arg2")?);
+    let (xs, additional) = (cx.operands("arg1")?, cx.operands("arg2")?);
     stacked(cx, &[], &xs, &additional)
 }
 
@@ -192,7 +192,7 @@ fn stacked(cx: &mut Cx<'_>, init: &[Value], xs: &[Value], additional: &[Value]) 
 /// `associative_scan(combine_fn, xs, additional)`, along the first dimension, from the front.
 fn associative_scan(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
     let combine = cx.nested("arg0")?;
-    let (xs, additional) = (cx.tensors("arg1")?, cx.tensors("arg2")?);
+    let (xs, additional) = (cx.operands("arg1")?, cx.operands("arg2")?);
     let (count, parts) = (steps(cx, &xs)?, xs.len());
     let state: Vec<Value> = xs.iter().chain(&xs).chain(&additional).copied().collect();
     // The first half of the state becomes the result; its first element is the operand's.

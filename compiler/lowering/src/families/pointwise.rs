@@ -88,6 +88,8 @@ pub const ROWS: &[Row] = &[
     row("aten.mul.Scalar", Binary(BinaryOp::Multiply)),
     row("aten.div.Tensor", Binary(BinaryOp::Divide)),
     row("aten.div.Scalar", Binary(BinaryOp::Divide)),
+    // PyTorch makes this one, after decomposing, of a number that sizes give.
+    row("aten.true_divide.Tensor", Binary(BinaryOp::Divide)),
     row("aten.div.Tensor_mode", One(div_mode)),
     row("aten.div.Scalar_mode", One(div_mode)),
     row("aten.floor_divide.default", One(|cx| binary_opmath(cx, floor_divide))),

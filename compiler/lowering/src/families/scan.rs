@@ -26,6 +26,15 @@ pub(crate) fn scan(
 ) -> Result<Vec<Value>> {
     let n = values.first().and_then(|v| cx.b.shape(*v).get(dim).copied()).unwrap_or(0);
     let mut step = 1;
+    if let Some(largest) = cx.settings.largest {
+        // The same operations with the same attributes at every size: each element meets the one `step` before it, and
+        // keeps its value where there is none.
+        while step < n.max(largest) {
+            values = scan_step(cx, values, dim, step, &combine)?;
+            step *= 2;
+        }
+        return Ok(values);
+    }
     while step < n {
         let part = |cx: &mut Cx<'_>, from, to| -> Result<Vec<Value>> {
             values.iter().map(|&v| cx.b.slice_dim(v, dim, from, to, 1)).collect()
@@ -37,6 +46,29 @@ pub(crate) fn scan(
         step *= 2;
     }
     Ok(values)
+}
+
+fn scan_step(
+    cx: &mut Cx<'_>,
+    values: Vec<Value>,
+    dim: usize,
+    step: i64,
+    combine: impl Fn(&mut Cx<'_>, &[Value], &[Value]) -> Result<Vec<Value>>,
+) -> Result<Vec<Value>> {
+    let mut earlier = Vec::with_capacity(values.len());
+    for &v in &values {
+        let ty = cx.b.ty(v).clone();
+        let (mut low, none) = (vec![0; ty.rank()], vec![0; ty.rank()]);
+        low[dim] = step;
+        let high: Vec<i64> = low.iter().map(|l| -l).collect();
+        let zero = cx.b.scalar(ty.dtype, 0.0);
+        earlier.push(cx.b.pad(v, zero, &low, &high, &none)?);
+    }
+    let combined = combine(cx, &earlier, &values)?;
+    let Some(shape) = values.first().map(|v| cx.b.shape(*v).to_vec()) else { return Ok(values) };
+    let position = cx.b.iota(TensorType::new(DType::I32, shape), dim)?;
+    let meets = cx.b.compare_const(Direction::Ge, position, step as f64)?;
+    values.iter().zip(combined).map(|(&v, c)| cx.b.select(meets, c, v)).collect()
 }
 
 /// Scan of one tensor.
