@@ -2,6 +2,7 @@
 //! business; here values cross the border, errors become `TorchTPUError`, and the GIL is given back while working.
 #![allow(clippy::useless_conversion)] // pyo3's macros convert errors into themselves.
 
+mod cache;
 mod dlpack;
 
 use dlpack::Exchange;
@@ -234,8 +235,7 @@ impl Program {
         let made = interruptible(py, move || {
             torchtpu_driver::Executable::compile(&program, &pjrt_client, &settings, zero_copy)
         })?;
-        let executable = made.map_err(|e| raise(py, e))?;
-        Ok(Executable { inner: RwLock::new(Some(Arc::new(executable))), exchange: exchange(py)? })
+        Executable::wrap(py, made.map_err(|e| raise(py, e))?)
     }
 }
 
@@ -255,6 +255,10 @@ struct Executable {
 }
 
 impl Executable {
+    fn wrap(py: Python<'_>, executable: torchtpu_driver::Executable) -> PyResult<Executable> {
+        Ok(Executable { inner: RwLock::new(Some(Arc::new(executable))), exchange: exchange(py)? })
+    }
+
     fn get(&self) -> PyResult<Arc<torchtpu_driver::Executable>> {
         let held = self.inner.read().ok().and_then(|e| e.clone());
         held.ok_or_else(|| TorchTPUError::new_err("this executable has been released"))
@@ -309,6 +313,11 @@ impl Executable {
         Ok(results)
     }
 
+    #[getter]
+    fn uses_seed(&self) -> PyResult<bool> {
+        Ok(self.get()?.uses_seed())
+    }
+
     /// Seconds of one execution alone, on buffers made beforehand; for benchmarks.
     fn execute_only(&self, py: Python<'_>, tensors: &Bound<'_, PyList>, times: u32) -> PyResult<f64> {
         let executable = self.get()?;
@@ -353,6 +362,8 @@ fn _torchtpu(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Client>()?;
     m.add_class::<Program>()?;
     m.add_class::<Executable>()?;
+    m.add_class::<cache::Cache>()?;
+    m.add("COMPILER", torchtpu_driver::cache::COMPILER)?;
     m.add_function(wrap_pyfunction!(lowered_targets, m)?)?;
     m.add_function(wrap_pyfunction!(live_buffers, m)?)
 }
