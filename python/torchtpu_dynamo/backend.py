@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import metadata
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,9 +21,9 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._guards import TracingContext
 
-from . import decompositions
+from . import cache, decompositions
 from ._torchtpu import TorchTPUError
-from .graph import Boxed, Graph, boxed
+from .graph import Boxed, Graph, raising
 from .options import Options, check_mode, parse_options
 
 log = logging.getLogger("torchtpu_dynamo")
@@ -48,6 +49,10 @@ def torchtpu_dynamo(
         parsed = parse_options(options)
     except TorchTPUError as e:
         return raising(e)
+    if cache.store(parsed) is not None and (kept := aot_cache()) is not None and kept.available(gm):
+        compiler = functools.partial(kept.compile_graph, options=parsed)
+        with kept.configuration(parsed):
+            return compile_with(gm, example_inputs, compiler, kept.serializable)
     return compile_with(gm, example_inputs, functools.partial(compile_graph, options=parsed))
 
 
@@ -57,10 +62,24 @@ def tpu(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], **kwargs: Any) 
     return torchtpu_dynamo(gm, example_inputs, **kwargs)
 
 
+@functools.cache
+def aot_cache() -> ModuleType | None:
+    """What connects AOTAutograd's cache; None where this torch lacks a part of it, all of which is private."""
+    try:
+        from . import aot_cache
+    except (ImportError, AttributeError) as e:
+        log.info("AOTAutograd's cache is not used with torch %s: %s", torch.__version__, e)
+        return None
+    return aot_cache
+
+
 def compile_with(
-    gm: torch.fx.GraphModule, example_inputs: Sequence[Any], compiler: Compiler
+    gm: torch.fx.GraphModule,
+    example_inputs: Sequence[Any],
+    compiler: Compiler,
+    wrap: Callable[[Callable[..., Any]], Any] = lambda compile: compile,
 ) -> Callable[..., Any]:
-    """Runs AOTAutograd and hands its graphs to `compiler`."""
+    """Runs AOTAutograd and hands its graphs to `compiler`, as what `wrap` makes of it."""
     parameters: set[str] = set()
 
     def compile_forward(kind: str, aot_gm: torch.fx.GraphModule, _: Sequence[Any]) -> Boxed:
@@ -75,9 +94,9 @@ def compile_with(
         return compiler(aot_gm, "backward", [i for i, name in enumerate(names) if name in parameters])
 
     backend = aot_autograd(
-        fw_compiler=functools.partial(compile_forward, "forward"),
-        bw_compiler=compile_backward,
-        inference_compiler=functools.partial(compile_forward, "inference"),
+        fw_compiler=wrap(functools.partial(compile_forward, "forward")),
+        bw_compiler=wrap(compile_backward),
+        inference_compiler=wrap(functools.partial(compile_forward, "inference")),
         decompositions=decompositions.table(),
         partition_fn=min_cut_rematerialization_partition,
         keep_inference_input_mutations=True,
@@ -95,19 +114,9 @@ def configuration() -> contextlib.AbstractContextManager[Any]:
 def compile_graph(aot_gm: torch.fx.GraphModule, kind: str, static: Sequence[int], options: Options) -> Boxed:
     """One AOT graph to a boxed callable; an error becomes a callable that raises it."""
     try:
-        return Graph(aot_gm, kind, static, options).callable()
+        return Graph.of(aot_gm, kind, static, options).callable()
     except TorchTPUError as e:
         return raising(e)
-
-
-def raising(error: TorchTPUError) -> Boxed:
-    """A compiled function that raises `error`, each time without the frames of the compilation."""
-    error.__traceback__ = error.__cause__ = error.__context__ = None
-
-    def call(*_: Any) -> list[Any]:
-        raise error.with_traceback(None)
-
-    return boxed(call)
 
 
 def static_inputs() -> list[int]:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch._guards import CompileContext
 
-from . import dump, plugins
-from ._torchtpu import Executable, Program, TorchTPUError
+from . import cache, dump, plugins
+from ._torchtpu import Client, Executable, Program, TorchTPUError
 from .counters import counters, recompile_reason
 from .export import Exported, export
 from .options import Options
@@ -37,19 +37,29 @@ _SEEDS = 2**63 - 1
 class Graph:
     """An exported graph, and the executables made of it, one for each set of sizes."""
 
-    def __init__(self, gm: torch.fx.GraphModule, kind: str, static: Iterable[int], options: Options) -> None:
-        start = time.perf_counter()
+    def __init__(self, exported: Exported, options: Options, source: str = "") -> None:
         context = CompileContext.try_get()
         self.compile_id: Any = context.compile_id if context is not None else None
-        self.label = f"{self.compile_id or '-'} {kind}"
+        self.label = f"{self.compile_id or '-'} {exported.kind}"
+        self.exported = exported
         self.options = options
         self.reason = recompile_reason()
-        name = "graph" if self.compile_id is None else f"graph_{str(self.compile_id).replace('/', '_')}"
-        self.exported: Exported = export(gm, kind, name, static)
-        self.source = dump.source_text(gm)
-        self.export_seconds = time.perf_counter() - start
+        self.source = source
+        self.export_seconds = 0.0
         self.executables: dict[tuple[Any, ...], tuple[Executable, bool, list[Any]]] = {}
         self.lock = threading.Lock()
+
+    @classmethod
+    def of(cls, gm: torch.fx.GraphModule, kind: str, static: Iterable[int], options: Options) -> Graph:
+        """The graph that AOTAutograd hands over: a call of our compiler."""
+        start = time.perf_counter()
+        counters.compiler_calls += 1
+        context = CompileContext.try_get()
+        compile_id = context.compile_id if context is not None else None
+        name = "graph" if compile_id is None else f"graph_{str(compile_id).replace('/', '_')}"
+        graph = cls(export(gm, kind, name, static), options, dump.source_text(gm))
+        graph.export_seconds = time.perf_counter() - start
+        return graph
 
     def program(self, bindings: dict[str, int]) -> Program:
         """The program for these sizes. Raises TorchTPUError."""
@@ -76,23 +86,38 @@ class Graph:
             try:
                 client = plugins.client(self.options.plugin, self.options.zero_copy)
                 with Progress(f"{self.label}, {self.exported.nodes} nodes"):
-                    program = self.program(bindings)
-                    executable = program.compile(client, self.options.compile_json())
+                    executable, stages, found_it = self.executable(bindings, client)
             except TorchTPUError:
                 counters.errors += 1
                 raise
-            stages = {"export": self.export_seconds, **program.stage_times(), **executable.stage_times()}
-            counters.compiled(self.label, stages, reason)
+            counters.compiled(self.label, {"export": self.export_seconds, **stages}, reason, loaded=found_it)
             log.info(
-                "compiled %s: %d nodes in %.3f s",
+                "%s %s: %d nodes in %.3f s",
+                "loaded" if found_it else "compiled",
                 self.label,
                 self.exported.nodes,
                 time.perf_counter() - start,
             )
             self.export_seconds = 0.0
-            found = (executable, program.uses_seed, resolve_outputs(self.exported, bindings))
+            found = (executable, executable.uses_seed, resolve_outputs(self.exported, bindings))
             self.executables[key] = found
             return found
+
+    def executable(
+        self, bindings: dict[str, int], client: Client
+    ) -> tuple[Executable, dict[str, float], bool]:
+        """The executable of an earlier process, or a new one; seconds by stage; whether it was found."""
+        store = cache.store(self.options)
+        key = None
+        if store is not None:
+            key, executable = cache.lookup(store, self.exported, bindings, self.options, client)
+            if executable is not None:
+                return executable, executable.stage_times(), True
+        program = self.program(bindings)
+        executable = program.compile(client, self.options.compile_json())
+        if store is not None and key is not None:
+            cache.save(store, key, executable, client, self.exported)
+        return executable, {**program.stage_times(), **executable.stage_times()}, False
 
     def refresh(self) -> None:
         """Forgets device copies of parameters and buffers."""
@@ -165,6 +190,16 @@ def boxed(call: Boxed) -> Boxed:
     """Tells AOTAutograd that it may hand over its list of arguments."""
     call._boxed_call = True  # type: ignore[attr-defined]
     return call
+
+
+def raising(error: TorchTPUError) -> Boxed:
+    """A compiled function that raises `error`, each time without the frames of the compilation."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+
+    def call(*_: Any) -> list[Any]:
+        raise error.with_traceback(None)
+
+    return boxed(call)
 
 
 def draw_seed() -> int:

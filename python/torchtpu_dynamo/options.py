@@ -30,6 +30,9 @@ class Options:
     zero_copy: Annotated[
         bool | None, "share memory with the plugin; default: TORCHTPU_ZERO_COPY, else yes"
     ] = None
+    cache: Annotated[
+        bool | None, "keep executables on disk for later processes; default: TORCHTPU_CACHE, else yes"
+    ] = None
     xla_options: Annotated[dict[str, Any], "options of XLA for this compilation, by XLA's names"] = (
         dataclasses.field(default_factory=dict)
     )
