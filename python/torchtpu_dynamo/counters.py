@@ -54,8 +54,8 @@ class Stats:
 
     def __str__(self) -> str:
         lines = [
-            f"compilations {self.compilations}  compiler calls {self.compiler_calls}  executions {self.executions}  cache hits {self.cache_hits}"
-            f"  errors {self.errors}",
+            f"compilations {self.compilations}  executions {self.executions}  cache hits {self.cache_hits}"
+            f"  errors {self.errors}  compiler calls {self.compiler_calls}",
             f"  cache on disk: hits {self.cache.hits}  misses {self.cache.misses}  stored {self.cache.stored}"
             f"  errors {self.cache.errors}  graphs {self.cache.graphs}  read {self.cache.bytes_read} bytes"
             f"  written {self.cache.bytes_written} bytes",

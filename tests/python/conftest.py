@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-# Every test compiles what it tests, and leaves the user's cache alone; test_cache.py turns it on where it is meant.
-os.environ["TORCHTPU_CACHE"] = "0"
+# Every test compiles what it tests, and leaves the user's cache alone; test_cache.py has one of its own.
+os.environ.setdefault("TORCHTPU_CACHE", "0")
 
 DTYPES = {str(d).removeprefix("torch."): d for d in vars(torch).values() if isinstance(d, torch.dtype)}
 

@@ -1,11 +1,11 @@
 //! The store's promises: whole files or none, whatever is done to them, and no waiting.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use proptest::prelude::*;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 use torchtpu_cache::{Blob, Found, Key, Store};
 
@@ -244,20 +244,84 @@ fn worker() {
     }
 }
 
+/// This test binary again, running one test as a process of its own.
+fn process(test: &str, folder: &Folder) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--test-threads", "1"])
+        .env(WORKER, &folder.0)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Writes until it is killed.
+#[test]
+fn writer() {
+    let Ok(dir) = std::env::var(WORKER) else { return };
+    let store = Store::open(Path::new(&dir), 1 << 30).unwrap();
+    let body: Vec<u8> = (0..8 << 20).map(|i| i as u8).collect();
+    for round in 0u32.. {
+        store.put(&key(&format!("{}", round % 3)), b"label", &body).unwrap();
+    }
+}
+
+#[test]
+fn a_writer_may_be_killed_at_any_time() {
+    let folder = Folder::new("killed");
+    let store = folder.store(1 << 30);
+    for round in 0..20 {
+        let mut child = process("writer", &folder);
+        // Until it writes, and then a little more.
+        while folder.names().is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(10 + round * 3));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(store.verify().iter().all(|(_, problem)| problem.is_none()));
+    }
+    for entry in store.entries() {
+        assert_eq!(hit(store.get(&entry.key)).body.len(), 8 << 20);
+    }
+    let left: Vec<_> = folder.names().into_iter().filter(|name| name.starts_with(".tmp-")).collect();
+    for name in &left {
+        age(&folder.0.join(name), 7200);
+    }
+    store.put(&key("a"), b"", b"body").unwrap();
+    assert!(folder.names().iter().all(|name| !name.starts_with(".tmp-")), "{left:?}");
+}
+
+/// Writes where files may not grow beyond 1000 bytes, as on a disk that is full.
+#[test]
+fn confined() {
+    let Ok(dir) = std::env::var(WORKER) else { return };
+    let limit = libc::rlimit { rlim_cur: 1000, rlim_max: 1000 };
+    // SAFETY: a signal is ignored and a limit of this process set, from a valid struct.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+        assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &limit), 0);
+    }
+    let store = Store::open(Path::new(&dir), 1 << 20).unwrap();
+    store.put(&key("small"), b"", &[0; 500]).unwrap();
+    assert!(store.put(&key("large"), b"", &[0; 5000]).is_err());
+    assert!(matches!(store.get(&key("large")), Found::Miss));
+    hit(store.get(&key("small")));
+}
+
+#[test]
+fn a_write_that_fails_leaves_nothing() {
+    let folder = Folder::new("confined");
+    folder.store(1);
+    let out = process("confined", &folder).wait_with_output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+    assert_eq!(folder.names(), [format!("{}.exe", key("small").hex())]);
+}
+
 #[test]
 fn two_hundred_processes_at_once() {
     let folder = Folder::new("many");
     folder.store(1);
-    let me = std::env::current_exe().unwrap();
-    let start = || {
-        Command::new(&me)
-            .args(["--exact", "worker", "--test-threads", "1"])
-            .env(WORKER, &folder.0)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap()
-    };
-    let children: Vec<_> = (0..200).map(|_| start()).collect();
+    let children: Vec<_> = (0..200).map(|_| process("worker", &folder)).collect();
     for child in children {
         let out = child.wait_with_output().unwrap();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
