@@ -21,6 +21,7 @@ from unittest import mock
 import torch
 import torch._functorch.config
 import torch.compiler.config
+from torch._functorch._aot_autograd import graph_compile
 from torch._functorch._aot_autograd.autograd_cache import BypassAOTAutogradCache
 from torch._functorch.aot_autograd import SerializableAOTDispatchCompiler
 from torch._inductor.codecache import FxGraphHashDetails
@@ -115,8 +116,12 @@ def available(gm: torch.fx.GraphModule) -> bool:
 @functools.cache
 def _supported() -> bool:
     config = torch._functorch.config
-    needed = ("bundled_autograd_cache", "force_non_lazy_backward_lowering")
-    return all(hasattr(config, name) for name in needed) and hasattr(torch.compiler.config, "cache_key_tag")
+    needed = ("bundled_autograd_cache", "force_non_lazy_backward_lowering", "donated_buffer")
+    return (
+        all(hasattr(config, name) for name in needed)
+        and hasattr(torch.compiler.config, "cache_key_tag")
+        and hasattr(graph_compile, "collect_bw_donated_buffer_idxs")
+    )
 
 
 @contextlib.contextmanager
@@ -133,7 +138,12 @@ def configuration(options: Options) -> Iterator[None]:
     # Inductor's share of the key is its own settings and a digest of all of torch's sources. We depend on
     # neither, and making it imports all of inductor: 1.5 s. AOTAutograd's share stays as it is.
     with (
-        torch._functorch.config.patch(bundled_autograd_cache=True, force_non_lazy_backward_lowering=True),
+        torch._functorch.config.patch(
+            bundled_autograd_cache=True, force_non_lazy_backward_lowering=True, donated_buffer=True
+        ),
+        # No buffer is donated, as in `backend.configuration`. What is kept must say so with an empty list: told by
+        # the setting, AOTAutograd leaves None, and later takes that for buffers that are donated.
+        mock.patch.object(graph_compile, "collect_bw_donated_buffer_idxs", return_value=[]),
         mock.patch.object(FxGraphHashDetails, "__init__", details),
     ):
         yield

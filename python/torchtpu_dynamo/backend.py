@@ -50,9 +50,13 @@ def torchtpu_dynamo(
     except TorchTPUError as e:
         return raising(e)
     if cache.store(parsed) is not None and (kept := aot_cache()) is not None and kept.available(gm):
-        compiler = functools.partial(kept.compile_graph, options=parsed)
-        with kept.configuration(parsed):
-            return compile_with(gm, example_inputs, compiler, kept.serializable)
+        return compile_with(
+            gm,
+            example_inputs,
+            functools.partial(kept.compile_graph, options=parsed),
+            kept.serializable,
+            functools.partial(kept.configuration, parsed),
+        )
     return compile_with(gm, example_inputs, functools.partial(compile_graph, options=parsed))
 
 
@@ -60,6 +64,12 @@ def tpu(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], **kwargs: Any) 
     """The backend under its short name, which another package may claim as well."""
     warn_of_namesakes()
     return torchtpu_dynamo(gm, example_inputs, **kwargs)
+
+
+def configuration() -> contextlib.AbstractContextManager[Any]:
+    """What AOTAutograd must do differently for us, and for us only."""
+    # Torch frees donated buffers itself and then refuses retain_graph=True; ours are only ever read.
+    return torch._functorch.config.patch(donated_buffer=False)
 
 
 @functools.cache
@@ -78,8 +88,9 @@ def compile_with(
     example_inputs: Sequence[Any],
     compiler: Compiler,
     wrap: Callable[[Callable[..., Any]], Any] = lambda compile: compile,
+    configured: Callable[[], contextlib.AbstractContextManager[Any]] = configuration,
 ) -> Callable[..., Any]:
-    """Runs AOTAutograd and hands its graphs to `compiler`, as what `wrap` makes of it."""
+    """Runs AOTAutograd, configured so, and hands its graphs to `compiler`, as what `wrap` makes of it."""
     parameters: set[str] = set()
 
     def compile_forward(kind: str, aot_gm: torch.fx.GraphModule, _: Sequence[Any]) -> Boxed:
@@ -101,14 +112,8 @@ def compile_with(
         partition_fn=min_cut_rematerialization_partition,
         keep_inference_input_mutations=True,
     )
-    with configuration():
+    with configured():
         return backend(gm, example_inputs)
-
-
-def configuration() -> contextlib.AbstractContextManager[Any]:
-    """What AOTAutograd must do differently for us, and for us only."""
-    # Torch frees donated buffers itself and then refuses retain_graph=True; ours are only ever read.
-    return torch._functorch.config.patch(donated_buffer=False)
 
 
 def compile_graph(aot_gm: torch.fx.GraphModule, kind: str, static: Sequence[int], options: Options) -> Boxed:

@@ -112,6 +112,7 @@ class Graph:
         if store is not None:
             key, executable = cache.lookup(store, self.exported, bindings, self.options, client)
             if executable is not None:
+                dump.show_source(self.source, self.exported.json, None, self.exported.kind, self.compile_id)
                 return executable, executable.stage_times(), True
         program = self.program(bindings)
         executable = program.compile(client, self.options.compile_json())

@@ -70,7 +70,8 @@ fn what_is_stored_is_found() {
     assert_eq!(store.put(&key("a"), b"", b"").unwrap(), 88);
     assert_eq!(hit(store.get(&key("a"))).body, b"");
     assert_eq!(folder.names().len(), 1);
-    let modes = [&folder.0, &file_of(&folder, &key("a"))].map(|p| fs::metadata(p).unwrap().permissions().mode());
+    let modes =
+        [&folder.0, &file_of(&folder, &key("a"))].map(|p| fs::metadata(p).unwrap().permissions().mode());
     assert_eq!(modes.map(|m| m & 0o777), [0o700, 0o600]);
 }
 

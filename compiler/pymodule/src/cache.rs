@@ -10,6 +10,9 @@ use std::time::SystemTime;
 use torchtpu_driver::cache::{Cache as Driver, Description, Key};
 use torchtpu_driver::{Lookup, Request, options};
 
+/// Key, executable, bytes read, what was wrong.
+type Looked = (Option<String>, Option<Executable>, u64, Option<String>);
+
 /// A folder of executables. Raises OSError where it cannot be used or trusted.
 #[pyclass(frozen, module = "torchtpu_dynamo._torchtpu")]
 pub struct Cache {
@@ -36,7 +39,7 @@ impl Cache {
         program_json: &str,
         client: &Client,
         compile_json: &str,
-    ) -> PyResult<(Option<String>, Option<Executable>, u64, Option<String>)> {
+    ) -> PyResult<Looked> {
         let program = options::parse(program_json).map_err(|e| raise(py, e))?;
         let compile = options::parse(compile_json).map_err(|e| raise(py, e))?;
         let (cache, client, zero_copy) = (self.cache.clone(), client.client.clone(), client.zero_copy);
