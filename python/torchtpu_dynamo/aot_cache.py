@@ -24,6 +24,7 @@ import torch.compiler.config
 from torch._functorch._aot_autograd import graph_compile
 from torch._functorch._aot_autograd.autograd_cache import BypassAOTAutogradCache
 from torch._functorch.aot_autograd import SerializableAOTDispatchCompiler
+from torch._guards import TracingContext
 from torch._inductor.codecache import FxGraphHashDetails
 from torch._inductor.output_code import OutputCode
 
@@ -41,6 +42,7 @@ class CompiledGraph(OutputCode):
         self._boxed_call = True  # of the instance: dynamo's wrapper copies its attributes
         self.exported: Exported = graph.exported
         self.options: Options = graph.options
+        self.has_tokens = _has_tokens()
         self.call = start(graph)
 
     def __call__(self, inputs: Any) -> Any:
@@ -48,6 +50,8 @@ class CompiledGraph(OutputCode):
 
     def prepare_for_serialization(self) -> None:
         """Called on a copy."""
+        if self.has_tokens:
+            raise BypassAOTAutogradCache("what AOTAutograd keeps forgets the tokens that the graph takes")
         del self.call
 
     def post_compile(self, *_: Any) -> None:
@@ -69,6 +73,13 @@ class FailedGraph(CompiledGraph):
 
     def prepare_for_serialization(self) -> None:
         raise BypassAOTAutogradCache("the graph does not compile")
+
+
+def _has_tokens() -> bool:
+    """Whether the graph being compiled takes tokens for its effects, as checks of linalg functions are."""
+    context = TracingContext.try_get()
+    meta = context.fw_metadata if context is not None else None
+    return bool(getattr(meta, "tokens", None) or getattr(meta, "num_backward_tokens", 0))
 
 
 def start(graph: Graph) -> Boxed:

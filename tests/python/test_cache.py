@@ -187,6 +187,15 @@ def test_training_with_buffers_that_are_written() -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
+def test_a_graph_with_checks_of_its_own_is_not_mistaken() -> None:
+    """Its tokens are forgotten by what torch keeps."""
+    x = torch.randn(3, 3) + 4 * torch.eye(3)
+    for _ in range(2):
+        result, found = again(torch.linalg.inv, x)
+        torch.testing.assert_close(result, torch.linalg.inv(x))
+    assert (found.compilations, found.cache.hits) == (0, 1)
+
+
 def test_a_graph_may_be_retained() -> None:
     x = torch.ones(3, requires_grad=True)
     for _ in range(2):
