@@ -81,7 +81,7 @@ def lower(
 
 
 def _program(aot_gm: torch.fx.GraphModule, kind: str, static: Sequence[int], options: Options) -> Program:
-    return Graph(aot_gm, kind, static, options).program({})
+    return Graph.of(aot_gm, kind, static, options).program({})
 
 
 def _leave(*_: Any) -> list[Any]:

@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import metadata
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,10 +21,10 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._guards import TracingContext
 
-from . import custom_ops
+from . import cache, custom_ops
 from ._torchtpu import TorchTPUError
 from .fallback import Fallback
-from .graph import Boxed, Graph, boxed
+from .graph import Boxed, Graph, raising
 from .options import Options, check_mode, parse_options
 
 log = logging.getLogger("torchtpu_dynamo")
@@ -49,6 +50,16 @@ def torchtpu_dynamo(
         parsed = parse_options(options)
     except TorchTPUError as e:
         return raising(e)
+    # AOTAutograd's key knows nothing of registered lowerings, and a graph that may be cut is kept whole.
+    plain = parsed.fallback == "error" and not custom_ops.registered
+    if plain and cache.store(parsed) is not None and (kept := aot_cache()) is not None and kept.available(gm):
+        return compile_with(
+            gm,
+            example_inputs,
+            functools.partial(kept.compile_graph, options=parsed),
+            kept.serializable,
+            functools.partial(kept.configuration, parsed),
+        )
     return compile_with(gm, example_inputs, functools.partial(compile_graph, options=parsed))
 
 
@@ -58,10 +69,31 @@ def tpu(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], **kwargs: Any) 
     return torchtpu_dynamo(gm, example_inputs, **kwargs)
 
 
+def configuration() -> contextlib.AbstractContextManager[Any]:
+    """What AOTAutograd must do differently for us, and for us only."""
+    # Torch frees donated buffers itself and then refuses retain_graph=True; ours are only ever read.
+    return torch._functorch.config.patch(donated_buffer=False)
+
+
+@functools.cache
+def aot_cache() -> ModuleType | None:
+    """What connects AOTAutograd's cache; None where this torch lacks a part of it, all of which is private."""
+    try:
+        from . import aot_cache
+    except (ImportError, AttributeError) as e:
+        log.info("AOTAutograd's cache is not used with torch %s: %s", torch.__version__, e)
+        return None
+    return aot_cache
+
+
 def compile_with(
-    gm: torch.fx.GraphModule, example_inputs: Sequence[Any], compiler: Compiler
+    gm: torch.fx.GraphModule,
+    example_inputs: Sequence[Any],
+    compiler: Compiler,
+    wrap: Callable[[Callable[..., Any]], Any] = lambda compile: compile,
+    configured: Callable[[], contextlib.AbstractContextManager[Any]] = configuration,
 ) -> Callable[..., Any]:
-    """Runs AOTAutograd and hands its graphs to `compiler`."""
+    """Runs AOTAutograd, configured so, and hands its graphs to `compiler`, as what `wrap` makes of it."""
     parameters: set[str] = set()
 
     def compile_expanded(aot_gm: torch.fx.GraphModule, kind: str, static: Sequence[int]) -> Boxed:
@@ -83,43 +115,27 @@ def compile_with(
         return compile_expanded(aot_gm, "backward", [i for i, name in enumerate(names) if name in parameters])
 
     backend = aot_autograd(
-        fw_compiler=functools.partial(compile_forward, "forward"),
-        bw_compiler=compile_backward,
-        inference_compiler=functools.partial(compile_forward, "inference"),
+        fw_compiler=wrap(functools.partial(compile_forward, "forward")),
+        bw_compiler=wrap(compile_backward),
+        inference_compiler=wrap(functools.partial(compile_forward, "inference")),
         decompositions=custom_ops.table(),
         partition_fn=min_cut_rematerialization_partition,
         keep_inference_input_mutations=True,
     )
     try:
-        with configuration():
+        with configured():
             return backend(gm, example_inputs)
     except TorchTPUError as e:  # of a lowering that the user registered, and that PyTorch traces
         return raising(e)
 
 
-def configuration() -> contextlib.AbstractContextManager[Any]:
-    """What AOTAutograd must do differently for us, and for us only."""
-    # Torch frees donated buffers itself and then refuses retain_graph=True; ours are only ever read.
-    return torch._functorch.config.patch(donated_buffer=False)
-
-
 def compile_graph(aot_gm: torch.fx.GraphModule, kind: str, static: Sequence[int], options: Options) -> Boxed:
     """One AOT graph to a boxed callable; an error becomes a callable that raises it."""
     try:
-        made = Fallback if options.fallback == "eager" else Graph
+        made = Fallback if options.fallback == "eager" else Graph.of
         return made(aot_gm, kind, static, options).callable()
     except TorchTPUError as e:
         return raising(e)
-
-
-def raising(error: TorchTPUError) -> Boxed:
-    """A compiled function that raises `error`, each time without the frames of the compilation."""
-    error.__traceback__ = error.__cause__ = error.__context__ = None
-
-    def call(*_: Any) -> list[Any]:
-        raise error.with_traceback(None)
-
-    return boxed(call)
 
 
 def static_inputs() -> list[int]:

@@ -317,7 +317,7 @@ class _Checks:
         def compiler(aot_gm: torch.fx.GraphModule, kind: str, static: Sequence[int]) -> Boxed:
             label = f"graph {index} {kind}"
             try:
-                compiled = Graph(aot_gm, kind, static, self.options).callable()
+                compiled = Graph.of(aot_gm, kind, static, self.options).callable()
                 exposed = _Exposed(aot_gm, kind, static, self.options)
             except TorchTPUError as e:
                 return raising(e)
@@ -386,7 +386,7 @@ class _Exposed:
 
     def __init__(self, gm: torch.fx.GraphModule, kind: str, static: Sequence[int], options: Options) -> None:
         exposed, self.names = expose(gm)
-        graph = Graph(exposed, kind, static, options)
+        graph = Graph.of(exposed, kind, static, options)
         self.call = graph.callable()
         self.info = {node.name: node for node in fx_nodes(json.loads(graph.exported.json), None)}
 

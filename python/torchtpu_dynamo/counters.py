@@ -28,12 +28,29 @@ class Recompilation:
 
 
 @dataclasses.dataclass(frozen=True)
+class CacheStats:
+    """What the cache on disk did: executables loaded (`hits`), looked up in vain (`misses`) and `stored`, with
+    the bytes of both; files or folders that could not be used (`errors`); and `graphs` that AOTAutograd's
+    own cache knew, so that our compiler was not called."""
+
+    hits: int
+    misses: int
+    stored: int
+    errors: int
+    graphs: int
+    bytes_read: int
+    bytes_written: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Stats:
     """A snapshot of the counters. Times are in seconds.
 
-    `fallbacks` counts the executions of each operator that ran on the host, and `fallback_bytes` the bytes
-    of their operands and results: what moves between host and device. `cache_hits` counts calls of graphs
-    with symbolic sizes that found their sizes compiled already.
+    `compilations` counts those by XLA, `compiler_calls` the graphs that AOTAutograd handed to our compiler; what
+    a cache knew is in neither. `cache_hits` counts calls of graphs with symbolic sizes that found their sizes
+    compiled already in this process; `cache` is about the one on disk. `fallbacks` counts the executions of each
+    operator that ran on the host, and `fallback_bytes` the bytes of their operands and results: what moves
+    between host and device.
     """
 
     compilations: int
@@ -42,13 +59,18 @@ class Stats:
     errors: int
     stage_seconds: Mapping[str, float]
     recompilations: tuple[Recompilation, ...]
+    compiler_calls: int
+    cache: CacheStats
     fallbacks: Mapping[str, int] = dataclasses.field(default_factory=dict)
     fallback_bytes: int = 0
 
     def __str__(self) -> str:
         lines = [
             f"compilations {self.compilations}  executions {self.executions}  cache hits {self.cache_hits}"
-            f"  errors {self.errors}",
+            f"  errors {self.errors}  compiler calls {self.compiler_calls}",
+            f"  cache on disk: hits {self.cache.hits}  misses {self.cache.misses}  stored {self.cache.stored}"
+            f"  errors {self.cache.errors}  graphs {self.cache.graphs}  read {self.cache.bytes_read} bytes"
+            f"  written {self.cache.bytes_written} bytes",
             *(f"  {stage:<12} {seconds:8.3f} s" for stage, seconds in self.stage_seconds.items()),
             *(f"  on the host {op}: {count}" for op, count in self.fallbacks.items()),
             *([f"  moved for it {self.fallback_bytes} bytes"] if self.fallbacks else []),
@@ -78,12 +100,28 @@ class Counters:
         self.fallbacks: dict[str, int] = {}
         self.fallback_bytes = 0
         self.again: dict[str, int] = {}
+        self.compiler_calls = 0
+        self.graph_loads = 0
+        self.cache_loads = 0
+        self.cache_misses = 0
+        self.cache_stored = 0
+        self.cache_errors = 0
+        self.cache_read = 0
+        self.cache_written = 0
 
-    def compiled(self, graph: str, stages: Mapping[str, float], reason: str | None, line: str = "") -> None:
-        """Counts a compilation, and warns of a function's third recompilation, and of each time that doubles."""
+    def compiled(
+        self,
+        graph: str,
+        stages: Mapping[str, float],
+        reason: str | None,
+        line: str = "",
+        loaded: bool = False,
+    ) -> None:
+        """Notes an executable, compiled or loaded from the cache on disk; warns of a function's third recompilation,
+        and of each time that doubles."""
         times = 0
         with self.lock:
-            self.compilations += 1
+            self.compilations += not loaded
             for stage, seconds in stages.items():
                 self.stage_seconds[stage] = self.stage_seconds.get(stage, 0.0) + seconds
             if reason is not None:
@@ -138,6 +176,16 @@ def stats() -> Stats:
             counters.errors,
             dict(counters.stage_seconds),
             tuple(counters.recompilations),
+            counters.compiler_calls,
+            CacheStats(
+                hits=counters.cache_loads,
+                misses=counters.cache_misses,
+                stored=counters.cache_stored,
+                errors=counters.cache_errors,
+                graphs=counters.graph_loads,
+                bytes_read=counters.cache_read,
+                bytes_written=counters.cache_written,
+            ),
             dict(counters.fallbacks),
             counters.fallback_bytes,
         )

@@ -208,7 +208,7 @@ class _Collector:
         stages: dict[str, float] = {}
         passes: tuple[Mapping[str, Any], ...] = ()
         try:
-            graph = Graph(gm, kind, static, self.options)
+            graph = Graph.of(gm, kind, static, self.options)
             payload = json.loads(graph.exported.json)
             nodes = fx_nodes(payload, None)
             compiled = graph.program({})

@@ -53,6 +53,8 @@ class Exported:
     """The nodes whose results are the tensors of the executable."""
     texts: list[StableHloText]
     """What the user registered as StableHLO for the nodes of this graph and of those nested in it."""
+    size_names: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    """By symbol: the sizes of the user's arguments that it stands for."""
 
     def payload(self, number: Callable[[Any], Any]) -> str:
         """The payload with its StableHLO; `number` gives a size its value. Raises TorchTPUError."""

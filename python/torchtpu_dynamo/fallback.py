@@ -33,7 +33,7 @@ class Fallback:
 
     def __init__(self, gm: GraphModule, kind: str, static: Iterable[int], options: Options) -> None:
         self.gm, self.static = gm, tuple(static)
-        self.whole = Graph(gm, kind, self.static, options)
+        self.whole = Graph.of(gm, kind, self.static, options)
         self.cuts: Cuts | None = None
         self.lock = threading.Lock()
 

@@ -5,6 +5,7 @@ payload is `export`; nothing here may look into the graph."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import threading
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch._guards import CompileContext
 
-from . import dump, plugins
+from . import cache, dump, plugins
 from ._torchtpu import Executable, Program, Source, TorchTPUError
 from .buckets import Bucket, Fit, bounds_of, chosen, parse_buckets, samples, size_sources
 from .counters import counters, recompile_reason
@@ -43,26 +44,38 @@ _REFUSALS = 3
 class Graph:
     """An exported graph, and the executables made of it, one for each set of sizes."""
 
-    def __init__(self, gm: torch.fx.GraphModule, kind: str, static: Iterable[int], options: Options) -> None:
-        start = time.perf_counter()
+    def __init__(self, exported: Exported, options: Options, source: str = "") -> None:
         context = CompileContext.try_get()
         self.compile_id: Any = context.compile_id if context is not None else None
-        self.label = f"{self.compile_id or '-'} {kind}"
+        self.label = f"{self.compile_id or '-'} {exported.kind}"
+        self.exported = exported
         self.options = options
         self.reason = recompile_reason()
-        name = "graph" if self.compile_id is None else f"graph_{str(self.compile_id).replace('/', '_')}"
-        self.exported: Exported = export(gm, kind, name, static)
         self.payload: Source | None = None
-        self.source = dump.source_text(gm)
-        self.export_seconds = time.perf_counter() - start
+        self.source = source
+        self.export_seconds = 0.0
         self.executables: dict[tuple[Any, ...], tuple[Executable | Fit, bool, list[Any]]] = {}
-        sources = size_sources(gm) if self.exported.symbols else {}
-        self.sources = {s: sources.get(s) or [s] for s in self.exported.symbols}
+        self.sources = {s: exported.size_names.get(s) or [s] for s in exported.symbols}
         wanted = parse_buckets(options.buckets)
-        self.uppers = [chosen(wanted, self.sources[s]) for s in self.exported.symbols]
+        self.uppers = [chosen(wanted, self.sources[s]) for s in exported.symbols]
         self.buckets: dict[tuple[int, ...], list[Bucket]] = {}
         self.refused: dict[tuple[int, ...], int] = {}
         self.lock = threading.Lock()
+
+    @classmethod
+    def of(cls, gm: torch.fx.GraphModule, kind: str, static: Iterable[int], options: Options) -> Graph:
+        """The graph that AOTAutograd hands over: a call of our compiler."""
+        start = time.perf_counter()
+        counters.compiler_calls += 1
+        context = CompileContext.try_get()
+        compile_id = context.compile_id if context is not None else None
+        name = "graph" if compile_id is None else f"graph_{str(compile_id).replace('/', '_')}"
+        exported = export(gm, kind, name, static)
+        if exported.symbols:
+            exported = dataclasses.replace(exported, size_names=size_sources(gm))
+        graph = cls(exported, options, dump.source_text(gm))
+        graph.export_seconds = time.perf_counter() - start
+        return graph
 
     def source_payload(self, bindings: dict[str, int]) -> tuple[str, Source]:
         """The payload for these sizes, as text and parsed; it is parsed once unless its StableHLO depends on them."""
@@ -93,35 +106,61 @@ class Graph:
                 return found
             bindings = dict(zip(self.exported.symbols, key, strict=True))
             try:
-                fit = self.fit(key, bindings) if any(wanted for wanted, _ in self.uppers) else None
-                if fit is None:
-                    program, executable = self.build(bindings, None, self.why(key))
+                fitted = self.fit(key, bindings) if any(wanted for wanted, _ in self.uppers) else None
+                if fitted is None:
+                    _, runs = self.build(bindings, None, self.why(key))
+                    uses_seed = runs.uses_seed
                 else:
-                    program, executable = fit
+                    program, runs = fitted
+                    uses_seed = program.uses_seed
             except TorchTPUError:
                 counters.errors += 1
                 raise
-            found = (executable, program.uses_seed, resolve_outputs(self.exported, bindings))
+            found = (runs, uses_seed, resolve_outputs(self.exported, bindings))
             self.executables[key] = found
             return found
 
     def build(
         self, bindings: dict[str, int], seen: list[dict[str, int]] | None, reason: str | None
-    ) -> tuple[Program, Executable]:
-        """A program, and its executable."""
+    ) -> tuple[Program | None, Executable]:
+        """An executable, and its program unless an earlier process left the executable."""
         start = time.perf_counter()
         client = plugins.client(self.options.plugin, self.options.zero_copy)
         with Progress(f"{self.label}, {self.exported.nodes} nodes"):
-            program = self.program(bindings, seen)
-            executable = program.compile(client, self.options.compile_json())
-        stages = {"export": self.export_seconds, **program.stage_times(), **executable.stage_times()}
+            # A program for many sizes is needed to check each of them, so it is made anew.
+            store = cache.store(self.options) if seen is None else None
+            program, executable, key = None, None, None
+            if store is not None:
+                payload, _ = self.source_payload(bindings)
+                key, executable = cache.lookup(store, self.exported, payload, bindings, self.options, client)
+                if executable is not None:
+                    dump.show_source(self.source, payload, None, self.exported.kind, self.compile_id)
+            loaded = executable is not None
+            if executable is None:
+                program = self.program(bindings, seen)
+                executable = program.compile(client, self.options.compile_json())
+                if store is not None and key is not None:
+                    cache.save(store, key, executable, client, self.exported)
+        made = program.stage_times() if program is not None else {}
+        stages = {"export": self.export_seconds, **made, **executable.stage_times()}
         self.export_seconds = 0.0
         frames = calling_frames() if reason is not None else []
         line = "{}:{} in {}".format(*frames[0]) if frames else ""
-        counters.compiled(self.label, stages, reason, line)
+        counters.compiled(self.label, stages, reason, line, loaded)
         log.info(
-            "compiled %s: %d nodes in %.3f s", self.label, self.exported.nodes, time.perf_counter() - start
+            "%s %s: %d nodes in %.3f s",
+            "loaded" if loaded else "compiled",
+            self.label,
+            self.exported.nodes,
+            time.perf_counter() - start,
         )
+        return program, executable
+
+    def padded(
+        self, bounds: dict[str, int], seen: list[dict[str, int]], reason: str | None
+    ) -> tuple[Program, Executable]:
+        program, executable = self.build(bounds, seen, reason)
+        assert program is not None
         return program, executable
 
     def why(self, key: tuple[Any, ...], upper: tuple[int, ...] | None = None) -> str | None:
@@ -190,11 +229,11 @@ class Graph:
         bounds = dict(zip(names, upper, strict=True))
         for seen in attempts[:-1]:
             try:
-                return self.build(bounds, seen, self.why(key, upper))
+                return self.padded(bounds, seen, self.why(key, upper))
             except TorchTPUError as e:
                 if e.stage not in ("lowering", "import", "verify"):
                     raise
-        return self.build(bounds, attempts[-1], self.why(key, upper))
+        return self.padded(bounds, attempts[-1], self.why(key, upper))
 
     def refresh(self) -> None:
         """Forgets device copies of parameters and buffers."""
@@ -281,6 +320,16 @@ def boxed(call: Boxed) -> Boxed:
     """Tells AOTAutograd that it may hand over its list of arguments."""
     call._boxed_call = True  # type: ignore[attr-defined]
     return call
+
+
+def raising(error: TorchTPUError) -> Boxed:
+    """A compiled function that raises `error`, each time without the frames of the compilation."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+
+    def call(*_: Any) -> list[Any]:
+        raise error.with_traceback(None)
+
+    return boxed(call)
 
 
 def draw_seed() -> int:

@@ -38,6 +38,9 @@ class Options:
     fallback: Annotated[
         Literal["error", "eager"], "what an unsupported operator is: an error, or run by PyTorch on the host"
     ] = "error"
+    cache: Annotated[
+        bool | None, "keep executables on disk for later processes; default: TORCHTPU_CACHE, else yes"
+    ] = None
     xla_options: Annotated[dict[str, Any], "options of XLA for this compilation, by XLA's names"] = (
         dataclasses.field(default_factory=dict)
     )

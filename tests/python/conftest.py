@@ -4,10 +4,14 @@ The interpreter runs a payload with torch's own operators: what it computes is w
 whatever the compiler makes of it."""
 
 import json
+import os
 from typing import Any
 
 import pytest
 import torch
+
+# Every test compiles what it tests, and leaves the user's cache alone; test_cache.py has one of its own.
+os.environ.setdefault("TORCHTPU_CACHE", "0")
 
 DTYPES = {str(d).removeprefix("torch."): d for d in vars(torch).values() if isinstance(d, torch.dtype)}
 

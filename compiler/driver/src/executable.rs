@@ -10,6 +10,7 @@ use crate::cpu::{self, Prepared};
 use crate::host::{self, Memory, TensorRef};
 use crate::options::CompileSettings;
 use crate::program::Program;
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -109,8 +110,17 @@ pub struct Executable {
     checks: Vec<Check>,
     uses_seed: bool,
     cache: Mutex<Cache>,
-    /// Wall time of emission and of the plugin's compilation.
-    pub stages: [(&'static str, Duration); 2],
+    /// Wall time of what made it: emission and the plugin's compilation, or loading.
+    pub stages: Vec<(&'static str, Duration)>,
+}
+
+/// What a call has to know besides the plugin's executable.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Signature {
+    pub inputs: Vec<(InputSpec, Vec<i64>)>,
+    pub outputs: Vec<OutputSpec>,
+    pub checks: Vec<Check>,
+    pub uses_seed: bool,
 }
 
 /// An input with what a call needs of it, computed once. What every call reads of every input lies side by side.
@@ -124,7 +134,7 @@ struct Slot {
     element: ElementType,
 }
 
-fn element_type(dtype: DType) -> ElementType {
+pub(crate) fn element_type(dtype: DType) -> ElementType {
     use DType::*;
     match dtype {
         Bool => ElementType::Pred,
@@ -199,47 +209,75 @@ impl Executable {
         let loaded = client
             .compile(&bytecode, &options)
             .map_err(|e| plugin_error(Stage::Compile, &program.name, e))?;
-        let stages = [("emit", emitted), ("xla", start.elapsed() - emitted)];
+        let stages = vec![("emit", emitted), ("xla", start.elapsed() - emitted)];
         if start.elapsed() > LARGE {
             host::trim();
         }
         // The inputs are the first parameters, in order.
-        let inputs: Vec<Slot> = program
-            .inputs
-            .iter()
-            .zip(graph.parameters())
-            .map(|(spec, &parameter)| Slot {
-                dtype: spec.tensor.ty.dtype,
-                mutated: spec.mutated_by.is_some(),
-                shape: spec.tensor.ty.shape.iter().copied().collect(),
-                strides: spec.tensor.strides(),
-                dims: graph.ty(Value { node: parameter, result: 0 }).shape.clone(),
-                element: element_type(spec.tensor.ty.dtype),
-                spec: spec.clone(),
-            })
-            .collect();
-        Ok(Executable {
-            name: program.name.clone(),
+        let dims = graph.parameters().iter().map(|&p| graph.ty(Value { node: p, result: 0 }).shape.clone());
+        let signature = Signature {
+            inputs: program.inputs.iter().cloned().zip(dims).collect(),
+            outputs: program.outputs.clone(),
+            checks: program.checks.clone(),
+            uses_seed: program.uses_seed,
+        };
+        Ok(Self::new(program.name.clone(), client, loaded, signature, zero_copy, stages))
+    }
+
+    pub(crate) fn new(
+        name: String,
+        client: &Client,
+        loaded: Loaded,
+        signature: Signature,
+        zero_copy: bool,
+        stages: Vec<(&'static str, Duration)>,
+    ) -> Executable {
+        let slot = |(spec, dims): (InputSpec, Vec<i64>)| Slot {
+            dtype: spec.tensor.ty.dtype,
+            mutated: spec.mutated_by.is_some(),
+            shape: spec.tensor.ty.shape.iter().copied().collect(),
+            strides: spec.tensor.strides(),
+            dims,
+            element: element_type(spec.tensor.ty.dtype),
+            spec,
+        };
+        let inputs: Vec<Slot> = signature.inputs.into_iter().map(slot).collect();
+        Executable {
+            name,
             client: client.clone(),
             loaded,
             zero_copy,
             cache: Mutex::new(Arc::new(vec![None; inputs.len()])),
             inputs,
-            strides: program.outputs.iter().map(|o| o.tensor.strides()).collect(),
-            outputs: program.outputs.clone(),
-            checks: program.checks.clone(),
-            uses_seed: program.uses_seed,
+            strides: signature.outputs.iter().map(|o| o.tensor.strides()).collect(),
+            outputs: signature.outputs,
+            checks: signature.checks,
+            uses_seed: signature.uses_seed,
             stages,
-        })
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn signature(&self) -> Signature {
+        Signature {
+            inputs: self.inputs.iter().map(|slot| (slot.spec.clone(), slot.dims.clone())).collect(),
+            outputs: self.outputs.clone(),
+            checks: self.checks.clone(),
+            uses_seed: self.uses_seed,
+        }
+    }
+
+    /// The plugin's executable in a form that the same plugin loads.
+    pub fn serialize(&self) -> std::result::Result<Vec<u8>, PjrtError> {
+        self.loaded.serialize()
     }
 
     /// The compiled program, for what can be asked of it.
     pub(crate) fn compiled(&self) -> &torchtpu_pjrt::Compiled {
         &self.loaded
-    }
-
-    pub fn name(&self) -> &str {
-        &self.name
     }
 
     pub fn uses_seed(&self) -> bool {

@@ -1,17 +1,20 @@
 //! Joins the stages. `program` is the straight line from an FX payload to StableHLO, `executable` what runs it,
-//! `bucket` one executable for a range of sizes, `cpu` what the CPU plugin needs said differently, `host` the only
-//! place that touches the caller's memory, `options` what can be asked for, `analysis` what `explain` reports.
+//! `bucket` one executable for a range of sizes, `cache` what a later process finds, `cpu` what the CPU plugin needs
+//! said differently, `host` the only place that touches the caller's memory, `options` what can be asked for,
+//! `analysis` what `explain` reports.
 //!
 //! Nothing here may know of Python.
 
 pub mod analysis;
 pub mod bucket;
+pub mod cache;
 mod cpu;
 pub mod executable;
 pub mod host;
 pub mod options;
 pub mod program;
 
+pub use cache::{Cache, Lookup, Request};
 pub use executable::{Executable, Output, live_buffers};
 pub use host::{Memory, TensorRef};
 pub use options::{CompileSettings, ProgramSettings};

@@ -1,6 +1,7 @@
 //! What a lowering sees: the arguments of one FX node by schema name, its result types, and a builder.
 
 use crate::table::Result;
+use serde::{Deserialize, Serialize};
 use torchtpu_import::{Arg, Meta, Node, Payload, Size, Target};
 use torchtpu_ir::op::{ParamRole, RngAlgorithm};
 use torchtpu_ir::{
@@ -66,7 +67,7 @@ pub struct Settings {
 }
 
 /// A predicate that must be false at run time, and what to say where it is not.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Check {
     pub op: String,
     pub location: Location,

@@ -3,6 +3,7 @@
 use crate::cx::{Check, Cx, Lowering, Settings, size, tensor_type};
 use crate::families::pointwise;
 use crate::table::{self, Result, Rule};
+use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use torchtpu_import::{Arg, Meta, Payload};
 use torchtpu_ir::graph::Alias;
@@ -15,7 +16,7 @@ use torchtpu_ir::{
 
 /// Type and memory order of a tensor at the program's border. `order` lists dimensions from the outermost to the
 /// innermost in memory; the program's own parameter or result has the dimensions in that order, dense.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorSpec {
     pub ty: TensorType,
     pub order: Vec<i64>,
@@ -72,7 +73,7 @@ fn memory_order(shape: &[i64], strides: &[i64]) -> Option<Vec<i64>> {
     Some(order.into_iter().map(|d| d as i64).collect())
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InputSpec {
     pub name: String,
     pub tensor: TensorSpec,
@@ -82,7 +83,7 @@ pub struct InputSpec {
     pub mutated_by: Option<usize>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct OutputSpec {
     pub tensor: TensorSpec,
     /// Returned to the caller; else it is there to be written over an input.

@@ -2,6 +2,7 @@
 //! business; here values cross the border, errors become `TorchTPUError`, and the GIL is given back while working.
 #![allow(clippy::useless_conversion)] // pyo3's macros convert errors into themselves.
 
+mod cache;
 mod dlpack;
 
 use dlpack::Exchange;
@@ -320,8 +321,7 @@ impl Program {
         let made = interruptible(py, move || {
             torchtpu_driver::Executable::compile(&program, &pjrt_client, &settings, zero_copy)
         })?;
-        let executable = made.map_err(|e| raise(py, e))?;
-        Ok(Executable { inner: RwLock::new(Some(Arc::new(executable))), exchange: exchange(py)? })
+        Executable::wrap(py, made.map_err(|e| raise(py, e))?)
     }
 }
 
@@ -341,6 +341,10 @@ struct Executable {
 }
 
 impl Executable {
+    fn wrap(py: Python<'_>, executable: torchtpu_driver::Executable) -> PyResult<Executable> {
+        Ok(Executable { inner: RwLock::new(Some(Arc::new(executable))), exchange: exchange(py)? })
+    }
+
     fn get(&self) -> PyResult<Arc<torchtpu_driver::Executable>> {
         let held = self.inner.read().ok().and_then(|e| e.clone());
         held.ok_or_else(|| TorchTPUError::new_err("this executable has been released"))
@@ -393,6 +397,11 @@ impl Executable {
             results.append(self.exchange.new_tensor(py, output, ty.dtype, &ty.shape, strides)?)?;
         }
         Ok(results)
+    }
+
+    #[getter]
+    fn uses_seed(&self) -> PyResult<bool> {
+        Ok(self.get()?.uses_seed())
     }
 
     /// Seconds of one execution alone, on buffers made beforehand; for benchmarks.
@@ -473,6 +482,8 @@ fn _torchtpu(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Source>()?;
     m.add_class::<Program>()?;
     m.add_class::<Executable>()?;
+    m.add_class::<cache::Cache>()?;
+    m.add("COMPILER", torchtpu_driver::cache::COMPILER)?;
     m.add_function(wrap_pyfunction!(lowered_targets, m)?)?;
     m.add_function(wrap_pyfunction!(unsupported, m)?)?;
     m.add_function(wrap_pyfunction!(families, m)?)?;
