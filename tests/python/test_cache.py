@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchtpu_dynamo import Stats, TorchTPUError, cache, reset_stats, stats
+from torchtpu_dynamo import Stats, TorchTPUError, backend, cache, reset_stats, stats
 from torchtpu_dynamo.backend import aot_cache
 
 
@@ -102,6 +102,15 @@ def test_ours_alone_saves_the_compilation(ours_alone: None) -> None:
     result, found = again(affine, x, w)
     assert (found.compilations, found.compiler_calls, found.cache.hits) == (0, 1, 1)
     torch.testing.assert_close(result, affine(x, w))
+
+
+def test_a_torch_that_lacks_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "aot_cache", lambda: None)
+    x = torch.ones(2, 2, requires_grad=True)
+    for _ in range(2):
+        result, _ = again(affine, x, torch.ones(2, 2))
+        result.sum().backward()
+    assert (stats().compilations, stats().compiler_calls, stats().cache.hits) == (0, 2, 2)
 
 
 @pytest.mark.parametrize("kept_by_torch", [True, False])
