@@ -1,7 +1,7 @@
 //! IR to StableHLO through MLIR.
 //!
-//! Emission is one to one: a graph becomes one module with one public function `main`, a node becomes one
-//! operation. `ops` says what that operation is (name, attributes, body), as data; `module` builds it through
+//! Emission is one to one: a graph becomes one module with one public function `main` and a private one for each
+//! function that it calls; a node becomes one operation. `ops` says what that operation is (name, attributes, body), as data; `module` builds it through
 //! melior, with `attrs` caching types, attributes and locations; `text` writes the same data in StableHLO's own
 //! syntax. Both forms come from the one description, and a test holds that they parse to the same module.
 //!
@@ -11,6 +11,7 @@
 //! The graph must verify.
 
 mod attrs;
+mod functions;
 mod module;
 mod ops;
 mod text;
@@ -83,8 +84,11 @@ fn layout_text(minor_to_major: &[i64]) -> String {
 
 /// A module's name is a symbol, and becomes part of file names in XLA's dumps.
 fn module_name(graph: &Graph) -> String {
-    let name: String = graph
-        .name
+    symbol_name(&graph.name)
+}
+
+fn symbol_name(name: &str) -> String {
+    let name: String = name
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.') { c } else { '_' })
         .collect();

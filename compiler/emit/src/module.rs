@@ -1,11 +1,13 @@
 //! The walk: one graph, one module, through melior.
 
 use crate::attrs::Cache;
+use crate::functions::Functions;
 use crate::ops::{Body, spec};
 use crate::{Argument, Reuse, layout_text, module_name};
 use melior::Context;
 use melior::ir::attribute::{
-    ArrayAttribute, BoolAttribute, DictionaryAttribute, IntegerAttribute, StringAttribute, TypeAttribute,
+    ArrayAttribute, BoolAttribute, DictionaryAttribute, FlatSymbolRefAttribute, IntegerAttribute, StringAttribute,
+    TypeAttribute,
 };
 use melior::ir::operation::{OperationBuilder, OperationLike, OperationMutLike};
 use melior::ir::r#type::{FunctionType, IntegerType};
@@ -25,17 +27,24 @@ pub fn bytecode(graph: &Graph, arguments: &[Argument]) -> Result<Vec<u8>, Compil
     let mut module = Module::new(unknown);
     let name = StringAttribute::new(&context, &module_name(graph)).into();
     module.as_operation_mut().set_attribute("sym_name", name);
-    let main = main(&context, graph, arguments)?;
-    module.body().append_operation(main);
+    let functions = Functions::of(graph);
+    module.body().append_operation(function(&context, graph, "main", arguments, &functions)?);
+    for (name, body) in functions.iter() {
+        module.body().append_operation(function(&context, body, name, &[], &functions)?);
+    }
     Ok(module.as_operation().write_bytecode())
 }
 
-fn main<'c>(
+/// `main` is public; what it calls is private and says nothing of its arguments.
+fn function<'c>(
     context: &'c Context,
     graph: &Graph,
+    name: &str,
     arguments: &[Argument],
+    functions: &Functions<'_>,
 ) -> Result<melior::ir::Operation<'c>, CompileError> {
-    let mut emitter = Emitter::new(context, graph);
+    let visibility = if name == "main" { "public" } else { "private" };
+    let mut emitter = Emitter::new(context, graph, functions);
     let (block, inputs) = emitter.block()?;
     emitter.body(&block, "func.return")?;
     let results: Vec<Type<'c>> = graph.outputs.iter().map(|v| emitter.cache.tensor(graph.ty(*v))).collect();
@@ -44,8 +53,8 @@ fn main<'c>(
     region.append_block(block);
     let function = FunctionType::new(context, &inputs, &results);
     let mut attributes: Vec<(Identifier<'c>, Attribute<'c>)> = vec![
-        (emitter.cache.identifier("sym_name"), StringAttribute::new(context, "main").into()),
-        (emitter.cache.identifier("sym_visibility"), StringAttribute::new(context, "public").into()),
+        (emitter.cache.identifier("sym_name"), StringAttribute::new(context, name).into()),
+        (emitter.cache.identifier("sym_visibility"), StringAttribute::new(context, visibility).into()),
         (emitter.cache.identifier("function_type"), TypeAttribute::new(function.into()).into()),
     ];
     if arguments.iter().any(|a| *a != Argument::default()) {
@@ -88,16 +97,18 @@ fn fail(message: String) -> CompileError {
 struct Emitter<'c, 'g> {
     cache: Cache<'c, 'g>,
     graph: &'g Graph,
+    functions: &'g Functions<'g>,
     values: Vec<Value<'c, 'c>>,
     /// For each node, where its results start in `values`.
     first: Vec<u32>,
 }
 
 impl<'c, 'g> Emitter<'c, 'g> {
-    fn new(context: &'c Context, graph: &'g Graph) -> Self {
+    fn new(context: &'c Context, graph: &'g Graph, functions: &'g Functions<'g>) -> Self {
         Emitter {
             cache: Cache::new(context, graph),
             graph,
+            functions,
             values: Vec::with_capacity(graph.len()),
             first: vec![u32::MAX; graph.bound()],
         }
@@ -140,7 +151,7 @@ impl<'c, 'g> Emitter<'c, 'g> {
     /// The regions of control flow. A loop's blocks take its state; a branch takes nothing and reads the operands.
     fn regions(&self, op: &Op, operands: &[Value<'c, 'c>]) -> Result<Vec<Region<'c>>, String> {
         let emit = |graph: &IrRegion| -> Result<Region<'c>, CompileError> {
-            let mut inner = Emitter::new(self.cache.context, graph);
+            let mut inner = Emitter::new(self.cache.context, graph, self.functions);
             let block = if let Op::If(_) = op {
                 for (&p, value) in graph.parameters().iter().zip(operands.iter().skip(1)) {
                     inner.define(p, [*value]);
@@ -154,6 +165,9 @@ impl<'c, 'g> Emitter<'c, 'g> {
             region.append_block(block);
             Ok(region)
         };
+        if let Op::Call(_) = op {
+            return Ok(Vec::new());
+        }
         op.regions().into_iter().map(emit).collect::<Result<_, _>>().map_err(|e| e.message)
     }
 
@@ -209,6 +223,11 @@ impl<'c, 'g> Emitter<'c, 'g> {
             for (name, value) in &spec.attrs {
                 attributes.push((self.cache.identifier(name), self.cache.attribute(value, result)?));
             }
+        }
+        if let Op::Call(call) = op {
+            let name = self.functions.name(&call.body).ok_or("a call of a function that does not exist")?;
+            let callee = FlatSymbolRefAttribute::new(self.cache.context, name);
+            attributes.push((self.cache.identifier("callee"), callee.into()));
         }
         let types: SmallVec<[Type<'c>; 2]> = types.iter().map(|t| self.cache.tensor(t)).collect();
         let mut regions = self.regions(op, &operands)?;

@@ -241,6 +241,7 @@ pub fn spec<'a>(op: &'a Op, operands: &[&TensorType]) -> Result<Spec<'a>, String
             .with("fft_length", Ints(&f.length)),
         Op::If(_) => Spec::new("stablehlo.if"),
         Op::While(_) => Spec::new("stablehlo.while"),
+        Op::Call(_) => Spec::new("func.call"),
         Op::OptimizationBarrier(_) => Spec::new("stablehlo.optimization_barrier"),
     })
 }

@@ -317,6 +317,8 @@ ops! {
     If "if" { on_true: Region, on_false: Region }
     /// Operands are the first state; while `cond` gives true, `body` makes the next one. Results are the last state.
     While "while" { cond: Region, body: Region }
+    /// Runs a function, which is emitted once however many calls of it there are.
+    Call "call" { body: Region }
 
     /// Keeps its operands from being fused or moved across it.
     OptimizationBarrier "optimization_barrier" {}
@@ -328,6 +330,7 @@ impl Op {
         match self {
             Op::If(op) => vec![&op.on_true, &op.on_false],
             Op::While(op) => vec![&op.cond, &op.body],
+            Op::Call(op) => vec![&op.body],
             _ => Vec::new(),
         }
     }
@@ -336,6 +339,7 @@ impl Op {
         match self {
             Op::If(op) => vec![&mut op.on_true, &mut op.on_false],
             Op::While(op) => vec![&mut op.cond, &mut op.body],
+            Op::Call(op) => vec![&mut op.body],
             _ => Vec::new(),
         }
     }

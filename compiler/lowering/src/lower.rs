@@ -1,6 +1,6 @@
 //! A payload to a verified graph: parameters, nodes in order, outputs, aliases.
 
-use crate::cx::{Check, Cx, Lowering, Settings, size, tensor_type};
+use crate::cx::{Check, Cx, Functions, Lowering, Settings, size, tensor_type};
 use crate::families::pointwise;
 use crate::table::{self, Result, Rule};
 use torchtpu_import::{Arg, Meta, Payload};
@@ -151,6 +151,7 @@ pub fn lower(payload: &Payload, check_bounds: bool) -> Result<Lowered> {
         out: Vec::new(),
         rng_state: None,
         checks: Vec::new(),
+        functions: Functions::default(),
     };
     let mut mutations = Vec::new();
     nodes(&mut cx, &mut mutations)?;
@@ -210,6 +211,7 @@ pub(crate) fn inline(cx: &mut Cx<'_>, payload: &Payload, inputs: &[Value]) -> Re
         out: Vec::new(),
         rng_state: cx.rng_state,
         checks: Vec::new(),
+        functions: cx.functions.clone(),
     };
     let mut mutations = Vec::new();
     nodes(&mut inner, &mut mutations)?;
@@ -257,6 +259,7 @@ pub(crate) fn region(
         out: Vec::new(),
         rng_state: None,
         checks: Vec::new(),
+        functions: cx.functions.clone(),
     };
     let outputs = wrap(&mut inner, &parameters)?;
     graph.outputs = outputs;

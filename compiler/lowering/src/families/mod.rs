@@ -3,6 +3,7 @@
 use crate::table::Row;
 
 pub mod attention;
+pub mod call;
 pub mod cast;
 pub mod control;
 pub mod conv;
@@ -28,6 +29,7 @@ pub mod view;
 #[rustfmt::skip]
 pub const ALL: &[&[Row]] = &[
     attention::ROWS,
+    call::ROWS,
     cast::ROWS,
     control::ROWS,
     conv::ROWS,
