@@ -20,6 +20,9 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
+from torch.utils import _pytree as pytree
+
+from . import flex
 
 VERSION = 1
 INLINE_BYTES = 4096
@@ -233,15 +236,37 @@ class _Exporter:
         return known is not None or all(str(s) in self.symbols for s in value.node.expr.free_symbols)
 
     def node(self, node: Node) -> dict[str, Any]:
-        index = self.target_index.get(node.target)
+        if flex.is_flex(node):
+            return self.dense(node)
+        # Two calls of one higher-order operator may differ in the number of their arguments.
+        takes = 0 if isinstance(node.target, torch._ops.OpOverload) else len(node.args) + len(node.kwargs)
+        index = self.target_index.get((node.target, takes))
         if index is None:
-            index = self.target_index[node.target] = len(self.targets)
+            index = self.target_index[node.target, takes] = len(self.targets)
             self.targets.append(target_spec(node))
         out: dict[str, Any] = {
             "name": node.name,
             "target": index,
             "args": [self.arg(a) for a in schema_args(node)],
             "vals": result_metas(node.meta.get("val")),
+        }
+        stack = self.stack(node)
+        if stack is not None:
+            out["stack"] = self.node_stack[node] = stack
+        return out
+
+    def dense(self, node: Node) -> dict[str, Any]:
+        """An operator that runs graphs of scalars, as the graph of what it computes."""
+        owned = lambda name: functools.reduce(getattr, name.split("."), self.gm)
+        gm, operands = flex.dense(node, owned)
+        args = [self.nested(node.name, gm), node.name, *(self.arg(n) for n in operands)]
+        index = len(self.targets)
+        self.targets.append({"name": "invoke_subgraph", "params": [f"arg{i}" for i in range(len(args))]})
+        out: dict[str, Any] = {
+            "name": node.name,
+            "target": index,
+            "args": args,
+            "vals": result_metas(pytree.tree_leaves(node.meta.get("val"), is_leaf=lambda x: x is None)),
         }
         stack = self.stack(node)
         if stack is not None:

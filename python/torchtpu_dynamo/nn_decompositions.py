@@ -301,7 +301,124 @@ def _expected(
     return wanted, logits.log_softmax(1), one_hot.sum()
 
 
+# Bags of embeddings: which bag an index lies in follows from the offsets.
+
+_SUM, _MEAN, _MAX = range(3)
+
+
+def embedding_bag(
+    weight: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    scale_grad_by_freq: bool = False,
+    mode: int = _SUM,
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int = -1,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The bags (bags, features); the bag of each index; the size of each bag without padding; for `max`, the row
+    that each element is from."""
+    bags = offsets.shape[0] - include_last_offset
+    place = torch.arange(indices.shape[0], dtype=offsets.dtype, device=indices.device)
+    # An empty bag starts where the next one does, and the last of those has the index.
+    bag = torch.searchsorted(offsets[:bags], place, right=True).to(offsets.dtype) - 1
+    kept = indices != padding_idx
+    size = torch.zeros(bags, dtype=offsets.dtype, device=weight.device)
+    size = size.index_add(0, bag, kept.to(offsets.dtype))
+    rows = weight[indices]
+    if per_sample_weights is not None:
+        rows = rows * per_sample_weights.unsqueeze(1)
+    if mode == _MAX:
+        least = torch.full((bags, weight.shape[1]), -math.inf, dtype=weight.dtype, device=weight.device)
+        into = bag.unsqueeze(1).expand_as(rows)
+        rows = torch.where(kept.unsqueeze(1), rows, -math.inf)
+        most = least.scatter_reduce(0, into, rows, "amax")
+        last = torch.full_like(most, indices.shape[0], dtype=offsets.dtype)
+        wins = (rows == most[bag]) & kept.unsqueeze(1)
+        at = torch.where(wins, place.unsqueeze(1), indices.shape[0])
+        first = last.scatter_reduce(0, into, at, "amin").clamp(max=max(indices.shape[0] - 1, 0))
+        filled = (size > 0).unsqueeze(1)
+        source = indices[first] if indices.shape[0] else torch.zeros_like(first)
+        return torch.where(filled, most, 0), bag, size, torch.where(filled, source.to(offsets.dtype), 0)
+    rows = torch.where(kept.unsqueeze(1), rows, 0)
+    sums = torch.zeros((bags, weight.shape[1]), dtype=weight.dtype, device=weight.device)
+    sums = sums.index_add(0, bag, rows)
+    if mode == _MEAN:
+        sums = sums / size.clamp(min=1).unsqueeze(1).to(weight.dtype)
+    return sums, bag, size, torch.zeros_like(size)
+
+
+def embedding_bag_backward(
+    grad: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    offset2bag: Tensor,
+    bag_size: Tensor,
+    maximum_indices: Tensor,
+    num_weights: int,
+    scale_grad_by_freq: bool,
+    mode: int,
+    sparse: bool,
+    per_sample_weights: Tensor | None,
+    padding_idx: int = -1,
+) -> Tensor:
+    if sparse:
+        return NotImplemented  # a sparse gradient, which the compiler refuses by name
+    saved = (indices, offset2bag, bag_size, maximum_indices)
+    rest = (num_weights, scale_grad_by_freq, mode, per_sample_weights, padding_idx)
+    return embedding_bag_dense_backward(grad, *saved, *rest)
+
+
+def embedding_bag_dense_backward(
+    grad: Tensor,
+    indices: Tensor,
+    offset2bag: Tensor,
+    bag_size: Tensor,
+    maximum_indices: Tensor,
+    num_weights: int,
+    scale_grad_by_freq: bool,
+    mode: int,
+    per_sample_weights: Tensor | None,
+    padding_idx: int = -1,
+) -> Tensor:
+    zeros = torch.zeros((num_weights, grad.shape[1]), dtype=grad.dtype, device=grad.device)
+    if mode == _MAX:
+        return zeros.scatter_add(0, maximum_indices, torch.where((bag_size > 0).unsqueeze(1), grad, 0))
+    rows = grad[offset2bag]
+    if mode == _MEAN:
+        rows = rows / bag_size[offset2bag].clamp(min=1).unsqueeze(1).to(grad.dtype)
+    if per_sample_weights is not None:
+        rows = rows * per_sample_weights.unsqueeze(1)
+    if scale_grad_by_freq:
+        count = torch.zeros(num_weights, dtype=grad.dtype, device=grad.device)
+        count = count.index_add(0, indices, torch.ones_like(indices, dtype=grad.dtype))
+        rows = rows / count[indices].unsqueeze(1)
+    return zeros.index_add(0, indices, torch.where((indices != padding_idx).unsqueeze(1), rows, 0))
+
+
+def embedding_bag_per_sample_weights_backward(
+    grad: Tensor,
+    weight: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    offset2bag: Tensor,
+    mode: int,
+    padding_idx: int = -1,
+) -> Tensor:
+    return torch.where(indices != padding_idx, (grad[offset2bag] * weight[indices]).sum(1), 0)
+
+
+def native_channel_shuffle(self: Tensor, groups: int) -> Tensor:
+    return self.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
 OWN: dict[str, Callable[..., Any]] = {
+    "aten::_embedding_bag": embedding_bag,
+    "aten::_embedding_bag_backward": embedding_bag_backward,
+    "aten::_embedding_bag_dense_backward": embedding_bag_dense_backward,
+    "aten::_embedding_bag_forward_only": embedding_bag,
+    "aten::_embedding_bag_per_sample_weights_backward": embedding_bag_per_sample_weights_backward,
     "aten::fractional_max_pool2d": fractional_max_pool2d,
     "aten::fractional_max_pool2d_backward": fractional_max_pool_backward,
     "aten::fractional_max_pool3d": fractional_max_pool3d,
@@ -309,6 +426,7 @@ OWN: dict[str, Callable[..., Any]] = {
     "aten::grid_sampler_2d_backward": grid_sampler_backward,
     "aten::grid_sampler_3d": grid_sampler,
     "aten::grid_sampler_3d_backward": grid_sampler_backward,
+    "aten::native_channel_shuffle": native_channel_shuffle,
     "torch_nn::_linear_cross_entropy_batch_chunked": linear_cross_entropy,
     "torch_nn::_linear_cross_entropy_batch_chunked_no_reduction": linear_cross_entropy_rows,
 }
