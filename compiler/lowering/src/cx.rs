@@ -81,6 +81,8 @@ pub struct Cx<'a> {
     pub(crate) out: Vec<Option<TensorType>>,
     /// The generator state that the next random operation uses, once one has been asked for.
     pub(crate) rng_state: Option<Value>,
+    /// What it was before an operation that draws from a state of its own.
+    pub(crate) rng_before: Vec<Option<Value>>,
     pub(crate) checks: Vec<(Value, Check)>,
     pub(crate) functions: Functions,
 }
@@ -385,9 +387,9 @@ impl<'a> Cx<'a> {
         }
     }
 
-    /// All arguments from position `first` on, which are tensors.
-    pub fn trailing_tensors(&self, first: usize) -> Result<Vec<Value>> {
-        let given = self.node.args.iter().skip(first);
+    /// The arguments from position `first` on, at most `count`, which are tensors.
+    pub fn trailing_tensors(&self, first: usize, count: usize) -> Result<Vec<Value>> {
+        let given = self.node.args.iter().skip(first).take(count);
         given
             .map(|arg| match arg {
                 Arg::Value(i) => self.value(*i),

@@ -150,6 +150,7 @@ pub fn lower(payload: &Payload, check_bounds: bool) -> Result<Lowered> {
         values,
         out: Vec::new(),
         rng_state: None,
+        rng_before: Vec::new(),
         checks: Vec::new(),
         functions: Functions::default(),
     };
@@ -210,6 +211,7 @@ pub(crate) fn inline(cx: &mut Cx<'_>, payload: &Payload, inputs: &[Value]) -> Re
         values,
         out: Vec::new(),
         rng_state: cx.rng_state,
+        rng_before: Vec::new(),
         checks: Vec::new(),
         functions: cx.functions.clone(),
     };
@@ -258,6 +260,7 @@ pub(crate) fn region(
         values: Vec::new(),
         out: Vec::new(),
         rng_state: None,
+        rng_before: Vec::new(),
         checks: Vec::new(),
         functions: cx.functions.clone(),
     };

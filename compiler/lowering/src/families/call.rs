@@ -12,13 +12,15 @@ use torchtpu_ir::{Region, Value};
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
     row("invoke_subgraph", Many(invoke_subgraph)),
+    row("invoke_quant_packed", Many(invoke_quant)),
+    row("flex_gemm", Many(flex_gemm)),
 ];
 
 /// `invoke_subgraph(subgraph, identifier, *operands)`. A graph that runs once is better seen by the passes around it,
 /// and the checks of `check_bounds` cannot leave a function: there its operations are written here.
 fn invoke_subgraph(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
     let nested = cx.nested("arg0")?;
-    let operands = cx.trailing_tensors(2)?;
+    let operands = cx.trailing_tensors(2, usize::MAX)?;
     if cx.settings.check_bounds || calls(cx) < 2 {
         let results = run(cx, nested, &operands)?;
         return placed(cx, &results);
@@ -29,6 +31,29 @@ fn invoke_subgraph(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
     let node = cx.b.op(Call { body }, &operands)?;
     let results = results(cx, node);
     let results = without_state(cx, draws, results);
+    placed(cx, &results)
+}
+
+/// `invoke_quant_packed(subgraph, *operands, scheme, quant_options)`: the options say how to generate code.
+fn invoke_quant(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
+    let nested = cx.nested("arg0")?;
+    let count = nested.inputs.len();
+    let operands = cx.trailing_tensors(1, count)?;
+    let results = run(cx, nested, &operands)?;
+    placed(cx, &results)
+}
+
+/// `flex_gemm(product, body, operands, kwargs, options)`: the body has the product and what follows it. Sizes among
+/// the operands are known in the body.
+fn flex_gemm(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
+    let nested = cx.nested("arg1")?;
+    let Arg::List(given) = cx.arg("arg2") else { return placed(cx, &[]) };
+    let tensors = given.iter().filter_map(|arg| match arg {
+        Arg::Value(i) => Some(cx.value(*i)),
+        _ => None,
+    });
+    let operands = tensors.collect::<Result<Vec<_>>>()?;
+    let results = run(cx, nested, &operands)?;
     placed(cx, &results)
 }
 
