@@ -275,9 +275,10 @@ class _Exporter:
         """A random operator that is recomputed in the backward: it, and the state that it draws from, which is ours
         and not the bytes of torch's generator."""
         saves = str(node.target) == _SAVES
+        op: Any
         op, *args = node.args if saves else node.args[1:]
         called: Any = types.SimpleNamespace(target=op, args=args, kwargs=node.kwargs)
-        given = torch.fx.map_arg((args, node.kwargs), lambda n: n.meta["val"])
+        given: Any = torch.fx.map_arg((args, node.kwargs), lambda n: n.meta["val"])
         mode = next(f.fake_mode for f in pytree.tree_leaves(given) if isinstance(f, FakeTensor))
         with mode:
             value = op(*given[0], **given[1])

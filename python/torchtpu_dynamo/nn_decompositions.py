@@ -28,7 +28,11 @@ def _fractional_starts(samples: Tensor, size: int, out: int, window: int) -> Ten
 
 
 def _fractional_max_pool(
-    self: Tensor, kernel_size: Sequence[int], output_size: Sequence[int], samples: Tensor, order: Sequence[int]
+    self: Tensor,
+    kernel_size: Sequence[int],
+    output_size: Sequence[int],
+    samples: Tensor,
+    order: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     """`order[d]` is the position of spatial dimension `d`'s sample."""
     n = len(kernel_size)
@@ -78,9 +82,9 @@ _CUBIC = -0.75
 
 
 class _Tap(NamedTuple):
-    """Along one dimension: an index in range, whether the input has it, the weight, and the weight's slope."""
+    """Along one dimension: an index in range (`at`), whether the input has it, the weight, and the weight's slope."""
 
-    index: Tensor
+    at: Tensor
     inside: Tensor
     weight: Tensor
     slope: Tensor
@@ -148,7 +152,7 @@ def _cubic(t: Tensor) -> tuple[Tensor, Tensor]:
 class _Corner(NamedTuple):
     """One combination of taps: flat (N, 1, points) index, validity, and the taps, dimension by dimension."""
 
-    index: Tensor
+    at: Tensor
     inside: Tensor
     taps: tuple[_Tap, ...]
 
@@ -161,9 +165,9 @@ def _corners(grid: Tensor, sizes: Sequence[int], mode: int, padding: int, align:
     ]
     corners = []
     for taps in itertools.product(*along):
-        index, inside = taps[0].index, taps[0].inside
+        index, inside = taps[0].at, taps[0].inside
         for tap, size in zip(taps[1:], sizes[1:], strict=True):
-            index, inside = index * size + tap.index, inside & tap.inside
+            index, inside = index * size + tap.at, inside & tap.inside
         corners.append(_Corner(index.unsqueeze(1), inside.unsqueeze(1), taps))
     return corners
 
@@ -184,7 +188,7 @@ def grid_sampler(
     total = flat.new_zeros((*flat.shape[:2], math.prod(grid.shape[1:-1])))
     wide = _widened(grid)
     for corner in _corners(wide, input.shape[2:], interpolation_mode, padding_mode, align_corners):
-        value = torch.gather(flat, 2, corner.index.expand(-1, flat.shape[1], -1))
+        value = torch.gather(flat, 2, corner.at.expand(-1, flat.shape[1], -1))
         weight = _product([tap.weight for tap in corner.taps])
         total = total + torch.where(corner.inside, value, 0) * weight
     return total.reshape(*input.shape[:2], *grid.shape[1:-1]).to(input.dtype)
@@ -205,7 +209,7 @@ def grid_sampler_backward(
     d_input = torch.zeros_like(flat)
     d_points = [wide.new_zeros(wide.shape[0], math.prod(wide.shape[1:-1]))] * dims
     for corner in _corners(wide, input.shape[2:], interpolation_mode, padding_mode, align_corners):
-        index = corner.index.expand(-1, flat.shape[1], -1)
+        index = corner.at.expand(-1, flat.shape[1], -1)
         weights = [tap.weight for tap in corner.taps]
         if output_mask[0]:
             d_value = torch.where(corner.inside, grad * _product(weights), 0)
@@ -365,9 +369,18 @@ def embedding_bag_backward(
 ) -> Tensor:
     if sparse:
         return NotImplemented  # a sparse gradient, which the compiler refuses by name
-    saved = (indices, offset2bag, bag_size, maximum_indices)
-    rest = (num_weights, scale_grad_by_freq, mode, per_sample_weights, padding_idx)
-    return embedding_bag_dense_backward(grad, *saved, *rest)
+    return embedding_bag_dense_backward(
+        grad,
+        indices,
+        offset2bag,
+        bag_size,
+        maximum_indices,
+        num_weights,
+        scale_grad_by_freq,
+        mode,
+        per_sample_weights,
+        padding_idx,
+    )
 
 
 def embedding_bag_dense_backward(

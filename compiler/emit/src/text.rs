@@ -222,8 +222,7 @@ impl Printer<'_> {
             }
         }
         if let Op::Call(call) = op {
-            let callee =
-                self.functions.name(&call.body).ok_or("a call of a function that does not exist")?;
+            let callee = self.functions.name(&call.body).ok_or("a call of a function that does not exist")?;
             let results: Vec<&TensorType> = types.iter().collect();
             let _ = write!(
                 self.out,

@@ -374,10 +374,10 @@ impl<'a> Cx<'a> {
     pub fn generator_state(&mut self) -> Result<Value> {
         match self.rng_state {
             Some(state) => Ok(state),
-            None if self.settings.in_region => Err(CompileError::lowering(
-                "random numbers are not supported in the condition of a loop",
-            )
-            .help("draw them before, and pass them as operands")),
+            None if self.settings.in_region => {
+                Err(CompileError::lowering("random numbers are not supported in the condition of a loop")
+                    .help("draw them before, and pass them as operands"))
+            }
             None => {
                 let ty = TensorType::new(DType::U64, [2]);
                 let state = self.b.parameter(ParamRole::Seed, 0, ty);

@@ -1,7 +1,7 @@
 //! Regions that are compiled once (`torch.compiler.nested_compile_region`): a graph that is run more than once becomes
 //! a function, lowered, rewritten and emitted once however many layers call it.
 
-use super::control::{draws, drawing, placed, results, run, types, with_state, without_state};
+use super::control::{drawing, draws, placed, results, run, types, with_state, without_state};
 use crate::cx::Cx;
 use crate::lower::region;
 use crate::table::{Result, Row, Rule::*, row};
