@@ -3,7 +3,7 @@
 use crate::pipeline::{names, pipeline};
 use std::time::{Duration, Instant};
 use torchtpu_ir::verify::{dump, verify};
-use torchtpu_ir::{CompileError, Graph, Stage};
+use torchtpu_ir::{CompileError, Graph, Region, Stage};
 
 /// One rewrite of a graph. A pass finds on the graph as it is, then rewrites; it leaves a graph that verifies.
 pub trait Pass: Sync {
@@ -105,9 +105,17 @@ fn inside(
 ) -> Result<(), CompileError> {
     let options = PassOptions { dump: None, stop_after: None, ..options.clone() };
     let holders: Vec<_> = graph.node_ids().filter(|&id| !graph.op(id).regions().is_empty()).collect();
+    // A function that is called often is one graph: rewritten once, and shared again.
+    let mut done: Vec<(Region, Region)> = Vec::new();
     for id in holders {
         for region in graph.node_mut(id).op.regions_mut() {
+            if let Some((_, after)) = done.iter().find(|(before, _)| before.is_same(region)) {
+                *region = after.clone();
+                continue;
+            }
+            let before = region.clone();
             run_list(region.graph_mut(), passes, &options)?;
+            done.push((before, region.clone()));
         }
     }
     Ok(())

@@ -15,6 +15,7 @@ import torch
 from torch._decomp import decomposition_table
 from torch._ops import OpOverload
 
+from . import nn_decompositions
 from ._torchtpu import lowered_targets
 
 Table = dict[OpOverload, Callable[..., Any]]
@@ -53,6 +54,7 @@ def table() -> Table:
         if op in decomposition_table:
             found[op] = decomposition_table[op]
     found.update(foreach_decompositions())
+    found.update(nn_decompositions.defaults())
     for name, function in _OWN.items():
         for op in overloads(name):
             found[op] = function

@@ -15,12 +15,16 @@ import operator
 import os
 import re
 import sys
+import types
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from torch._subclasses import FakeTensor
 from torch.fx import GraphModule, Node
+from torch.utils import _pytree as pytree
 
+from . import flex
 from .custom_ops import StableHloText, inner_op, stablehlo_of
 
 VERSION = 1
@@ -80,6 +84,7 @@ class _Exporter:
         self.gm = gm
         self.placeholders: list[Node] = [n for n in gm.graph.nodes if n.op == "placeholder"]
         self.values: dict[Node, int] = {}
+        self.saved: dict[Any, int] = {}  # random operators, by the value that is the state before them
         self.numbers: dict[Node, Any] = {}  # nodes whose value is a number, known or symbolic
         self.targets: list[dict[str, Any]] = []
         self.target_index: dict[Any, int] = {}
@@ -131,7 +136,13 @@ class _Exporter:
         first = len(inputs) + len(constants)
         for node in self.gm.graph.nodes:
             if node.op == "call_function":
-                if self.is_number(node) or is_check(node) or self.is_token(node):
+                if is_random(node):
+                    nodes.extend(self.random(node, first + len(nodes)))
+                    continue
+                if node.target is operator.getitem and node.args[0] in self.saved:
+                    self.values[node] = self.saved[node.args[0]] + node.args[1]
+                    continue
+                if self.is_number(node) or is_check(node) or is_option(node) or self.is_token(node):
                     continue
                 exported = self.node(node)
                 self.values[node] = first + len(nodes)
@@ -175,6 +186,8 @@ class _Exporter:
         spec: dict[str, Any] = {"name": node.name}
         if is_token_input(node):
             spec["sym"] = "token"  # None at run time
+        elif is_state(node):
+            spec["val"] = _STATE
         elif isinstance(value, torch.Tensor):
             spec["val"] = tensor_meta(value)
         else:
@@ -190,7 +203,7 @@ class _Exporter:
         """Symbols that no argument carries are read off the sizes of tensors."""
         for index, node in enumerate(placeholders):
             value = node.meta.get("val")
-            if isinstance(value, torch.Tensor):
+            if isinstance(value, torch.Tensor) and not is_state(node):
                 for dim, extent in enumerate(value.shape):
                     if (
                         isinstance(extent, torch.SymInt)
@@ -253,23 +266,75 @@ class _Exporter:
         return known is not None or all(str(s) in self.symbols for s in value.node.expr.free_symbols)
 
     def node(self, node: Node) -> dict[str, Any]:
-        key = (node.target, inner_op(node))
+        if flex.is_flex(node):
+            return self.dense(node)
+        return self.call(node, node, node.meta.get("val"))
+
+    def call(self, node: Node, called: Node, value: Any) -> dict[str, Any]:
+        """An operator, its arguments and results; `node` gives the name and the user's line."""
+        # Two calls of one higher-order operator may differ in the number of their arguments.
+        target = called.target
+        takes = 0 if isinstance(target, torch._ops.OpOverload) else len(called.args) + len(called.kwargs)
+        key = (target, takes, inner_op(called))
         index = self.target_index.get(key)
         if index is None:
             index = self.target_index[key] = len(self.targets)
-            self.targets.append(target_spec(node))
+            self.targets.append(target_spec(called))
         out: dict[str, Any] = {
             "name": node.name,
             "target": index,
-            "args": [self.arg(a) for a in schema_args(node)],
-            "vals": result_metas(node.meta.get("val")),
+            "args": [self.arg(a) for a in schema_args(called)],
+            "vals": result_metas(value),
         }
-        text = stablehlo_of(node)
+        text = stablehlo_of(called)
         if text is not None:
             out["stablehlo"] = len(self.texts)
             self.texts.append(text)
-            if isinstance(node.meta.get("val"), (list, tuple)):
+            if isinstance(value, (list, tuple)):
                 out["tuple"] = True
+        stack = self.stack(node)
+        if stack is not None:
+            out["stack"] = self.node_stack[node] = stack
+        return out
+
+    def random(self, node: Node, index: int) -> list[dict[str, Any]]:
+        """A random operator that is recomputed in the backward: it, and the state that it draws from, which is ours
+        and not the bytes of torch's generator."""
+        saves = str(node.target) == _SAVES
+        op: Any
+        op, *args = node.args if saves else node.args[1:]
+        called: Any = types.SimpleNamespace(target=op, args=args, kwargs=node.kwargs)
+        given: Any = torch.fx.map_arg((args, node.kwargs), lambda n: n.meta["val"])
+        mode = next(f.fake_mode for f in pytree.tree_leaves(given) if isinstance(f, FakeTensor))
+        with mode:
+            value = op(*given[0], **given[1])
+        call = self.call(node, called, value)
+
+        def step(name: str, params: list[str], args: list[Any], vals: list[Any]) -> dict[str, Any]:
+            self.targets.append({"name": name, "params": params})
+            made = {"name": node.name, "target": len(self.targets) - 1, "args": args, "vals": vals}
+            return {**made, "stack": call["stack"]} if "stack" in call else made
+
+        if saves:
+            self.saved[node] = index
+            return [step("rng_state", [], [], [_STATE]), call]
+        self.values[node] = index + 1
+        state = self.arg(node.args[0])
+        return [step("set_rng_state", ["state"], [state], []), call, step("restore_rng_state", [], [], [])]
+
+    def dense(self, node: Node) -> dict[str, Any]:
+        """An operator that runs graphs of scalars, as the graph of what it computes."""
+        owned = lambda name: functools.reduce(getattr, name.split("."), self.gm)
+        gm, operands = flex.dense(node, owned)
+        args = [self.nested(node.name, gm), node.name, *(self.arg(n) for n in operands)]
+        index = len(self.targets)
+        self.targets.append({"name": "invoke_subgraph", "params": [f"arg{i}" for i in range(len(args))]})
+        out: dict[str, Any] = {
+            "name": node.name,
+            "target": index,
+            "args": args,
+            "vals": result_metas(pytree.tree_leaves(node.meta.get("val"), is_leaf=lambda x: x is None)),
+        }
         stack = self.stack(node)
         if stack is not None:
             out["stack"] = self.node_stack[node] = stack
@@ -461,6 +526,12 @@ def is_check(node: Node) -> bool:
     return str(node.target).startswith(_CHECKS) and not node.users
 
 
+def is_option(node: Node) -> bool:
+    """An object made for an operator that says how to generate code, and not what to compute."""
+    users = {str(user.target) for user in node.users}
+    return isinstance(node.target, type) and users <= {"invoke_quant_packed"}
+
+
 def is_matrix_check(node: Node) -> bool:
     """What a linalg function raises for a singular matrix; takes a token, and passes one on."""
     return str(node.target) == "with_effects" and str(node.args[1]) == "aten._linalg_check_errors.default"
@@ -470,6 +541,22 @@ def is_token_input(node: Node) -> bool:
     """A placeholder that orders effects: None at run time."""
     effects = (user for user in node.users if str(user.target) == "with_effects")
     return bool(node.meta.get("torchtpu_token")) or any(user.args[0] is node for user in effects)
+
+
+_SAVES, _USES = "run_and_save_rng_state", "run_with_rng_state"
+
+_STATE = {"dtype": "int64", "shape": [2], "stride": [1]}
+"""A saved state of the generator."""
+
+
+def is_random(node: Node) -> bool:
+    """What torch.utils.checkpoint makes of random operators: the first run saves the state, the second uses it."""
+    return str(node.target) in (_SAVES, _USES)
+
+
+def is_state(node: Node) -> bool:
+    """A state that the forward has saved."""
+    return bool(node.users) and all(str(u.target) == _USES and u.args[0] is node for u in node.users)
 
 
 def is_symbolic(value: Any) -> bool:

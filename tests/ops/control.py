@@ -1,6 +1,7 @@
 """Control flow: higher-order operators, whose arguments are graphs."""
 
 import torch
+import torch.nn.functional as F
 from torch._higher_order_ops import associative_scan, scan, while_loop
 from torch._higher_order_ops import map as map_over
 from torch.utils.checkpoint import checkpoint
@@ -55,6 +56,22 @@ CASES: list[Case] = [
         f32(2, 6),
         fixture=False,
     ),
+    case(
+        "cond_random",
+        lambda x: torch.cond(x.sum() > 0, lambda x: F.dropout(x), lambda x: x + torch.rand_like(x), (x,)),
+        f32(2, 3),
+        random=True,
+    ),
+    case(
+        "while_loop_random",
+        lambda x: while_loop(
+            lambda i, x: i < 3, lambda i, x: (i + 1, x + torch.rand_like(x)), (torch.tensor(0), x)
+        ),
+        f32(2, 3),
+        random=True,
+        fixture=False,
+    ),
+    case("map_random", lambda x: map_over(lambda x: F.dropout(x), x), f32(4, 3), random=True, fixture=False),
     case("invoke_subgraph", lambda x: layer(layer(x, WEIGHT), WEIGHT), f32(4, 3), train=True),
     case(
         "checkpoint",

@@ -25,6 +25,9 @@ def reduces(name: str, fn) -> list[Case]:
     ]
 
 
+BAGS, OFFSETS = torch.tensor([0, 2, 3, 3, 1, 1]), torch.tensor([0, 2, 2, 6])
+"""The second bag is empty, and so is the last where the last offset starts one."""
+
 INPUTS = {
     "scatter_reduce": (f32(4, 5), i64(3, 5, low=0, high=3), f32(3, 5)),
     "index_reduce": (f32(4, 5), i64(6, low=0, high=3), f32(6, 5)),
@@ -390,5 +393,34 @@ CASES = [
         fixture=False,
     ),
     case("one_hot", lambda x: F.one_hot(x, 5), i64(4, low=0, high=4), fixture=False),
+    *(
+        case(
+            f"embedding_bag_{mode}_{name}",
+            lambda w, mode=mode, options=options: F.embedding_bag(BAGS, w, OFFSETS, mode=mode, **options),
+            f32(5, 3),
+            train=True,
+            fixture=False,
+        )
+        for mode in ("sum", "mean", "max")
+        for name, options in (
+            ("plain", {}),
+            ("padded", {"padding_idx": 3, "include_last_offset": True}),
+            *((("scaled", {"scale_grad_by_freq": True}),) if mode != "max" else ()),
+        )
+    ),
+    case(
+        "embedding_bag_weighted",
+        lambda w, each: F.embedding_bag(BAGS, w, OFFSETS, mode="sum", per_sample_weights=each),
+        f32(5, 3),
+        f32(6),
+        train=True,
+        fixture=False,
+    ),
+    case(
+        "embedding_bag_inference",
+        lambda w: F.embedding_bag(BAGS.reshape(2, 3), w, mode="max", padding_idx=1),
+        f32(5, 3),
+        fixture=False,
+    ),
     case("index_u8", lambda x, i: x[i], u8(4, 3), i64(3, low=0, high=3), fixture=False),
 ]

@@ -135,4 +135,27 @@ CASES = [
         train=True,
         fixture=False,
     ),
+    case(
+        "fractional_max_pool2d",
+        lambda x, s: F.fractional_max_pool2d(x, (3, 2), (4, 5), _random_samples=s, return_indices=True),
+        f32(2, 3, 9, 11),
+        f32(2, 3, 2, low=0, high=1),
+        fixture=False,
+    ),
+    case(
+        "fractional_max_pool2d_backward",
+        lambda x: F.fractional_max_pool2d(x, 2, (3, 1), _random_samples=torch.full((1, 3, 2), 0.6)),
+        f32(3, 9, 8),
+        train=True,
+        fixture=False,
+    ),
+    case(
+        "fractional_max_pool3d",
+        lambda x: F.fractional_max_pool3d(
+            x, (2, 3, 2), (3, 4, 1), _random_samples=torch.tensor([0.1, 0.5, 0.9]).expand(2, 3, 3)
+        ),
+        f32(2, 3, 7, 9, 5),
+        train=True,
+        fixture=False,
+    ),
 ]

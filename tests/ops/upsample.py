@@ -39,5 +39,27 @@ CASES = [
         f32(2, 4, 4, 2, low=-1.2, high=1.2),
         fixture=False,
     ),
+    *(
+        case(
+            f"grid_sample_{n}d_{mode}_{padding}{'_corners' if align else ''}",
+            lambda x, g, mode=mode, padding=padding, align=align: F.grid_sample(x, g, mode, padding, align),
+            IMAGE if n == 2 else VOLUME,
+            f32(IMAGE.shape[0], 4, 3, 2, low=-1.4, high=1.4)
+            if n == 2
+            else f32(VOLUME.shape[0], 4, 3, 2, 3, low=-1.4, high=1.4),
+            train=True,
+            fixture=False,
+        )
+        for n, mode, padding, align in (
+            (2, "bilinear", "zeros", False),
+            (2, "bilinear", "reflection", True),
+            (2, "nearest", "border", False),
+            (2, "bicubic", "reflection", False),
+            (2, "bicubic", "zeros", True),
+            (3, "bilinear", "border", True),
+            (3, "bilinear", "reflection", False),
+            (3, "nearest", "zeros", True),
+        )
+    ),
     case("pixel_shuffle", lambda x: torch.pixel_shuffle(x, 2), f32(1, 8, 3, 3), fixture=False),
 ]

@@ -145,4 +145,10 @@ CASES = [
     case("clone_detach", lambda x: x.clone().detach() * 2, u8(3), fixture=False),
     case("block_diag", lambda x, y: torch.block_diag(x, y), f32(2, 3), f32(2, 2), train=True, fixture=False),
     case("trace", torch.trace, f32(3, 4), train=True, fixture=False),
+    case(
+        "native_channel_shuffle",
+        lambda x: torch.ops.aten.native_channel_shuffle(x, 2),
+        f32(1, 4, 2, 2),
+        fixture=False,
+    ),
 ]

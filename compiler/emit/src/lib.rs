@@ -1,7 +1,7 @@
 //! IR to StableHLO through MLIR.
 //!
-//! Emission is one to one: a graph becomes one module with one public function `main`, a node becomes one
-//! operation. `ops` says what that operation is (name, attributes, body), as data; `module` builds it through
+//! Emission is one to one: a graph becomes one module with one public function `main` and a private one for each
+//! function that it calls; a node becomes one operation. `ops` says what that operation is (name, attributes, body), as data; `module` builds it through
 //! melior, with `attrs` caching types, attributes and locations; `text` writes the same data in StableHLO's own
 //! syntax. Both forms come from the one description, and a test holds that they parse to the same module.
 //!
@@ -11,12 +11,12 @@
 //! The graph must verify.
 
 mod attrs;
+mod functions;
 mod module;
 mod ops;
 mod text;
 
-use std::cell::RefCell;
-use torchtpu_ir::{CompileError, Graph, StableHlo, Stage};
+use torchtpu_ir::{CompileError, Graph, Stage};
 
 /// What the runtime wants beyond the graph.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,30 +44,6 @@ enum Reuse {
     /// Overwritten by this output.
     Alias(usize),
     Donate,
-}
-
-/// The functions of the user's that a module holds, each once, in the order of their first calls.
-#[derive(Default)]
-struct Functions(RefCell<Vec<StableHlo>>);
-
-impl Functions {
-    /// The name to call it by.
-    fn name(&self, function: &StableHlo) -> String {
-        let mut all = self.0.borrow_mut();
-        let found = all.iter().position(|f| f == function);
-        let index = found.unwrap_or_else(|| {
-            all.push(function.clone());
-            all.len() - 1
-        });
-        format!("custom_{index}")
-    }
-
-    fn texts(&self, locations: bool) -> Result<Vec<String>, CompileError> {
-        let all = self.0.borrow();
-        let text = |(i, f): (usize, &StableHlo)| f.functions(&format!("custom_{i}"), locations);
-        let texts: Result<_, String> = all.iter().enumerate().map(text).collect();
-        texts.map_err(|e| CompileError::new(Stage::Emit, e))
-    }
 }
 
 /// MLIR bytecode, as a PJRT plugin takes it.
@@ -108,8 +84,11 @@ fn layout_text(minor_to_major: &[i64]) -> String {
 
 /// A module's name is a symbol, and becomes part of file names in XLA's dumps.
 fn module_name(graph: &Graph) -> String {
-    let name: String = graph
-        .name
+    symbol_name(&graph.name)
+}
+
+fn symbol_name(name: &str) -> String {
+    let name: String = name
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.') { c } else { '_' })
         .collect();

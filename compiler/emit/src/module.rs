@@ -1,8 +1,9 @@
 //! The walk: one graph, one module, through melior.
 
 use crate::attrs::Cache;
+use crate::functions::Functions;
 use crate::ops::{Body, spec};
-use crate::{Argument, Functions, Reuse, layout_text, module_name};
+use crate::{Argument, Reuse, layout_text, module_name};
 use melior::Context;
 use melior::ir::attribute::{
     ArrayAttribute, BoolAttribute, DictionaryAttribute, FlatSymbolRefAttribute, IntegerAttribute,
@@ -27,10 +28,12 @@ pub fn bytecode(graph: &Graph, arguments: &[Argument]) -> Result<Vec<u8>, Compil
     let mut module = Module::new(unknown);
     let name = StringAttribute::new(&context, &module_name(graph)).into();
     module.as_operation_mut().set_attribute("sym_name", name);
-    let functions = Functions::default();
-    let main = main(&context, graph, arguments, &functions)?;
-    module.body().append_operation(main);
-    for text in functions.texts(true)? {
+    let functions = Functions::of(graph);
+    module.body().append_operation(function(&context, graph, "main", arguments, &functions)?);
+    for (name, body) in functions.iter() {
+        module.body().append_operation(function(&context, body, name, &[], &functions)?);
+    }
+    for text in functions.customs(true)? {
         let parsed = read(&context, &text)?;
         let mut next = parsed.body().first_operation();
         while let Some(function) = next {
@@ -59,12 +62,15 @@ fn read<'c>(context: &'c Context, text: &str) -> Result<Module<'c>, CompileError
     })
 }
 
-fn main<'c>(
+/// `main` is public; what it calls is private and says nothing of its arguments.
+fn function<'c>(
     context: &'c Context,
     graph: &Graph,
+    name: &str,
     arguments: &[Argument],
-    functions: &Functions,
+    functions: &Functions<'_>,
 ) -> Result<melior::ir::Operation<'c>, CompileError> {
+    let visibility = if name == "main" { "public" } else { "private" };
     let mut emitter = Emitter::new(context, graph, functions);
     let (block, inputs) = emitter.block()?;
     emitter.body(&block, "func.return")?;
@@ -74,8 +80,8 @@ fn main<'c>(
     region.append_block(block);
     let function = FunctionType::new(context, &inputs, &results);
     let mut attributes: Vec<(Identifier<'c>, Attribute<'c>)> = vec![
-        (emitter.cache.identifier("sym_name"), StringAttribute::new(context, "main").into()),
-        (emitter.cache.identifier("sym_visibility"), StringAttribute::new(context, "public").into()),
+        (emitter.cache.identifier("sym_name"), StringAttribute::new(context, name).into()),
+        (emitter.cache.identifier("sym_visibility"), StringAttribute::new(context, visibility).into()),
         (emitter.cache.identifier("function_type"), TypeAttribute::new(function.into()).into()),
     ];
     if arguments.iter().any(|a| *a != Argument::default()) {
@@ -118,14 +124,14 @@ fn fail(message: String) -> CompileError {
 struct Emitter<'c, 'g> {
     cache: Cache<'c, 'g>,
     graph: &'g Graph,
-    functions: &'g Functions,
+    functions: &'g Functions<'g>,
     values: Vec<Value<'c, 'c>>,
     /// For each node, where its results start in `values`.
     first: Vec<u32>,
 }
 
 impl<'c, 'g> Emitter<'c, 'g> {
-    fn new(context: &'c Context, graph: &'g Graph, functions: &'g Functions) -> Self {
+    fn new(context: &'c Context, graph: &'g Graph, functions: &'g Functions<'g>) -> Self {
         Emitter {
             cache: Cache::new(context, graph),
             graph,
@@ -186,6 +192,9 @@ impl<'c, 'g> Emitter<'c, 'g> {
             region.append_block(block);
             Ok(region)
         };
+        if let Op::Call(_) = op {
+            return Ok(Vec::new());
+        }
         op.regions().into_iter().map(emit).collect::<Result<_, _>>().map_err(|e| e.message)
     }
 
@@ -242,9 +251,14 @@ impl<'c, 'g> Emitter<'c, 'g> {
                 attributes.push((self.cache.identifier(name), self.cache.attribute(value, result)?));
             }
         }
-        if let Op::Custom(custom) = op {
-            let callee =
-                FlatSymbolRefAttribute::new(self.cache.context, &self.functions.name(&custom.function));
+        let callee = match op {
+            Op::Call(call) => self.functions.name(&call.body).map(str::to_string),
+            Op::Custom(custom) => self.functions.custom_name(&custom.function),
+            _ => None,
+        };
+        if matches!(op, Op::Call(_) | Op::Custom(_)) {
+            let callee = callee.ok_or("a call of a function that does not exist")?;
+            let callee = FlatSymbolRefAttribute::new(self.cache.context, &callee);
             attributes.push((self.cache.identifier("callee"), callee.into()));
         }
         let types: SmallVec<[Type<'c>; 2]> = types.iter().map(|t| self.cache.tensor(t)).collect();

@@ -241,7 +241,7 @@ pub fn spec<'a>(op: &'a Op, operands: &[&TensorType]) -> Result<Spec<'a>, String
             .with("fft_length", Ints(&f.length)),
         Op::If(_) => Spec::new("stablehlo.if"),
         Op::While(_) => Spec::new("stablehlo.while"),
-        Op::Custom(_) => Spec::new("func.call"),
+        Op::Call(_) | Op::Custom(_) => Spec::new("func.call"),
         Op::OptimizationBarrier(_) => Spec::new("stablehlo.optimization_barrier"),
     })
 }

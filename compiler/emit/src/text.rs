@@ -4,11 +4,12 @@
 //! form that StableHLO prints. Operations whose own form says no more than the generic one (gather, scatter,
 //! sort, ...) are generic; a module may mix both.
 
+use crate::functions::Functions;
 use crate::ops::{
     Attr, Body, Spec, compare_type, conv_dimensions, direction, fft_kind, list, precision, rng_algorithm,
     spec,
 };
-use crate::{Argument, Functions, Reuse, layout_text, module_name};
+use crate::{Argument, Reuse, layout_text, module_name};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use torchtpu_ir::graph::Value;
@@ -18,23 +19,25 @@ use torchtpu_ir::{CompileError, DType, Frame, Graph, Literal, LocId, Location, O
 const READABLE_ELEMENTS: i64 = 32;
 
 pub fn module(graph: &Graph, arguments: &[Argument], locations: bool) -> Result<String, CompileError> {
+    let functions = Functions::of(graph);
     let mut printer = Printer {
         out: String::with_capacity(graph.len() * 96),
+        functions: &functions,
         next: 0,
-        names: vec![Vec::new(); graph.bound()],
-        around: graph.locations.clone(),
+        names: Vec::new(),
+        around: Vec::new(),
         base: 0,
-        bases: graph.locations.len(),
+        bases: 0,
         locations: locations.then(BTreeMap::new),
         indent: 4,
-        functions: Functions::default(),
     };
-    printer.main(graph, arguments)?;
+    printer.module(graph, arguments)?;
     Ok(printer.out)
 }
 
-struct Printer {
+struct Printer<'f> {
     out: String,
+    functions: &'f Functions<'f>,
     /// The number of the next result.
     next: usize,
     /// For each node, the names of its results.
@@ -47,14 +50,41 @@ struct Printer {
     /// The locations that were named, where locations are wanted.
     locations: Option<BTreeMap<usize, String>>,
     indent: usize,
-    functions: Functions,
 }
 
-impl Printer {
-    fn main(&mut self, graph: &Graph, arguments: &[Argument]) -> Result<(), CompileError> {
-        let fail = |message: String| CompileError::new(Stage::Emit, message);
+impl Printer<'_> {
+    fn module(&mut self, graph: &Graph, arguments: &[Argument]) -> Result<(), CompileError> {
         let _ = writeln!(self.out, "module @{} {{", symbol(&module_name(graph)));
-        self.out.push_str("  func.func public @main(");
+        self.function(graph, "public", "main", arguments)?;
+        for (name, body) in self.functions.iter() {
+            self.out.push('\n');
+            self.function(body, "private", name, &vec![Argument::default(); body.parameters().len()])?;
+        }
+        for text in self.functions.customs(self.locations.is_some())? {
+            let _ = write!(self.out, "\n{}", text.trim_end());
+        }
+        self.out.push_str("\n}");
+        self.location(LocId::UNKNOWN);
+        self.out.push('\n');
+        self.location_table();
+        Ok(())
+    }
+
+    /// A function, without the end of its last line.
+    fn function(
+        &mut self,
+        graph: &Graph,
+        visibility: &str,
+        name: &str,
+        arguments: &[Argument],
+    ) -> Result<(), CompileError> {
+        let fail = |message: String| CompileError::new(Stage::Emit, message);
+        self.next = 0;
+        self.names = vec![Vec::new(); graph.bound()];
+        self.around.clone_from(&graph.locations);
+        self.base = self.bases;
+        self.bases += graph.locations.len();
+        let _ = write!(self.out, "  func.func {visibility} @{}(", symbol(name));
         for (i, (&p, argument)) in graph.parameters().iter().zip(arguments).enumerate() {
             let node = graph.node(p);
             let ty = node.types.first().map(tensor).unwrap_or_default();
@@ -84,13 +114,6 @@ impl Printer {
         self.location(LocId::UNKNOWN);
         self.out.push_str("\n  }");
         self.location(LocId::UNKNOWN);
-        for text in self.functions.texts(self.locations.is_some())? {
-            let _ = write!(self.out, "\n{}", text.trim_end());
-        }
-        self.out.push_str("\n}");
-        self.location(LocId::UNKNOWN);
-        self.out.push('\n');
-        self.location_table();
         Ok(())
     }
 
@@ -201,11 +224,21 @@ impl Printer {
                 let _ = write!(self.out, "%{number}:{n} = ");
             }
         }
-        if let Op::Custom(custom) = op {
+        let callee = match op {
+            Op::Call(call) => self.functions.name(&call.body).map(str::to_string),
+            Op::Custom(custom) => self.functions.custom_name(&custom.function),
+            _ => None,
+        };
+        if matches!(op, Op::Call(_) | Op::Custom(_)) {
+            let callee = callee.ok_or("a call of a function that does not exist")?;
             let results: Vec<&TensorType> = types.iter().collect();
-            let name = self.functions.name(&custom.function);
-            let signature = function(&operand_types, &results);
-            let _ = write!(self.out, "func.call @{name}({}) : {signature}", operands.join(", "));
+            let _ = write!(
+                self.out,
+                "func.call @{}({}) : {}",
+                symbol(&callee),
+                operands.join(", "),
+                function(&operand_types, &results)
+            );
         } else if op.regions().is_empty() {
             match pretty(op, &spec, &operands, &operand_types, types) {
                 Some(text) => self.out.push_str(&text),

@@ -4,7 +4,7 @@
 //! convert, reshape, broadcast ...); `check` holds a stated type of those against the operands.
 
 use crate::graph::Types;
-use crate::op::{BinaryOp, Domain, FftKind, If, Op, UnaryOp, While};
+use crate::op::{BinaryOp, Call, Domain, FftKind, If, Op, UnaryOp, While};
 use crate::region::Region;
 use crate::types::{DType, TensorType};
 use smallvec::smallvec;
@@ -26,7 +26,7 @@ fn arity(op: &Op) -> Option<usize> {
         Op::Gather(_) | Op::TriangularSolve(_) => 2,
         Op::Select(_) | Op::Clamp(_) | Op::Scatter(_) => 3,
         Op::Concatenate(_) | Op::Sort(_) | Op::DynamicSlice(_) | Op::DynamicUpdateSlice(_) => return None,
-        Op::OptimizationBarrier(_) | Op::If(_) | Op::While(_) | Op::Custom(_) => return None,
+        Op::OptimizationBarrier(_) | Op::If(_) | Op::While(_) | Op::Call(_) | Op::Custom(_) => return None,
         _ => 1,
     })
 }
@@ -104,6 +104,11 @@ fn loop_state(op: &While, operands: &[&TensorType]) -> Result<Option<Types>> {
     Ok(Some(operands.iter().map(|t| (*t).clone()).collect()))
 }
 
+fn called(op: &Call, operands: &[&TensorType]) -> Result<Option<Types>> {
+    takes("the function", &op.body, operands)?;
+    Ok(Some(op.body.output_types().into_iter().cloned().collect()))
+}
+
 /// The result types, or `None` where they have to be stated.
 pub fn infer(op: &Op, operands: &[&TensorType]) -> Result<Option<Types>> {
     if let Some(n) = arity(op) {
@@ -123,6 +128,7 @@ pub fn infer(op: &Op, operands: &[&TensorType]) -> Result<Option<Types>> {
             })?;
             return Ok(Some(op.function.results().into()));
         }
+        Op::Call(op) => return called(op, operands),
         _ => {}
     }
     match (op, a) {

@@ -318,6 +318,8 @@ ops! {
     If "if" { on_true: Region, on_false: Region }
     /// Operands are the first state; while `cond` gives true, `body` makes the next one. Results are the last state.
     While "while" { cond: Region, body: Region }
+    /// Runs a function, which is emitted once however many calls of it there are.
+    Call "call" { body: Region }
 
     /// A function of the user's, whose type says what operands and results there are.
     Custom "custom" { function: StableHlo }
@@ -332,6 +334,7 @@ impl Op {
         match self {
             Op::If(op) => vec![&op.on_true, &op.on_false],
             Op::While(op) => vec![&op.cond, &op.body],
+            Op::Call(op) => vec![&op.body],
             _ => Vec::new(),
         }
     }
@@ -340,6 +343,7 @@ impl Op {
         match self {
             Op::If(op) => vec![&mut op.on_true, &mut op.on_false],
             Op::While(op) => vec![&mut op.cond, &mut op.body],
+            Op::Call(op) => vec![&mut op.body],
             _ => Vec::new(),
         }
     }

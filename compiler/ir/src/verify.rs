@@ -14,6 +14,7 @@ use crate::error::{CompileError, Stage};
 use crate::graph::{Graph, NodeId, Value};
 use crate::infer::{check, infer};
 use crate::op::{Op, ParamRole};
+use crate::region::Region;
 use crate::text::print_graph;
 use crate::types::TensorType;
 
@@ -24,12 +25,17 @@ pub fn verify(graph: &Graph) -> Result<(), CompileError> {
     if !graph.is_acyclic() {
         return Err(fail("the graph has a cycle".into()));
     }
+    let mut verified: Vec<&Region> = Vec::new();
     for id in graph.node_ids() {
         if graph.node(id).loc.0 as usize >= graph.locations.len() {
             return Err(fail(format!("{} has a location that does not exist", describe(graph, id))));
         }
         for region in graph.op(id).regions() {
+            if verified.iter().any(|done| done.is_same(region)) {
+                continue;
+            }
             verify(region)?;
+            verified.push(region);
             let inputs = region.parameters().iter();
             let foreign =
                 inputs.filter(|&&p| !matches!(region.op(p), Op::Parameter(p) if p.role == ParamRole::Input));

@@ -2,11 +2,13 @@
 
 use crate::table::Result;
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::rc::Rc;
 use torchtpu_import::{Arg, Meta, Node, Payload, Size, Target};
 use torchtpu_ir::op::{ParamRole, RngAlgorithm};
 use torchtpu_ir::{
-    Builder, CompileError, DType, Direction, Graph, Location, Precision, ReduceKind, Scalar, TensorType,
-    Value,
+    Builder, CompileError, DType, Direction, Graph, Location, Precision, ReduceKind, Region, Scalar,
+    TensorType, Value,
 };
 
 /// What one FX node stands for.
@@ -84,10 +86,17 @@ pub struct Cx<'a> {
     pub(crate) out: Vec<Option<TensorType>>,
     /// The generator state that the next random operation uses, once one has been asked for.
     pub(crate) rng_state: Option<Value>,
+    /// What it was before an operation that draws from a state of its own.
+    pub(crate) rng_before: Vec<Option<Value>>,
     pub(crate) checks: Vec<(Value, Check)>,
     /// Takes the failures of nodes, where more than the first is wanted.
     pub(crate) survey: Option<crate::lower::Survey>,
+    pub(crate) functions: Functions,
 }
+
+/// The functions lowered so far, by the nested graph (its address) and the types of its operands. The graphs inside
+/// one another share them.
+pub(crate) type Functions = Rc<RefCell<Vec<(usize, Vec<TensorType>, Region)>>>;
 
 /// The IR type of a PyTorch tensor.
 pub fn tensor_type(meta: &Meta) -> Result<TensorType> {
@@ -376,29 +385,33 @@ impl<'a> Cx<'a> {
 
     /// Random bits of an unsigned type from this execution's seed; every call draws other bits.
     pub fn random_bits(&mut self, bits: TensorType) -> Result<Value> {
-        let state = match self.rng_state {
-            Some(state) => state,
-            None if self.settings.in_region => {
-                return Err(CompileError::lowering(
-                    "random numbers inside a branch or a loop are not supported",
-                )
-                .help("draw them before, and pass them as operands"));
-            }
-            None => {
-                let ty = TensorType::new(DType::U64, [2]);
-                let state = self.b.parameter(ParamRole::Seed, 0, ty);
-                self.rng_state = Some(state);
-                state
-            }
-        };
+        let state = self.generator_state()?;
         let (next, bits) = self.b.rng_bits(RngAlgorithm::ThreeFry, state, bits)?;
         self.rng_state = Some(next);
         Ok(bits)
     }
 
-    /// All arguments from position `first` on, which are tensors.
-    pub fn trailing_tensors(&self, first: usize) -> Result<Vec<Value>> {
-        let given = self.node.args.iter().skip(first);
+    /// The state from which the next random bits come, a u64[2]. A region has it as an operand where its graphs
+    /// draw, as `families::control` sees to.
+    pub fn generator_state(&mut self) -> Result<Value> {
+        match self.rng_state {
+            Some(state) => Ok(state),
+            None if self.settings.in_region => {
+                Err(CompileError::lowering("random numbers are not supported in the condition of a loop")
+                    .help("draw them before, and pass them as operands"))
+            }
+            None => {
+                let ty = TensorType::new(DType::U64, [2]);
+                let state = self.b.parameter(ParamRole::Seed, 0, ty);
+                self.rng_state = Some(state);
+                Ok(state)
+            }
+        }
+    }
+
+    /// The arguments from position `first` on, at most `count`, which are tensors.
+    pub fn trailing_tensors(&self, first: usize, count: usize) -> Result<Vec<Value>> {
+        let given = self.node.args.iter().skip(first).take(count);
         given
             .map(|arg| match arg {
                 Arg::Value(i) => self.value(*i),
@@ -414,6 +427,16 @@ impl<'a> Cx<'a> {
             _ => None,
         }
         .ok_or_else(|| CompileError::lowering(format!("`{name}` is no graph")))
+    }
+
+    /// A list of graphs.
+    pub fn nested_list(&self, name: &str) -> Result<Vec<&'a Payload>> {
+        let Arg::List(list) = self.arg(name) else { return self.bad(name, "a list of graphs") };
+        let graph = |arg: &Arg| match arg {
+            Arg::Graph(index) => self.payload.graphs.get(*index),
+            _ => None,
+        };
+        list.iter().map(|arg| graph(arg).map_or_else(|| self.bad(name, "a list of graphs"), Ok)).collect()
     }
 
     /// Under `check_bounds`: the execution raises `message` at this line if any element of `bad` is true.

@@ -1,6 +1,6 @@
 //! A payload to a verified graph: parameters, nodes in order, outputs, aliases.
 
-use crate::cx::{Check, Cx, Lowering, Settings, size, tensor_type};
+use crate::cx::{Check, Cx, Functions, Lowering, Settings, size, tensor_type};
 use crate::families::pointwise;
 use crate::table::{self, Result, Rule};
 use serde::{Deserialize, Serialize};
@@ -247,8 +247,10 @@ fn attempt_with(
         values,
         out: Vec::new(),
         rng_state: None,
+        rng_before: Vec::new(),
         checks: Vec::new(),
         survey: Some(std::mem::take(survey)),
+        functions: Functions::default(),
     };
     let mut mutations = Vec::new();
     nodes(&mut cx, &mut mutations)?;
@@ -335,8 +337,10 @@ pub(crate) fn inline(cx: &mut Cx<'_>, payload: &Payload, inputs: &[Value]) -> Re
         values,
         out: Vec::new(),
         rng_state: cx.rng_state,
+        rng_before: Vec::new(),
         checks: Vec::new(),
         survey: None,
+        functions: cx.functions.clone(),
     };
     let mut mutations = Vec::new();
     nodes(&mut inner, &mut mutations)?;
@@ -383,8 +387,10 @@ pub(crate) fn region(
         values: Vec::new(),
         out: Vec::new(),
         rng_state: None,
+        rng_before: Vec::new(),
         checks: Vec::new(),
         survey: None,
+        functions: cx.functions.clone(),
     };
     let outputs = wrap(&mut inner, &parameters)?;
     graph.outputs = outputs;

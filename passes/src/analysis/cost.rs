@@ -92,7 +92,7 @@ pub fn flops(graph: &Graph, id: NodeId) -> u64 {
             let n = product(f.length.iter().copied()).max(1);
             out.saturating_mul(5).saturating_mul(n.ilog2() as u64)
         }
-        Op::If(_) | Op::While(_) => inside(graph, id, flops),
+        Op::If(_) | Op::While(_) | Op::Call(_) => inside(graph, id, flops),
         _ => 0,
     }
 }
@@ -106,7 +106,7 @@ pub fn transcendentals(graph: &Graph, id: NodeId) -> u64 {
             use BinaryOp::*;
             matches!(op, Atan2 | Polygamma | Power | Zeta)
         }
-        Op::If(_) | Op::While(_) => return inside(graph, id, transcendentals),
+        Op::If(_) | Op::While(_) | Op::Call(_) => return inside(graph, id, transcendentals),
         _ => false,
     };
     if counts { node.types.first().map_or(0, elements) } else { 0 }
@@ -140,6 +140,7 @@ pub fn total(graph: &Graph, cost: impl Fn(&Graph, NodeId) -> u64) -> u64 {
 /// The cost of the graphs inside an operation.
 fn inside(graph: &Graph, id: NodeId, cost: fn(&Graph, NodeId) -> u64) -> u64 {
     match graph.op(id) {
+        Op::Call(op) => total(&op.body, cost),
         Op::If(op) => total(&op.on_true, cost).max(total(&op.on_false, cost)),
         Op::While(op) => {
             let once = total(&op.cond, cost).saturating_add(total(&op.body, cost));

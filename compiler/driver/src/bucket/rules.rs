@@ -452,7 +452,7 @@ impl<'a> Rewriter<'a> {
                 }
                 at.keep(dims)
             }
-            Op::If(_) | Op::While(_) | Op::Custom(_) => {
+            Op::If(_) | Op::While(_) | Op::Call(_) | Op::Custom(_) => {
                 let shaped = at.dims.iter().flatten().any(Dim::is_padded);
                 let results = template.results(id);
                 let sized = results.iter().any(|v| (0..template.ty(*v).rank()).any(|d| !self.fixed(*v, d)));

@@ -3,9 +3,10 @@
 //! Their parameters have no names in PyTorch; the exporter numbers them.
 
 use crate::cx::Cx;
+use crate::families::random;
 use crate::lower::{inline, region};
 use crate::table::{Result, Row, Rule::*, row};
-use torchtpu_import::Payload;
+use torchtpu_import::{Arg, Payload};
 use torchtpu_ir::op::{If, While};
 use torchtpu_ir::{CompileError, DType, Direction, TensorType, Value};
 
@@ -16,16 +17,16 @@ pub const ROWS: &[Row] = &[
     row("scan", Many(scan)),
     row("map_impl", Many(map)),
     row("associative_scan", Many(associative_scan)),
-    row("invoke_subgraph", Many(invoke_subgraph)),
+    row("switch", Many(switch)),
 ];
 
 /// A nested graph's outputs; those that are None are left out.
-fn run(cx: &mut Cx<'_>, payload: &Payload, inputs: &[Value]) -> Result<Vec<Value>> {
+pub(super) fn run(cx: &mut Cx<'_>, payload: &Payload, inputs: &[Value]) -> Result<Vec<Value>> {
     Ok(inline(cx, payload, inputs)?.into_iter().flatten().collect())
 }
 
 /// Results side by side with what PyTorch has at each position; nobody reads those that are None.
-fn placed(cx: &mut Cx<'_>, results: &[Value]) -> Result<Vec<Value>> {
+pub(super) fn placed(cx: &mut Cx<'_>, results: &[Value]) -> Result<Vec<Value>> {
     let mut results = results.iter();
     (0..cx.out_count())
         .map(|i| {
@@ -36,12 +37,53 @@ fn placed(cx: &mut Cx<'_>, results: &[Value]) -> Result<Vec<Value>> {
         .collect()
 }
 
-fn types(cx: &Cx<'_>, values: &[Value]) -> Vec<TensorType> {
+pub(super) fn types(cx: &Cx<'_>, values: &[Value]) -> Vec<TensorType> {
     values.iter().map(|v| cx.b.ty(*v).clone()).collect()
 }
 
-fn results(cx: &Cx<'_>, node: torchtpu_ir::NodeId) -> Vec<Value> {
+pub(super) fn results(cx: &Cx<'_>, node: torchtpu_ir::NodeId) -> Vec<Value> {
     cx.b.graph.results(node).to_vec()
+}
+
+/// Something that the payload runs draws random numbers.
+pub(super) fn draws(payload: &Payload) -> bool {
+    let drawing = |target: &str| random::ROWS.iter().any(|row| row.target == target);
+    payload.nodes.iter().any(|node| drawing(&payload.targets[node.target].name))
+        || payload.graphs.iter().any(draws)
+}
+
+/// The operands of a region; those of one that draws end with the generator's state.
+pub(super) fn with_state(cx: &mut Cx<'_>, draws: bool, mut operands: Vec<Value>) -> Result<Vec<Value>> {
+    if draws {
+        operands.push(cx.generator_state()?);
+    }
+    Ok(operands)
+}
+
+/// The inside of a region: its arguments, and its results with the next state, where it draws.
+pub(super) fn drawing(
+    cx: &mut Cx<'_>,
+    draws: bool,
+    arguments: &[Value],
+    body: impl FnOnce(&mut Cx<'_>, &[Value]) -> Result<Vec<Value>>,
+) -> Result<Vec<Value>> {
+    match arguments.split_last() {
+        Some((state, arguments)) if draws => {
+            cx.rng_state = Some(*state);
+            let mut results = body(cx, arguments)?;
+            results.push(cx.generator_state()?);
+            Ok(results)
+        }
+        _ => body(cx, arguments),
+    }
+}
+
+/// The results of a region, after which the generator goes on from where the region left it.
+pub(super) fn without_state(cx: &mut Cx<'_>, draws: bool, mut results: Vec<Value>) -> Vec<Value> {
+    if draws {
+        cx.rng_state = results.pop();
+    }
+    results
 }
 
 /// One boolean of what may be a tensor of one element.
@@ -56,13 +98,69 @@ fn cond(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
     let operands = cx.operands("arg3")?;
     let pred = cx.tensor("arg0")?;
     let pred = predicate(cx, pred)?;
-    let types = types(cx, &operands);
-    let on_true = region(cx, "on_true", &types, |cx, arguments| run(cx, yes, arguments))?;
-    let on_false = region(cx, "on_false", &types, |cx, arguments| run(cx, no, arguments))?;
-    let operands: Vec<Value> = std::iter::once(pred).chain(operands).collect();
-    let node = cx.b.op(If { on_true, on_false }, &operands)?;
-    let results = results(cx, node);
+    let draws = draws(yes) || draws(no);
+    let operands = with_state(cx, draws, operands)?;
+    let results = choose(
+        cx,
+        pred,
+        &operands,
+        |cx, arguments| drawing(cx, draws, arguments, |cx, arguments| run(cx, yes, arguments)),
+        |cx, arguments| drawing(cx, draws, arguments, |cx, arguments| run(cx, no, arguments)),
+    )?;
+    let results = without_state(cx, draws, results);
     placed(cx, &results)
+}
+
+fn choose(
+    cx: &mut Cx<'_>,
+    pred: Value,
+    operands: &[Value],
+    yes: impl FnOnce(&mut Cx<'_>, &[Value]) -> Result<Vec<Value>>,
+    no: impl FnOnce(&mut Cx<'_>, &[Value]) -> Result<Vec<Value>>,
+) -> Result<Vec<Value>> {
+    let types = types(cx, operands);
+    let on_true = region(cx, "on_true", &types, yes)?;
+    let on_false = region(cx, "on_false", &types, no)?;
+    let operands: Vec<Value> = std::iter::once(pred).chain(operands.iter().copied()).collect();
+    let node = cx.b.op(If { on_true, on_false }, &operands)?;
+    Ok(results(cx, node))
+}
+
+/// `switch(index, branches, operands)`; the index is clamped to the branches there are.
+fn switch(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
+    let branches = cx.nested_list("arg1")?;
+    let mut operands = match cx.arg("arg0") {
+        Arg::Value(i) => vec![cx.value(*i)?],
+        _ => vec![cx.operand("arg0", DType::I64)?],
+    };
+    operands[0] = cx.convert(operands[0], DType::I64)?;
+    operands[0] = cx.b.reshape(operands[0], &[])?;
+    operands.extend(cx.tensors("arg2")?);
+    let draws = branches.iter().any(|branch| draws(branch));
+    let operands = with_state(cx, draws, operands)?;
+    let results = first_of(cx, &branches, 0, draws, &operands)?;
+    let results = without_state(cx, draws, results);
+    placed(cx, &results)
+}
+
+/// The branch whose number is the first operand, of those from number `at` on.
+fn first_of(
+    cx: &mut Cx<'_>,
+    branches: &[&Payload],
+    at: i64,
+    draws: bool,
+    operands: &[Value],
+) -> Result<Vec<Value>> {
+    let (branch, rest) =
+        branches.split_first().ok_or_else(|| CompileError::lowering("nothing to choose from"))?;
+    let this = |cx: &mut Cx<'_>, arguments: &[Value]| {
+        drawing(cx, draws, &arguments[1..], |cx, arguments| run(cx, branch, arguments))
+    };
+    if rest.is_empty() {
+        return this(cx, operands);
+    }
+    let pred = cx.b.compare_const(Direction::Le, operands[0], at as f64)?;
+    choose(cx, pred, operands, this, |cx, arguments| first_of(cx, rest, at + 1, draws, arguments))
 }
 
 /// `while_loop(cond_fn, body_fn, carried, additional)`; the additional inputs go around unchanged.
@@ -71,20 +169,25 @@ fn while_loop(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
     let carried = cx.operands("arg2")?;
     let count = carried.len();
     let state: Vec<Value> = carried.into_iter().chain(cx.operands("arg3")?).collect();
+    let (seen, draws) = (state.len(), draws(next));
+    let state = with_state(cx, draws, state)?;
     let types = types(cx, &state);
     let cond = region(cx, "cond", &types, |cx, state| {
-        let more = run(cx, go_on, state)?;
+        let more = run(cx, go_on, &state[..seen])?;
         let more = more.first().copied();
         let more = more.ok_or_else(|| CompileError::lowering("the condition of a loop returns nothing"))?;
         Ok(vec![predicate(cx, more)?])
     })?;
     let body = region(cx, "body", &types, |cx, state| {
-        let mut next = run(cx, next, state)?;
-        next.extend_from_slice(&state[count..]);
-        Ok(next)
+        drawing(cx, draws, state, |cx, state| {
+            let mut next = run(cx, next, state)?;
+            next.extend_from_slice(&state[count..]);
+            Ok(next)
+        })
     })?;
     let node = cx.b.op(While { cond, body }, &state)?;
     let results = results(cx, node);
+    let results = without_state(cx, draws, results);
     placed(cx, &results[..count])
 }
 
@@ -169,7 +272,9 @@ fn stacked(cx: &mut Cx<'_>, init: &[Value], xs: &[Value], additional: &[Value]) 
     let ys = outs.iter().map(|ty| cx.b.full(ty, 0.0));
     let state: Vec<Value> =
         init.iter().copied().chain(ys).chain(xs.iter().chain(additional).copied()).collect();
-    let last = counted_loop(cx, 0, count, &state, |cx, i, state| {
+    let draws = draws(combine);
+    let state = with_state(cx, draws, state)?;
+    let step = |cx: &mut Cx<'_>, i: Value, state: &[Value]| {
         let (carry, rest) = state.split_at(carried);
         let (ys, rest) = rest.split_at(made);
         let (xs, additional) = rest.split_at(xs.len());
@@ -185,7 +290,11 @@ fn stacked(cx: &mut Cx<'_>, init: &[Value], xs: &[Value], additional: &[Value]) 
         }
         next.extend_from_slice(rest);
         Ok(next)
+    };
+    let last = counted_loop(cx, 0, count, &state, |cx, i, state| {
+        drawing(cx, draws, state, |cx, state| step(cx, i, state))
     })?;
+    let last = without_state(cx, draws, last);
     placed(cx, &last[..carried + made])
 }
 
@@ -211,12 +320,4 @@ fn associative_scan(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
         Ok(next)
     })?;
     placed(cx, &last[..parts])
-}
-
-/// `invoke_subgraph(subgraph, identifier, *operands)`: its operations, here.
-fn invoke_subgraph(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
-    let nested = cx.nested("arg0")?;
-    let operands = cx.trailing_tensors(2)?;
-    let results = run(cx, nested, &operands)?;
-    placed(cx, &results)
 }

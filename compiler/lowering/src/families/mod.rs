@@ -13,6 +13,7 @@ macro_rules! families {
 
 families! {
     attention
+    call
     cast
     control
     conv

@@ -34,7 +34,29 @@ pub const ROWS: &[Row] = &[
     row("aten.multinomial.default", One(multinomial)),
     row("aten.native_dropout.default", Many(native_dropout)),
     row("aten.rrelu_with_noise_functional.default", Many(rrelu_with_noise)),
+    row("rng_state", One(rng_state)),
+    row("set_rng_state", Many(set_rng_state)),
+    row("restore_rng_state", Many(restore_rng_state)),
 ];
+
+/// The generator's state as the exporter saves it, s64[2]: what is recomputed from it draws the same numbers.
+fn rng_state(cx: &mut Cx<'_>) -> Result<Value> {
+    let state = cx.generator_state()?;
+    cx.b.bitcast(state, TensorType::new(DType::I64, [2]))
+}
+
+/// `set_rng_state(state)`, for the operations up to `restore_rng_state()`.
+fn set_rng_state(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
+    let state = cx.tensor("state")?;
+    let state = cx.b.bitcast(state, TensorType::new(DType::U64, [2]))?;
+    cx.rng_before.push(cx.rng_state.replace(state));
+    Ok(Vec::new())
+}
+
+fn restore_rng_state(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
+    cx.rng_state = cx.rng_before.pop().flatten();
+    Ok(Vec::new())
+}
 
 /// Uniform in [0, 1), all values of `bits` bits after the point; f64 has 53 of them, every other type draws in f32.
 fn uniform(cx: &mut Cx<'_>, ty: &TensorType, bits: u32) -> Result<Value> {
