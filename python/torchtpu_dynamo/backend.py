@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import operator
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -19,6 +20,7 @@ import torch._functorch.config
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._guards import TracingContext
+from torch.utils.checkpoint import CheckpointPolicy
 
 from . import decompositions
 from ._torchtpu import TorchTPUError
@@ -79,11 +81,31 @@ def compile_with(
         bw_compiler=compile_backward,
         inference_compiler=functools.partial(compile_forward, "inference"),
         decompositions=decompositions.table(),
-        partition_fn=min_cut_rematerialization_partition,
+        partition_fn=partition,
         keep_inference_input_mutations=True,
     )
     with configuration():
         return backend(gm, example_inputs)
+
+
+def partition(joint: torch.fx.GraphModule, *args: Any, **kwargs: Any) -> Any:
+    """Torch's partition into forward and backward, in which what is random is never computed again.
+
+    Inside `torch.utils.checkpoint`, torch would draw again from a saved state of its own generator, which
+    is not ours. Saved instead, forward and backward see the same numbers."""
+    for node in joint.graph.nodes:
+        if "recompute" in node.meta and is_random(node.target):
+            # Of a tuple its elements are saved.
+            for each in [u for u in node.users if u.target is operator.getitem] or [node]:
+                each.meta["recompute"] = CheckpointPolicy.MUST_SAVE
+            if node.meta["recompute"] is not CheckpointPolicy.MUST_SAVE:
+                del node.meta["recompute"]
+    return min_cut_rematerialization_partition(joint, *args, **kwargs)
+
+
+def is_random(target: Any) -> bool:
+    """Draws from the generator."""
+    return isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
 
 
 def configuration() -> contextlib.AbstractContextManager[Any]:
