@@ -143,7 +143,12 @@ pub fn lower(payload: &Payload, check_bounds: bool) -> Result<Lowered> {
     };
     let mut cx = Cx {
         b,
-        settings: Settings { precision, check_bounds, in_region: false },
+        settings: Settings {
+            precision,
+            float8_overflow_is_nan: payload.float8_overflow_is_nan,
+            check_bounds,
+            in_region: false,
+        },
         payload,
         node: first,
         target: &payload.targets[first.target],

@@ -16,6 +16,7 @@ pub mod loss;
 pub mod norm;
 pub mod pointwise;
 pub mod pool;
+pub mod quantized;
 pub mod random;
 pub mod reduce;
 pub mod scan;
@@ -41,6 +42,7 @@ pub const ALL: &[&[Row]] = &[
     norm::ROWS,
     pointwise::ROWS,
     pool::ROWS,
+    quantized::ROWS,
     random::ROWS,
     reduce::ROWS,
     scan::ROWS,
