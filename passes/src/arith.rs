@@ -233,7 +233,8 @@ pub fn lossless(from: DType, to: DType) -> bool {
             sign_fits && b.bits() > a.bits()
         }
         (a, b) if a.is_int() => a.bits() - a.is_signed() as u32 <= significand(b),
-        (F8E4M3FN | F8E5M2, F16 | BF16 | F32 | F64) => true,
+        (F8E8M0FNU, F64) => true,
+        (F8E4M3FN | F8E4M3FNUZ | F8E5M2 | F8E5M2FNUZ, F16 | BF16 | F32 | F64) => true,
         (F16 | BF16, F32 | F64) | (F32, F64) | (C64, C128) => true,
         _ => false,
     }

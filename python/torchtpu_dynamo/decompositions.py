@@ -256,7 +256,70 @@ def mkldnn_rnn_layer_backward(
     )
 
 
+# int4 weights as torch packs them for its own CPU kernels: blocks of output features, each [in, block / 2] bytes of
+# two features. Which two, and how many a block has, depends on the instructions that torch found at start.
+
+
+@functools.cache
+def int4_layout() -> tuple[int, bool]:
+    """The features of a block, and whether the two of a byte are half a block apart in a whole block; else, and in
+    the rest that fills no block, they are neighbours. Read off what torch packs."""
+    with torch.utils._python_dispatch._disable_current_modes():
+        weight = torch.zeros(256, 16, dtype=torch.int32, device="cpu")
+        weight[0, 1] = weight[1, 0] = 1
+        packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(weight, 1).flatten().tolist()
+    second_row = next(i for i, byte in enumerate(packed) if i > 1 and byte)
+    return 2 * second_row, packed[0] == 0
+
+
+def _int4_blocks(features: int) -> Iterator[tuple[int, int, bool]]:
+    """Start, end and kind of each run of blocks: whole blocks, then the rest."""
+    block, halves = int4_layout()
+    whole = features // block * block
+    if whole:
+        yield 0, whole, halves
+    if whole < features:
+        yield whole, features, False
+
+
+def _int4_unpacked(packed: torch.Tensor) -> torch.Tensor:
+    """int32[out, in] of 0 to 15 from uint8[out, in / 2]."""
+    features, depth = packed.shape[0], 2 * packed.shape[1]
+    runs = []
+    for start, end, halves in _int4_blocks(features):
+        size = min(int4_layout()[0], end - start)
+        blocks = packed[start:end].reshape(-1, depth, size // 2).to(torch.int32)
+        two = torch.stack([blocks & 15, blocks >> 4], -2 if halves else -1)
+        runs.append(two.reshape(-1, depth, size).transpose(1, 2).reshape(end - start, depth))
+    return torch.cat(runs)
+
+
+def _int4_packed(weight: torch.Tensor, inner_k_tiles: int) -> torch.Tensor:
+    features, depth = weight.shape
+    runs = []
+    for start, end, halves in _int4_blocks(features):
+        size = min(int4_layout()[0], end - start)
+        blocks = weight[start:end].reshape(-1, size, depth).transpose(1, 2)
+        two = blocks.reshape(-1, depth, *((2, size // 2) if halves else (size // 2, 2)))
+        low, high = two.unbind(-2 if halves else -1)
+        runs.append((low | high << 4).to(torch.uint8).reshape(end - start, depth // 2))
+    return torch.cat(runs)
+
+
+def _int4_weight_mm(
+    self: torch.Tensor, packed: torch.Tensor, group_size: int, scale_and_zero: torch.Tensor
+) -> torch.Tensor:
+    weight = (_int4_unpacked(packed) - 8).to(torch.float32)
+    groups = weight.unflatten(1, (-1, group_size))
+    # [in / group, out, 2]: the weight is `(q - 8) * scale + zero`.
+    scale, zero = scale_and_zero.to(torch.float32).permute(2, 1, 0).unsqueeze(-1).unbind()
+    weight = (groups * scale + zero).flatten(1)
+    return (self.to(torch.float32) @ weight.t()).to(self.dtype)
+
+
 _OWN: dict[str, Callable[..., Any]] = {
+    "_convert_weight_to_int4pack_for_cpu": _int4_packed,
+    "_weight_int4pack_mm_for_cpu": _int4_weight_mm,
     "_cdist_backward": _cdist_backward,
     "_cdist_forward": _cdist_forward,
     "_efficientzerotensor.default": torch.zeros,

@@ -162,6 +162,8 @@ class _Exporter:
             "outputs": outputs,
             "stacks": self.stacks,
         }
+        if float8_overflow_is_nan():
+            payload["float8_overflow_is_nan"] = True
         if self.graphs:
             payload["graphs"] = self.graphs
         return payload, passed
@@ -513,6 +515,13 @@ _CHECKS = (
     "aten.sym_constrain_range",
     "aten._functional_sym_constrain_range",
 )
+
+
+@functools.cache
+def float8_overflow_is_nan() -> bool:
+    """Whether this torch converts what is beyond float8_e4m3fn to NaN, as 2.11 does, or to its greatest value."""
+    with torch.utils._python_dispatch._disable_current_modes():
+        return bool(torch.tensor([1000.0], device="cpu").to(torch.float8_e4m3fn).float().isnan())
 
 
 def returns(node: Node) -> Sequence[Any]:

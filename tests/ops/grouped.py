@@ -11,6 +11,8 @@ full = Maker(torch.int32, (3,), then=lambda t: torch.tensor([2, 5, 8], dtype=tor
 
 CASES = [
     case("grouped_mm", torch.ops.transformers.grouped_mm_fallback, f32(6, 4), f32(3, 4, 5), ends, train=True),
+    case("inner", torch._grouped_mm, bf16(8, 8), bf16(8, 16), full),
+    case("columns", torch._grouped_mm, bf16(3, 8, 16), bf16(16, 8), full, fixture=False),
     case(
         "grouped_mm_bf16",
         lambda x, w, o: torch._grouped_mm(x, w, o),

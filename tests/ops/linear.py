@@ -28,6 +28,13 @@ CASES = [
         tensor(torch.int8, 17, 16, low=-100, high=100),
         tensor(torch.int8, 16, 8, low=-100, high=100),
     ),
+    case(
+        "int8_weight",
+        torch.ops.aten._weight_int8pack_mm,
+        bf16(4, 16),
+        tensor(torch.int8, 8, 16, low=-100, high=100),
+        bf16(8, low=0.1, high=1),
+    ),
     case("mv", torch.mv, f32(2, 3), f32(3), train=True, fixture=False),
     case("mv_int", torch.mv, i64(2, 3), i64(3), fixture=False),
     case("dot", torch.dot, f32(5), f32(5), fixture=False),

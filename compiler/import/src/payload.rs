@@ -101,6 +101,9 @@ pub struct Payload {
     pub torch: String,
     /// `torch.get_float32_matmul_precision()`.
     pub matmul_precision: String,
+    /// Whether this PyTorch converts what is beyond float8_e4m3fn to NaN (2.11) and not to its greatest value.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub float8_overflow_is_nan: bool,
     pub inputs: Vec<Input>,
     #[serde(default)]
     pub constants: Vec<Constant>,

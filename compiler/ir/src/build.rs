@@ -5,7 +5,7 @@
 
 use crate::error::CompileError;
 use crate::graph::{Graph, NodeId, Types, Value};
-use crate::infer::{check, infer};
+use crate::infer::{check, dot_shape, infer};
 use crate::literal::{Literal, Scalar};
 use crate::location::LocId;
 use crate::op::*;
@@ -255,7 +255,13 @@ impl<'g> Builder<'g> {
     // Contraction and reduction.
 
     pub fn dot_general(&mut self, a: Value, b: Value, dot: DotGeneral) -> Result<Value> {
-        self.one(dot, &[a, b])
+        let dtype = self.dtype(a);
+        self.dot_general_to(a, b, dot, dtype)
+    }
+    /// As `dot_general`, summed and given in a wider dtype: f32 of short floats, s32 of s8.
+    pub fn dot_general_to(&mut self, a: Value, b: Value, dot: DotGeneral, dtype: DType) -> Result<Value> {
+        let shape = dot_shape(&dot, self.ty(a), self.ty(b)).map_err(CompileError::lowering)?;
+        self.stated(dot, &[a, b], TensorType::new(dtype, shape))
     }
     pub fn convolution(&mut self, a: Value, b: Value, convolution: Convolution) -> Result<Value> {
         self.one(convolution, &[a, b])

@@ -4,7 +4,7 @@
 //! convert, reshape, broadcast ...); `check` holds a stated type of those against the operands.
 
 use crate::graph::Types;
-use crate::op::{BinaryOp, Call, Domain, FftKind, If, Op, UnaryOp, While};
+use crate::op::{BinaryOp, Call, Domain, DotGeneral, FftKind, If, Op, UnaryOp, While};
 use crate::region::Region;
 use crate::types::{DType, TensorType};
 use smallvec::smallvec;
@@ -243,24 +243,6 @@ pub fn infer(op: &Op, operands: &[&TensorType]) -> Result<Option<Types>> {
             }
             one(a.with_shape(shape))
         }
-        (Op::DotGeneral(g), Some(a)) => {
-            let b = operands[1];
-            let lhs: Vec<i64> = g.lhs_batch.iter().chain(&g.lhs_contracting).copied().collect();
-            let rhs: Vec<i64> = g.rhs_batch.iter().chain(&g.rhs_contracting).copied().collect();
-            need(axes_ok(&lhs, a.rank()) && axes_ok(&rhs, b.rank()) && lhs.len() == rhs.len(), || {
-                format!("dot_general dimensions {lhs:?} of {a} and {rhs:?} of {b}")
-            })?;
-            need(g.lhs_batch.len() == g.rhs_batch.len() && a.dtype == b.dtype, || {
-                format!("dot_general of {a} and {b}")
-            })?;
-            need(lhs.iter().zip(&rhs).all(|(&i, &j)| a.shape[i as usize] == b.shape[j as usize]), || {
-                format!("dot_general sizes differ: {lhs:?} of {a} and {rhs:?} of {b}")
-            })?;
-            let mut shape: Vec<i64> = g.lhs_batch.iter().map(|&d| a.shape[d as usize]).collect();
-            shape.extend(without(&a.shape, &lhs));
-            shape.extend(without(&b.shape, &rhs));
-            one(a.with_shape(shape))
-        }
         (Op::Convolution(c), Some(a)) => {
             let (b, n) = (operands[1], a.rank());
             let lists = [&c.lhs_dims, &c.rhs_dims, &c.out_dims];
@@ -403,6 +385,31 @@ pub fn infer(op: &Op, operands: &[&TensorType]) -> Result<Option<Types>> {
     }
 }
 
+/// The shape of a product: batch dimensions, then the free ones of either operand.
+pub fn dot_shape(g: &DotGeneral, a: &TensorType, b: &TensorType) -> Result<Vec<i64>> {
+    let lhs: Vec<i64> = g.lhs_batch.iter().chain(&g.lhs_contracting).copied().collect();
+    let rhs: Vec<i64> = g.rhs_batch.iter().chain(&g.rhs_contracting).copied().collect();
+    need(axes_ok(&lhs, a.rank()) && axes_ok(&rhs, b.rank()) && lhs.len() == rhs.len(), || {
+        format!("dot_general dimensions {lhs:?} of {a} and {rhs:?} of {b}")
+    })?;
+    need(g.lhs_batch.len() == g.rhs_batch.len() && a.dtype == b.dtype, || {
+        format!("dot_general of {a} and {b}")
+    })?;
+    need(lhs.iter().zip(&rhs).all(|(&i, &j)| a.shape[i as usize] == b.shape[j as usize]), || {
+        format!("dot_general sizes differ: {lhs:?} of {a} and {rhs:?} of {b}")
+    })?;
+    let mut shape: Vec<i64> = g.lhs_batch.iter().map(|&d| a.shape[d as usize]).collect();
+    shape.extend(without(&a.shape, &lhs));
+    shape.extend(without(&b.shape, &rhs));
+    Ok(shape)
+}
+
+/// A product may be wider than its operands: the sum is then never rounded to their type.
+fn accumulates(operand: DType, result: DType) -> bool {
+    let wider = |kind: fn(DType) -> bool| kind(operand) && kind(result) && result.size() > operand.size();
+    operand == result || wider(DType::is_float) || wider(DType::is_signed) || wider(DType::is_unsigned)
+}
+
 /// Holds stated result types of operations that `infer` leaves open against their operands.
 pub fn check(op: &Op, operands: &[&TensorType], types: &[TensorType]) -> Result<()> {
     let expected = if matches!(op, Op::RngBitGenerator(_)) { 2 } else { 1 };
@@ -439,6 +446,12 @@ pub fn check(op: &Op, operands: &[&TensorType], types: &[TensorType]) -> Result<
             )?;
             let fits = b.dimensions.iter().zip(&a.shape).all(|(&d, &s)| s == 1 || s == t.shape[d as usize]);
             need(fits, || format!("broadcast_in_dim of {a} to {t} along {:?}", b.dimensions))
+        }
+        (Op::DotGeneral(g), Some(a)) => {
+            let b = operands[1];
+            need(t.shape == dot_shape(g, a, b)? && accumulates(a.dtype, t.dtype), || {
+                format!("dot_general of {a} and {b} to {t}")
+            })
         }
         (Op::RngBitGenerator(_), Some(a)) => {
             need(t == a && *a == TensorType::new(DType::U64, [2]), || {

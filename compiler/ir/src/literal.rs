@@ -18,8 +18,8 @@ impl Scalar {
             F32 => (v as f32).to_bits() as u128,
             F16 => f16::from_f64(v).to_bits() as u128,
             BF16 => bf16::from_f64(v).to_bits() as u128,
-            F8E4M3FN => f8_bits(v, 4, 7, true) as u128,
-            F8E5M2 => f8_bits(v, 5, 15, false) as u128,
+            F8E8M0FNU => e8m0_bits(v) as u128,
+            F8E4M3FN | F8E4M3FNUZ | F8E5M2 | F8E5M2FNUZ => Float8::of(dtype).map_or(0, |f| f.bits(v) as u128),
             C64 => (v as f32).to_bits() as u128,
             C128 => v.to_bits() as u128,
             Bool => (v != 0.0) as u128,
@@ -60,8 +60,10 @@ impl Scalar {
             F32 | C64 => f32::from_bits(self.0 as u32) as f64,
             F16 => f16::from_bits(self.0 as u16).to_f64(),
             BF16 => bf16::from_bits(self.0 as u16).to_f64(),
-            F8E4M3FN => f8_value(self.0 as u8, 4, 7, true),
-            F8E5M2 => f8_value(self.0 as u8, 5, 15, false),
+            F8E8M0FNU => e8m0_value(self.0 as u8),
+            F8E4M3FN | F8E4M3FNUZ | F8E5M2 | F8E5M2FNUZ => {
+                Float8::of(dtype).map_or(f64::NAN, |f| f.value(self.0 as u8))
+            }
             U64 => self.0 as u64 as f64,
             _ => self.as_i64(dtype) as f64,
         }
@@ -90,7 +92,10 @@ impl Scalar {
     /// The least value: -inf for floats.
     pub fn lowest(dtype: DType) -> Scalar {
         match dtype {
-            DType::F8E4M3FN => Scalar::from_f64(dtype, -448.0),
+            DType::F8E8M0FNU => Scalar(0),
+            DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2FNUZ => {
+                Scalar(Scalar::highest(dtype).0 | 0x80)
+            }
             d if d.is_float() => Scalar::from_f64(d, f64::NEG_INFINITY),
             d if d.is_signed() => Scalar::from_i64(d, i64::MIN >> (64 - d.bits())),
             _ => Scalar(0),
@@ -99,7 +104,9 @@ impl Scalar {
     /// The greatest value: +inf for floats.
     pub fn highest(dtype: DType) -> Scalar {
         match dtype {
-            DType::F8E4M3FN => Scalar::from_f64(dtype, 448.0),
+            DType::F8E8M0FNU => Scalar(0xfe),
+            DType::F8E4M3FN => Scalar(0x7e),
+            DType::F8E4M3FNUZ | DType::F8E5M2FNUZ => Scalar(0x7f),
             d if d.is_float() => Scalar::from_f64(d, f64::INFINITY),
             d if d.is_signed() => Scalar::from_i64(d, i64::MAX >> (64 - d.bits())),
             DType::Bool => Scalar(1),
@@ -117,53 +124,85 @@ impl Scalar {
     }
 }
 
-fn f8_value(bits: u8, exponent: u32, bias: i32, finite_only: bool) -> f64 {
-    let mantissa_bits = 7 - exponent;
-    let sign = if bits & 0x80 != 0 { -1.0 } else { 1.0 };
-    let (e, m) = ((bits & 0x7f) >> mantissa_bits, bits & ((1 << mantissa_bits) - 1));
-    let top = (1u8 << exponent) - 1;
-    let full = (1u8 << mantissa_bits) - 1;
-    if e == top && finite_only && m == full {
-        return f64::NAN;
+/// How an 8-bit float is read.
+struct Float8 {
+    mantissa: u32,
+    bias: i32,
+    /// The code of the greatest finite value.
+    greatest: u8,
+    /// What is beyond the greatest value becomes.
+    beyond: u8,
+    nan: u8,
+    /// Zero has no sign.
+    unsigned_zero: bool,
+}
+
+impl Float8 {
+    /// None for every other type.
+    fn of(dtype: DType) -> Option<Float8> {
+        let (mantissa, bias, greatest, beyond, nan, unsigned_zero) = match dtype {
+            DType::F8E4M3FN => (3, 7, 0x7e, 0x7f, 0x7f, false),
+            DType::F8E4M3FNUZ => (3, 8, 0x7f, 0x80, 0x80, true),
+            DType::F8E5M2 => (2, 15, 0x7b, 0x7c, 0x7f, false),
+            DType::F8E5M2FNUZ => (2, 16, 0x7f, 0x80, 0x80, true),
+            _ => return None,
+        };
+        Some(Float8 { mantissa, bias, greatest, beyond, nan, unsigned_zero })
     }
-    if e == top && !finite_only {
-        return if m == 0 { sign * f64::INFINITY } else { f64::NAN };
+
+    /// The magnitude of a code without its sign, as if every code were a number.
+    fn magnitude(&self, code: u8) -> f64 {
+        let (e, m) = ((code >> self.mantissa) as i32, code & ((1 << self.mantissa) - 1));
+        let fraction = m as f64 / (1u32 << self.mantissa) as f64;
+        if e == 0 { fraction * 2f64.powi(1 - self.bias) } else { (1.0 + fraction) * 2f64.powi(e - self.bias) }
     }
-    let scale = (1u32 << mantissa_bits) as f64;
-    if e == 0 {
-        sign * m as f64 / scale * 2f64.powi(1 - bias)
-    } else {
-        sign * (1.0 + m as f64 / scale) * 2f64.powi(e as i32 - bias)
+
+    fn value(&self, bits: u8) -> f64 {
+        let (sign, code) = (if bits & 0x80 != 0 { -1.0 } else { 1.0 }, bits & 0x7f);
+        if code <= self.greatest && !(self.unsigned_zero && bits == 0x80) {
+            sign * self.magnitude(code)
+        } else if code == self.beyond && code != self.nan {
+            sign * f64::INFINITY
+        } else {
+            f64::NAN
+        }
+    }
+
+    /// Nearest, ties to even. The code after the greatest one counts as a number for that: what is nearer to it
+    /// is beyond.
+    fn bits(&self, v: f64) -> u8 {
+        let sign = if v.is_sign_negative() { 0x80 } else { 0 };
+        if v.is_nan() {
+            return self.nan | sign;
+        }
+        if v.is_infinite() {
+            return self.beyond | sign;
+        }
+        let target = v.abs();
+        let mut best = (f64::INFINITY, self.beyond);
+        for code in 0..=self.greatest + 1 {
+            let distance = (self.magnitude(code) - target).abs();
+            if distance < best.0 || (distance == best.0 && code & 1 == 0) {
+                best = (distance, code);
+            }
+        }
+        match best.1 {
+            code if code > self.greatest => self.beyond | sign,
+            0 if self.unsigned_zero => 0,
+            code => code | sign,
+        }
     }
 }
 
-/// Nearest 8-bit float, ties to even; 256 candidates make a search the simplest right answer. Beyond the greatest
-/// one, half a step further is infinity, or NaN in a format without infinities, as PyTorch converts.
-fn f8_bits(v: f64, exponent: u32, bias: i32, finite_only: bool) -> u8 {
-    let sign = if v.is_sign_negative() { 0x80u8 } else { 0 };
-    if v.is_nan() {
-        return 0x7f | sign;
-    }
-    if v.is_infinite() {
-        return sign | if finite_only { 0x7f } else { 0x7c };
-    }
-    // The step to the greatest value is the step beyond it, and a tie goes to the even neighbour: the greatest of
-    // e4m3fn (0x7e), what is behind the greatest of e5m2 (0x7b).
-    let greatest = if finite_only { 0x7e } else { 0x7b };
-    let top = f8_value(greatest, exponent, bias, finite_only);
-    let beyond = v.abs() - top - (top - f8_value(greatest - 1, exponent, bias, finite_only)) / 2.0;
-    if beyond > 0.0 || (beyond == 0.0 && greatest & 1 == 1) {
-        return sign | (greatest + 1);
-    }
-    let mut best = (f64::INFINITY, 0u8);
-    for bits in 0..0x7fu8 {
-        let candidate = f8_value(bits, exponent, bias, finite_only);
-        let distance = (candidate - v.abs()).abs();
-        if candidate.is_finite() && (distance < best.0 || (distance == best.0 && bits & 1 == 0)) {
-            best = (distance, bits);
-        }
-    }
-    sign | best.1
+/// `2^(bits - 127)`; 0xff is NaN, and there is neither a sign nor a zero.
+fn e8m0_value(bits: u8) -> f64 {
+    if bits == 0xff { f64::NAN } else { 2f64.powi(bits as i32 - 127) }
+}
+
+/// As PyTorch rounds: by way of f32, whose exponent it is; the sign is ignored.
+fn e8m0_bits(v: f64) -> u8 {
+    let bits = (v as f32).to_bits() & 0x7fff_ffff;
+    if bits == 0x40_0000 { 0 } else { ((bits + 0x40_0000) >> 23).min(0xff) as u8 }
 }
 
 /// A constant's payload; dtype and shape are those of the node's result.

@@ -272,6 +272,7 @@ ops! {
     Pad "pad" { low: Ints, high: Ints, interior: Ints }
     Concatenate "concatenate" { dimension: i64 }
 
+    /// The result's dtype is stated: that of the operands, or a wider one to accumulate in.
     DotGeneral "dot_general" {
         lhs_batch: Ints, rhs_batch: Ints, lhs_contracting: Ints, rhs_contracting: Ints, precision: Precision,
     }

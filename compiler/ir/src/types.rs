@@ -39,7 +39,10 @@ dtypes! {
     U32 "u32" "uint32" "ui32" 4,
     U64 "u64" "uint64" "ui64" 8,
     F8E4M3FN "f8e4m3fn" "float8_e4m3fn" "f8E4M3FN" 1,
+    F8E4M3FNUZ "f8e4m3fnuz" "float8_e4m3fnuz" "f8E4M3FNUZ" 1,
     F8E5M2 "f8e5m2" "float8_e5m2" "f8E5M2" 1,
+    F8E5M2FNUZ "f8e5m2fnuz" "float8_e5m2fnuz" "f8E5M2FNUZ" 1,
+    F8E8M0FNU "f8e8m0fnu" "float8_e8m0fnu" "f8E8M0FNU" 1,
     F16 "f16" "float16" "f16" 2,
     BF16 "bf16" "bfloat16" "bf16" 2,
     F32 "f32" "float32" "f32" 4,
@@ -51,7 +54,12 @@ dtypes! {
 impl DType {
     pub fn is_float(self) -> bool {
         use DType::*;
-        matches!(self, F8E4M3FN | F8E5M2 | F16 | BF16 | F32 | F64)
+        self.is_float8() || matches!(self, F16 | BF16 | F32 | F64)
+    }
+    /// One of the 8-bit floats.
+    pub fn is_float8(self) -> bool {
+        use DType::*;
+        matches!(self, F8E4M3FN | F8E4M3FNUZ | F8E5M2 | F8E5M2FNUZ | F8E8M0FNU)
     }
     pub fn is_complex(self) -> bool {
         matches!(self, DType::C64 | DType::C128)
@@ -72,7 +80,8 @@ impl DType {
     pub fn opmath(self) -> DType {
         use DType::*;
         match self {
-            F8E4M3FN | F8E5M2 | F16 | BF16 => F32,
+            F16 | BF16 => F32,
+            d if d.is_float8() => F32,
             other => other,
         }
     }

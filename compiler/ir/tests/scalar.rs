@@ -7,7 +7,7 @@ use torchtpu_ir::{DType, Scalar};
 
 #[test]
 fn every_eight_bit_float_round_trips() {
-    for dtype in [DType::F8E4M3FN, DType::F8E5M2] {
+    for &dtype in DType::ALL.iter().filter(|d| d.is_float8()) {
         for bits in 0..=255u8 {
             let s = Scalar(bits as u128);
             let v = s.as_f64(dtype);
@@ -23,6 +23,10 @@ fn eight_bit_floats_have_the_published_limits() {
         (DType::F8E4M3FN, 0x7e, 448.0),
         (DType::F8E4M3FN, 0x08, 2f64.powi(-6)),
         (DType::F8E4M3FN, 0x01, 2f64.powi(-9)),
+        (DType::F8E4M3FNUZ, 0x7f, 240.0),
+        (DType::F8E4M3FNUZ, 0x01, 2f64.powi(-10)),
+        (DType::F8E5M2FNUZ, 0x7f, 57344.0),
+        (DType::F8E5M2FNUZ, 0x01, 2f64.powi(-17)),
         (DType::F8E5M2, 0x7b, 57344.0),
         (DType::F8E5M2, 0x04, 2f64.powi(-14)),
         (DType::F8E5M2, 0x01, 2f64.powi(-16)),
@@ -49,6 +53,12 @@ fn eight_bit_floats_round_to_even_and_overflow_behind_half_a_step() {
     assert_eq!(bits(DType::F8E5M2, 61440.0), 0x7c);
     assert_eq!(bits(DType::F8E5M2, f64::NEG_INFINITY), 0xfc);
     assert_eq!(bits(DType::F8E5M2, -0.0), 0x80);
+    assert_eq!(bits(DType::F8E4M3FNUZ, -0.0), 0);
+    assert_eq!(bits(DType::F8E4M3FNUZ, 247.9), 0x7f);
+    assert_eq!(bits(DType::F8E4M3FNUZ, 248.0), 0x80);
+    assert_eq!(bits(DType::F8E8M0FNU, 1.5), 0x80);
+    assert_eq!(bits(DType::F8E8M0FNU, -1.4), 0x7f);
+    assert_eq!(bits(DType::F8E8M0FNU, 1e39), 0xff);
 }
 
 #[test]
@@ -80,6 +90,9 @@ fn extremes_are_those_of_the_type() {
         let (low_expected, high_expected) = match dtype {
             DType::Bool => (0.0, 1.0),
             DType::F8E4M3FN => (-448.0, 448.0),
+            DType::F8E4M3FNUZ => (-240.0, 240.0),
+            DType::F8E5M2FNUZ => (-57344.0, 57344.0),
+            DType::F8E8M0FNU => (2f64.powi(-127), 2f64.powi(127)),
             d if d.is_float() => (f64::NEG_INFINITY, f64::INFINITY),
             d if d.is_signed() => (-(2f64.powi(d.bits() as i32 - 1)), 2f64.powi(d.bits() as i32 - 1)),
             d => (0.0, 2f64.powi(d.bits() as i32)),
@@ -89,7 +102,9 @@ fn extremes_are_those_of_the_type() {
         let off = if dtype.is_int() && dtype.bits() < 64 { 1.0 } else { 0.0 };
         assert_eq!(high, high_expected - off, "{dtype}");
         assert_eq!(Scalar::one(dtype).as_f64(dtype), 1.0);
-        assert_eq!(Scalar::zero().as_f64(dtype), 0.0);
+        // A power of two is never zero.
+        let zero = if dtype == DType::F8E8M0FNU { 2f64.powi(-127) } else { 0.0 };
+        assert_eq!(Scalar::zero().as_f64(dtype), zero);
     }
 }
 
@@ -120,7 +135,7 @@ proptest! {
             let value = s.as_f64(dtype);
             prop_assert!(value.is_nan() || Scalar::from_f64(dtype, value) == s);
         }
-        for dtype in [DType::F8E4M3FN, DType::F8E5M2] {
+        for dtype in [DType::F8E4M3FN, DType::F8E4M3FNUZ, DType::F8E5M2, DType::F8E5M2FNUZ] {
             let s = Scalar::from_f64(dtype, v as f64);
             let error = (s.as_f64(dtype) - v as f64).abs();
             for bits in 0..256u128 {

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use torchtpu_import::{Arg, Meta, Node, Payload, Size, Target};
 use torchtpu_ir::op::{ParamRole, RngAlgorithm};
 use torchtpu_ir::{
-    Builder, CompileError, DType, Direction, Graph, Location, Precision, ReduceKind, Region, Scalar,
-    TensorType, Value,
+    BinaryOp, Builder, CompileError, DType, Direction, Graph, Location, Precision, ReduceKind, Region,
+    Scalar, TensorType, Value,
 };
 
 /// What one FX node stands for.
@@ -58,6 +58,8 @@ impl Number {
 pub struct Settings {
     /// Precision of f32 dots and convolutions (`torch.set_float32_matmul_precision`).
     pub precision: Precision,
+    /// What is beyond float8_e4m3fn becomes NaN and not its greatest value.
+    pub float8_overflow_is_nan: bool,
     /// Emit the predicates of `Cx::check`.
     pub check_bounds: bool,
     /// Inside a branch or a loop.
@@ -376,11 +378,47 @@ impl<'a> Cx<'a> {
             let im = self.b.full_like(re, 0.0);
             return self.b.binary(torchtpu_ir::BinaryOp::Complex, re, im);
         }
+        if dtype.is_float8() {
+            return self.float8(v, dtype);
+        }
         if from.is_float() && dtype.is_int() && dtype.bits() < 32 {
             let wide = self.b.convert(v, DType::I64)?;
             return self.b.convert(wide, dtype);
         }
         self.b.convert(v, dtype)
+    }
+
+    /// PyTorch converts to an 8-bit float by way of f32. StableHLO makes a NaN of what is beyond e4m3fn.
+    fn float8(&mut self, v: Value, dtype: DType) -> Result<Value> {
+        let mut v = self.b.convert(v, DType::F32)?;
+        if dtype == DType::F8E8M0FNU {
+            return self.power_of_two(v);
+        }
+        if dtype == DType::F8E4M3FN && !self.settings.float8_overflow_is_nan {
+            let (low, high) = (self.b.full_like(v, -448.0), self.b.full_like(v, 448.0));
+            v = self.b.clamp(low, v, high)?;
+        }
+        self.b.convert(v, dtype)
+    }
+
+    /// The nearest power of two, as float8_e8m0fnu: the exponent of f32, where PyTorch ignores the sign and rounds
+    /// 1.5 up but in the lowest exponent.
+    fn power_of_two(&mut self, v: Value) -> Result<Value> {
+        let ty = self.b.ty(v).with_dtype(DType::U32);
+        let bits = self.b.bitcast(v, ty.clone())?;
+        let sign = self.b.full_int(&ty, 0x7fff_ffff);
+        let bits = self.b.and(bits, sign)?;
+        let half = self.b.full_int(&ty, 0x40_0000);
+        let rounded = self.b.add(bits, half)?;
+        let mantissa = self.b.full_int(&ty, 23);
+        let exponent = self.b.binary(BinaryOp::ShiftRightLogical, rounded, mantissa)?;
+        let nan = self.b.full_int(&ty, 0xff);
+        let exponent = self.b.min(exponent, nan)?;
+        let lowest = self.b.compare(Direction::Eq, bits, half)?;
+        let zero = self.b.full_int(&ty, 0);
+        let exponent = self.b.select(lowest, zero, exponent)?;
+        let code = self.b.convert(exponent, DType::U8)?;
+        self.b.bitcast(code, ty.with_dtype(DType::F8E8M0FNU))
     }
 
     /// Random bits of an unsigned type from this execution's seed; every call draws other bits.

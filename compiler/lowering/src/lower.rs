@@ -236,6 +236,7 @@ fn attempt_with(
         b,
         settings: Settings {
             precision,
+            float8_overflow_is_nan: payload.float8_overflow_is_nan,
             check_bounds,
             in_region: false,
             stablehlo: payload.stablehlo.clone().into(),

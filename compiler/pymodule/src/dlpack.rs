@@ -108,7 +108,10 @@ fn dtype_of(t: DataType) -> Option<DType> {
         (5, 64) => C64,
         (5, 128) => C128,
         (10, 8) => F8E4M3FN,
+        (11, 8) => F8E4M3FNUZ,
         (12, 8) => F8E5M2,
+        (13, 8) => F8E5M2FNUZ,
+        (14, 8) => F8E8M0FNU,
         _ => return None,
     })
 }
@@ -120,7 +123,10 @@ fn data_type(d: DType) -> DataType {
         BF16 => 4,
         C64 | C128 => 5,
         F8E4M3FN => 10,
+        F8E4M3FNUZ => 11,
         F8E5M2 => 12,
+        F8E5M2FNUZ => 13,
+        F8E8M0FNU => 14,
         d if d.is_float() => 2,
         d if d.is_unsigned() => 1,
         _ => 0,

@@ -12,6 +12,7 @@ pub const ROWS: &[Row] = &[
     row("aten.bmm.default", One(mm)),
     row("aten.bmm.dtype", One(mm)),
     row("aten._int_mm.default", One(mm)),
+    row("aten._weight_int8pack_mm.default", One(int8_weight_mm)),
     row("aten.mv.default", One(mv)),
     row("aten.dot.default", One(dot_vectors)),
     row("aten.vdot.default", One(vdot)),
@@ -50,6 +51,33 @@ pub fn dot_with(
     rhs: &[i64],
     precision: Precision,
 ) -> Result<Value> {
+    let dtype = cx.b.dtype(a);
+    dot_to(cx, a, b, batch, (lhs, rhs), precision, dtype)
+}
+
+/// As `dot`, of operands that may be shorter than `dtype`, in which the products are summed and given.
+pub fn dot_wide(
+    cx: &mut Cx<'_>,
+    a: Value,
+    b: Value,
+    batch: usize,
+    lhs: i64,
+    rhs: i64,
+    dtype: DType,
+) -> Result<Value> {
+    let precision = precision(cx, cx.b.dtype(a));
+    dot_to(cx, a, b, batch, (&[lhs], &[rhs]), precision, dtype)
+}
+
+fn dot_to(
+    cx: &mut Cx<'_>,
+    a: Value,
+    b: Value,
+    batch: usize,
+    (lhs, rhs): (&[i64], &[i64]),
+    precision: Precision,
+    dtype: DType,
+) -> Result<Value> {
     let lead: Vec<i64> = (0..batch as i64).collect();
     let dot = DotGeneral {
         lhs_batch: lead.clone(),
@@ -58,21 +86,37 @@ pub fn dot_with(
         rhs_contracting: rhs.to_vec(),
         precision,
     };
-    cx.b.dot_general(a, b, dot)
+    cx.b.dot_general_to(a, b, dot, dtype)
 }
 
 /// `a @ b` in the result's dtype: matrices, vectors, or both with one batch dimension.
 fn product(cx: &mut Cx<'_>, a: &str, b: &str) -> Result<Value> {
     let dtype = cx.out(0)?.dtype;
-    let (a, b) = (cx.operand(a, dtype)?, cx.operand(b, dtype)?);
+    let (a, b) = (cx.tensor(a)?, cx.tensor(b)?);
     let (rank_a, rank_b) = (cx.b.rank(a), cx.b.rank(b));
     let batch = if rank_a == 3 { 1 } else { 0 };
-    dot(cx, a, b, batch, &[rank_a as i64 - 1], &[rank_b.saturating_sub(2) as i64])
+    let (lhs, rhs) = (rank_a as i64 - 1, rank_b.saturating_sub(2) as i64);
+    // f32 even where the result is shorter than that: 8-bit floats are rounded with PyTorch's saturation.
+    let wide = if dtype.is_float8() { DType::F32 } else { dtype };
+    let product = dot_wide(cx, a, b, batch, lhs, rhs, wide)?;
+    cx.convert(product, dtype)
 }
 
 /// `mm(Tensor self, Tensor mat2)`, `bmm`, and `_int_mm` (s8 by s8 to s32).
 fn mm(cx: &mut Cx<'_>) -> Result<Value> {
     product(cx, "self", "mat2")
+}
+
+/// `_weight_int8pack_mm(Tensor self, Tensor mat2, Tensor scales)`: `self @ mat2.T * scales`, the weight s8 of
+/// `[out, in]`, scaled once for each output feature. A short float holds every s8, so the products are exact.
+fn int8_weight_mm(cx: &mut Cx<'_>) -> Result<Value> {
+    let out = cx.out(0)?;
+    let v = cx.tensor("self")?;
+    let weight = cx.operand("mat2", cx.b.dtype(v))?;
+    let product = dot_wide(cx, v, weight, 0, 1, 1, DType::F32)?;
+    let scales = cx.operand_to("scales", DType::F32, &out.shape)?;
+    let scaled = cx.b.mul(product, scales)?;
+    cx.convert(scaled, out.dtype)
 }
 
 /// `mv(Tensor self, Tensor vec)`

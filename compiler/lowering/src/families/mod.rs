@@ -27,6 +27,7 @@ families! {
     norm
     pointwise
     pool
+    quantized
     random
     reduce
     scan

@@ -178,7 +178,7 @@ fn opmath(cx: &mut Cx<'_>, form: fn(&mut Cx<'_>, Value) -> Result<Value>) -> Res
     let dtype = cx.out(0)?.dtype;
     let v = cx.operand("self", dtype.opmath())?;
     let v = form(cx, v)?;
-    cx.b.convert(v, dtype)
+    cx.convert(v, dtype)
 }
 
 /// As `opmath`, of `self` and `other`, broadcast.
@@ -217,11 +217,15 @@ fn beside_numbers(cx: &Cx<'_>, names: &[&str], dtype: DType) -> Result<DType> {
 pub fn binary(cx: &mut Cx<'_>, op: BinaryOp) -> Result<Value> {
     let out = cx.out(0)?;
     let scales = matches!(op, BinaryOp::Multiply | BinaryOp::Divide);
-    let dtype = if scales { beside_numbers(cx, &["self", "other"], out.dtype)? } else { out.dtype };
+    let dtype = match out.dtype {
+        d if d.is_float8() => DType::F32,
+        d if scales => beside_numbers(cx, &["self", "other"], d)?,
+        d => d,
+    };
     let a = cx.operand_to("self", dtype, &out.shape)?;
     let b = cx.operand_to("other", dtype, &out.shape)?;
     let v = cx.b.binary(op, a, b)?;
-    cx.b.convert(v, out.dtype)
+    cx.convert(v, out.dtype)
 }
 
 /// `self op other` in their promoted dtype.

@@ -123,7 +123,12 @@ fn uniform_between(cx: &mut Cx<'_>) -> Result<Value> {
     parts(cx, |cx, ty| {
         let v = uniform(cx, ty, significand(ty.dtype))?;
         let v = cx.b.binary_const(BinaryOp::Multiply, v, high - low)?;
-        cx.b.binary_const(BinaryOp::Add, v, low)
+        let v = cx.b.binary_const(BinaryOp::Add, v, low)?;
+        // Rounding may reach the end, which is not in the interval.
+        let v = cx.b.convert(v, ty.dtype.real())?;
+        let at_end = cx.b.compare_const(Direction::Ge, v, high)?;
+        let low = cx.b.full_like(v, low);
+        cx.b.select(at_end, low, v)
     })
 }
 
@@ -161,11 +166,11 @@ fn standard_exponential(cx: &mut Cx<'_>, ty: &TensorType) -> Result<Value> {
 }
 
 /// Integers in `[low, low + range)`. As in PyTorch, 32 bits are drawn for ranges below 2^28, 64 for larger ones.
-fn integers(cx: &mut Cx<'_>, low: i64, range: i64) -> Result<Value> {
+fn integers(cx: &mut Cx<'_>, low: i64, range: u64) -> Result<Value> {
     let out = cx.out(0)?;
     let unsigned = if range < 1 << 28 { DType::U32 } else { DType::U64 };
     let bits = cx.random_bits(out.with_dtype(unsigned))?;
-    let range = cx.b.full_int(&out.with_dtype(unsigned), range);
+    let range = cx.b.full_int(&out.with_dtype(unsigned), range as i64);
     let v = cx.b.binary(BinaryOp::Remainder, bits, range)?;
     let v = cx.b.convert(v, DType::I64)?;
     let low = cx.b.full_int(&out.with_dtype(DType::I64), low);
@@ -176,7 +181,7 @@ fn integers(cx: &mut Cx<'_>, low: i64, range: i64) -> Result<Value> {
 /// `randint(SymInt low=0, SymInt high, ...)`
 fn randint(cx: &mut Cx<'_>) -> Result<Value> {
     let (low, high) = (cx.opt_int("low")?.unwrap_or(0), cx.int("high")?);
-    integers(cx, low, high.wrapping_sub(low))
+    integers(cx, low, high.wrapping_sub(low) as u64)
 }
 
 /// `randperm(SymInt n)`: the order of random keys. 64 bits keep equal keys, which would not be shuffled, away.
