@@ -30,7 +30,7 @@ RUST_SOURCES := Cargo.toml Cargo.lock .cargo/config.toml pyproject.toml \
 	$(shell find compiler passes -type f \( -name '*.rs' -o -name '*.c' -o -name Cargo.toml \))
 PYTHON_SOURCES := $(shell find python -type f \( -name '*.py' -o -name '*.pyi' -o -name py.typed \)) $(wildcard README.md) LICENSE
 
-.PHONY: help setup setup-demo setup-test demo test lint test-rust test-python test-full wheel test-wheel test-torch bench conformance clean
+.PHONY: help setup setup-demo setup-test demo test lint test-rust test-python test-full wheel test-wheel test-torch bench conformance architectures clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -104,6 +104,10 @@ conformance: setup-test $(EXTENSION) ## PyTorch's OpInfo, module_db, hop_db (SUI
 			--out build/conformance/$$suite-train-$(subst /,of,$(SHARD)).jsonl; \
 	done
 	@$(BIN)/python scripts/conformance_table.py build/conformance/*.jsonl
+
+architectures: setup-test $(EXTENSION) ## the models of timm, diffusers and transformers, one JSON line each in build/architectures (hours)
+	@$(BIN)/python -m tests.architectures --workers $(WORKERS) --resume --out build/architectures/results.jsonl
+	@$(BIN)/python -m tests.architectures.report build/architectures/results.jsonl
 
 clean: ## remove everything that these targets made
 	rm -rf $(VENV) build dist target $(EXTENSION) .mypy_cache .ruff_cache .pytest_cache

@@ -104,7 +104,8 @@ def one(sample: Sample, entry: dict[str, Any]) -> tuple[str, str]:
 
 
 def gradients(fn: Any, inputs: Any, train: bool, module: Any = None) -> Any:
-    """Results and, where asked for, the gradients of the inputs (and of a module's parameters) for ones."""
+    """Results and, where asked for, the gradients of the inputs (and of a module's parameters) for fixed random
+    cotangents: for ones, those of a softmax or a normalization are zero but for rounding."""
     args, kwargs = inputs
     torch.manual_seed(1)
     results = fn(*args, **kwargs)
@@ -117,7 +118,9 @@ def gradients(fn: Any, inputs: Any, train: bool, module: Any = None) -> Any:
     roots = [x for x in pytree.tree_leaves(results) if isinstance(x, torch.Tensor) and x.requires_grad]
     if not roots or not leaves:
         return results, None
-    found = torch.autograd.grad(roots, leaves, [torch.ones_like(x) for x in roots], allow_unused=True)
+    generator = torch.Generator().manual_seed(2)
+    cotangents = [torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype) for x in roots]
+    found = torch.autograd.grad(roots, leaves, cotangents, allow_unused=True)
     zeros = (torch.zeros_like(x) if g is None else g for g, x in zip(found, leaves, strict=True))
     return pytree.tree_map(lambda x: x.detach() if isinstance(x, torch.Tensor) else x, results), list(zeros)
 

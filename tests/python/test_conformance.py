@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from tests import exceptions
-from tests.conformance.__main__ import Child, entry
+from tests.children import Child
+from tests.conformance.__main__ import entry
 from tests.conformance.suites import NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +29,7 @@ def sample() -> list[tuple[str, str, str]]:
 
 @pytest.mark.parametrize("shard", range(2))
 def test_entries_pass_or_are_listed(shard: int) -> None:
-    child = Child(timeout=300)
+    child = Child("tests.conformance.worker", timeout=300)
     problems = []
     try:
         for suite, name, mode in sample()[shard::2]:
