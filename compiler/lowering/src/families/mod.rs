@@ -21,6 +21,7 @@ pub mod reduce;
 pub mod scan;
 pub mod softmax;
 pub mod sort;
+pub mod special;
 pub mod upsample;
 pub mod view;
 
@@ -46,6 +47,7 @@ pub const ALL: &[&[Row]] = &[
     scan::ROWS,
     softmax::ROWS,
     sort::ROWS,
+    special::ROWS,
     upsample::ROWS,
     view::ROWS,
 ];

@@ -3,7 +3,7 @@
 //! The rows are here; activations and special functions have their formulas in files of their own.
 
 mod activation;
-mod special;
+pub(crate) mod special;
 
 use crate::cx::Cx;
 use crate::table::{Result, Row, Rule::*, row};
@@ -35,7 +35,7 @@ pub const ROWS: &[Row] = &[
     row("aten.asinh.default", UnaryOpmath(UnaryOp::Asinh)),
     row("aten.acosh.default", UnaryOpmath(UnaryOp::Acosh)),
     row("aten.atanh.default", UnaryOpmath(UnaryOp::Atanh)),
-    row("aten.erf.default", UnaryOpmath(UnaryOp::Erf)),
+    row("aten.erf.default", One(|cx| opmath(cx, special::erf))),
     row("aten.erfc.default", UnaryOpmath(UnaryOp::Erfc)),
     row("aten.erfinv.default", UnaryOpmath(UnaryOp::ErfInv)),
     row("aten.lgamma.default", UnaryOpmath(UnaryOp::Lgamma)),
@@ -172,7 +172,7 @@ pub fn unary_opmath(cx: &mut Cx<'_>, op: UnaryOp) -> Result<Value> {
 }
 
 /// As `unary_opmath`, for a formula.
-fn opmath(cx: &mut Cx<'_>, form: fn(&mut Cx<'_>, Value) -> Result<Value>) -> Result<Value> {
+pub(crate) fn opmath(cx: &mut Cx<'_>, form: fn(&mut Cx<'_>, Value) -> Result<Value>) -> Result<Value> {
     let dtype = cx.out(0)?.dtype;
     let v = cx.operand("self", dtype.opmath())?;
     let v = form(cx, v)?;
@@ -180,7 +180,10 @@ fn opmath(cx: &mut Cx<'_>, form: fn(&mut Cx<'_>, Value) -> Result<Value>) -> Res
 }
 
 /// As `opmath`, of `self` and `other`, broadcast.
-fn binary_opmath(cx: &mut Cx<'_>, form: fn(&mut Cx<'_>, Value, Value) -> Result<Value>) -> Result<Value> {
+pub(crate) fn binary_opmath(
+    cx: &mut Cx<'_>,
+    form: fn(&mut Cx<'_>, Value, Value) -> Result<Value>,
+) -> Result<Value> {
     let out = cx.out(0)?;
     let a = cx.operand_to("self", out.dtype.opmath(), &out.shape)?;
     let b = cx.operand_to("other", out.dtype.opmath(), &out.shape)?;
