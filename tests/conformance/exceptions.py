@@ -9,5 +9,5 @@ VECTORS = (
     "differ in them. OpInfo's own function of the results, which is free of it, is compared: magnitudes, `U Vh`."
 )
 
-PROCESSED = {name: VECTORS for name in ("svd", "linalg.svd", "linalg.eigh", "linalg.eig")}
+PROCESSED = dict.fromkeys(("svd", "linalg.svd", "linalg.eigh", "linalg.eig"), VECTORS)
 """Compared after the sample's `output_process_fn_grad`."""

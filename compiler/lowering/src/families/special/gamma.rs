@@ -95,7 +95,8 @@ fn edges(cx: &mut Cx<'_>, a: Value, x: Value, value: Value, upper: bool) -> Resu
     let beyond = cx.b.select(x_infinite, nan, none)?;
     let value = cx.b.select(a_infinite, beyond, value)?;
     let value = cx.b.select(x_zero, none, value)?;
-    let degenerate = cx.b.select(x_zero, nan, all)?;
+    let x_positive = cx.b.compare_const(Direction::Gt, x, 0.0)?;
+    let degenerate = cx.b.select(x_positive, all, nan)?;
     let value = cx.b.select(a_zero, degenerate, value)?;
     let lowest = cx.b.min(a, x)?;
     let outside = cx.b.compare_const(Direction::Lt, lowest, 0.0)?;
