@@ -2,7 +2,7 @@
 //! incomplete gamma functions. Those that are one IR operation or nearly so are with the pointwise ones.
 
 mod bessel;
-mod gamma;
+pub(crate) mod gamma;
 mod polynomial;
 
 use crate::cx::Cx;

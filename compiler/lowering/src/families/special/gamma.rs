@@ -23,7 +23,8 @@ pub fn igammac(cx: &mut Cx<'_>, a: Value, x: Value) -> Result<Value> {
     regularised(cx, a, x, true)
 }
 
-fn regularised(cx: &mut Cx<'_>, a: Value, x: Value, upper: bool) -> Result<Value> {
+/// P, or Q with `upper`, in the dtype of the arguments.
+pub fn regularised(cx: &mut Cx<'_>, a: Value, x: Value, upper: bool) -> Result<Value> {
     let dtype = cx.b.dtype(a);
     let (a, x) = (cx.b.convert(a, DType::F64)?, cx.b.convert(x, DType::F64)?);
     let one = cx.b.full_like(a, 1.0);
