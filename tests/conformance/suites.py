@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from .exceptions import PROCESSED
+
 
 @dataclasses.dataclass
 class Sample:
@@ -28,6 +30,8 @@ RANDOM = {
     *(f"nn.functional.{f}" for f in ("dropout", "dropout2d", "dropout3d", "alpha_dropout", "rrelu")),
     *(f"nn.functional.{f}" for f in ("feature_alpha_dropout", "fractional_max_pool2d")),
     "nn.functional.fractional_max_pool3d",
+    # They sample the matrix's range with random vectors; tests/ops/linalg.py compares what has a single answer.
+    *("svd_lowrank", "pca_lowrank"),
 }
 
 
@@ -74,7 +78,13 @@ def of_opinfo(op: Any, dtype: torch.dtype, train: bool) -> Iterator[Sample] | No
         attention = "attention" in op.name
         return op.name in RANDOM or (attention and bool(kwargs.get("dropout_p") or kwargs.get("training")))
 
-    return (Sample(call, (s.input, *s.args), s.kwargs, random(s.kwargs)) for s in inputs)
+    def processed(process: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda x, *args, **kwargs: process(op.op(x, *args, **kwargs))
+
+    def function(s: Any) -> Callable[..., Any]:
+        return processed(s.output_process_fn_grad) if full_name(op) in PROCESSED else call
+
+    return (Sample(function(s), (s.input, *s.args), s.kwargs, random(s.kwargs)) for s in inputs)
 
 
 def hop_names() -> list[str]:

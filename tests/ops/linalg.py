@@ -3,7 +3,7 @@
 import torch
 from torch import linalg
 
-from tests.ops import case, f32, f64, tensor
+from tests.ops import Case, case, f32, f64, tensor
 
 
 def definite(t: torch.Tensor) -> torch.Tensor:
@@ -15,7 +15,117 @@ def regular(t: torch.Tensor) -> torch.Tensor:
     return t + 4 * torch.eye(t.shape[-1]).flip(0)
 
 
+def hermitian(t: torch.Tensor) -> torch.Tensor:
+    return t + t.mH
+
+
+def singular(t: torch.Tensor) -> torch.Tensor:
+    """Rank 2."""
+    return t[..., :2] @ t[..., :2, :]
+
+
+def svd_parts(full: bool):
+    """What is unique in a singular value decomposition: its values, product and orthogonality."""
+
+    def run(a: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        u, s, vh = linalg.svd(a, full_matrices=full)
+        k = s.shape[-1]
+        product = (u[..., :k] * s.unsqueeze(-2)) @ vh[..., :k, :]
+        return s, product, u.mH @ u, vh @ vh.mH
+
+    return run
+
+
+def svd_cases() -> list[Case]:
+    near_zero = {
+        "rtol": 1e-4,
+        "atol": 1e-5,
+        "why": "zeros of the product of orthogonal matrices, and of the rank",
+    }
+    cases = [
+        case("svd", svd_parts(False), f32(2, 5, 3), **near_zero),
+        case("svd_full", svd_parts(True), f32(5, 3), fixture=False, **near_zero),
+        case("svd_wide", svd_parts(True), f32(2, 3, 6), fixture=False, **near_zero),
+        case("svd_complex", svd_parts(True), tensor(torch.complex64, 6, 4), fixture=False, **near_zero),
+        case("svd_singular", svd_parts(True), f32(6, 6, then=singular), fixture=False, **near_zero),
+        case("svd_zero", svd_parts(True), f32(3, 4, then=torch.zeros_like), fixture=False, **near_zero),
+        case("svd_empty", svd_parts(True), f32(0, 3), fixture=False),
+        case("svd_one", svd_parts(True), f32(1, 1), fixture=False),
+        case("svd_f64", svd_parts(False), f64(40, 31), fixture=False),
+        case("svdvals_large", linalg.svdvals, f32(5, 4, then=lambda t: t * 1e25), fixture=False),
+        case("svdvals_small", linalg.svdvals, f32(5, 4, then=lambda t: t * 1e-25), fixture=False),
+        case("svdvals", linalg.svdvals, f32(4, 6), train=True, fixture=False),
+        case("matrix_rank", linalg.matrix_rank, f32(6, 6, then=singular), fixture=False),
+        case("nuclear_norm", lambda x: linalg.matrix_norm(x, "nuc"), f32(2, 4, 3), train=True, fixture=False),
+        case("cond", linalg.cond, f32(4, 4, then=regular), train=True, fixture=False),
+        case("pinv", linalg.pinv, f32(2, 5, 3), train=True, fixture=False, **near_zero),
+        case("pinv_atol", lambda x: linalg.pinv(x, atol=1.0), f32(3, 5), fixture=False, **near_zero),
+        case(
+            "pinv_hermitian",
+            lambda x: linalg.pinv(x, hermitian=True),
+            f32(4, 4, then=hermitian),
+            fixture=False,
+            **near_zero,
+        ),
+    ]
+    if hasattr(linalg, "polar"):
+        cases.append(case("polar", linalg.polar, f32(2, 5, 3), fixture=False, **near_zero))
+    return cases
+
+
+def eigh_parts(upper: bool = False):
+    """What is unique in an eigenvalue decomposition."""
+
+    def run(a: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        values, v = linalg.eigh(a, "U" if upper else "L")
+        return values, (v * values.unsqueeze(-2)) @ v.mH, v.mH @ v
+
+    return run
+
+
+def eigh_cases() -> list[Case]:
+    near_zero = {"rtol": 1e-4, "atol": 1e-5, "why": "zeros of the product of orthogonal matrices"}
+    cases = [
+        case("eigh", eigh_parts(), f32(2, 4, 4), **near_zero),
+        case("eigh_upper", eigh_parts(True), f32(5, 5), fixture=False, **near_zero),
+        case("eigh_complex", eigh_parts(), tensor(torch.complex64, 5, 5), fixture=False, **near_zero),
+        case(
+            "eigh_equal",
+            eigh_parts(),
+            f32(4, 4, then=lambda t: torch.ones_like(t)),
+            fixture=False,
+            **near_zero,
+        ),
+        case("eigh_f64", eigh_parts(), f64(33, 33), fixture=False),
+        case("eigh_empty", eigh_parts(), f32(2, 0, 0), fixture=False),
+        case("eigvalsh", linalg.eigvalsh, f32(5, 5, then=hermitian), train=True, fixture=False),
+    ]
+    if hasattr(linalg, "matrix_sqrth"):
+        cases.append(
+            case("matrix_sqrth", linalg.matrix_sqrth, f32(4, 4, then=definite), fixture=False, **near_zero)
+        )
+    return cases
+
+
+def qr_complex_cases() -> list[Case]:
+    complex_matrix = tensor(torch.complex64, 2, 5, 3)
+    return [
+        case("qr_complex", linalg.qr, complex_matrix, fixture=False),
+        case("geqrf_complex", torch.geqrf, tensor(torch.complex64, 3, 4), fixture=False),
+        case(
+            "ormqr_complex",
+            lambda x, y: torch.ormqr(*torch.geqrf(x), y, transpose=True),
+            complex_matrix,
+            complex_matrix,
+            fixture=False,
+        ),
+    ]
+
+
 CASES = [
+    *svd_cases(),
+    *eigh_cases(),
+    *qr_complex_cases(),
     case("cholesky", lambda x: linalg.cholesky_ex(x), f32(2, 4, 4, then=definite), train=True),
     case(
         "cholesky_upper",

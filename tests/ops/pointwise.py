@@ -112,6 +112,17 @@ def compare_cases() -> list[Case]:
     return cases
 
 
+def complex_plane() -> torch.Tensor:
+    """Both sides of the branch cuts, and away from them."""
+    line = torch.tensor([-1e10, -5.0, -1.5, -0.5, -0.0, 0.0, 0.25, 2.0, 1e5])
+    return torch.complex(line[:, None].expand(9, 9), line[None].expand(9, 9))
+
+
+def inverse_cases() -> list[Case]:
+    names = ("asin", "acos", "atan", "asinh", "acosh", "atanh")
+    return [case(f"{n}_complex", getattr(torch, n), complex_plane(), fixture=n == "acos") for n in names]
+
+
 def binary_cases() -> list[Case]:
     cases = []
     for name in [
@@ -215,6 +226,7 @@ CASES = [
     case("tanhshrink", F.tanhshrink, f32(4, 5), train=True, fixture=False),
     *unary_cases(),
     *compare_cases(),
+    *inverse_cases(),
     *binary_cases(),
     *pow_cases(),
     *activation_cases(),

@@ -29,6 +29,32 @@ def integer_moments(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return y.min(), y.max(), near(y.double().mean(), 1.5, 0.1)
 
 
+def moments_of(draw, mean: float, variance: float):
+    """Of 65536 draws: five deviations of the mean's error, and of the variance's at a kurtosis as high as 36."""
+
+    def run(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y = draw(x.new_zeros(65536)).double()
+        return near(y.mean(), mean, 0.02 * variance**0.5), near(y.var(), variance, 0.12 * variance)
+
+    return run
+
+
+def poisson_shares(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The probabilities of some counts, which moments do not see."""
+    small, large = torch.poisson(x.new_full((65536,), 1.5)), torch.poisson(x.new_full((65536,), 12.0))
+    return (
+        near((small == 0).double().mean(), 0.22313, 0.006),
+        near((small == 3).double().mean(), 0.12551, 0.005),
+        near((large == 12).double().mean(), 0.11437, 0.005),
+        near((large < 6).double().mean(), 0.02034, 0.002),
+    )
+
+
+def gamma_gradient(x: torch.Tensor) -> torch.Tensor:
+    shapes = torch.tensor([0.05, 0.5, 1.0, 3.0, 40.0, 500.0], dtype=x.dtype)
+    return torch._standard_gamma_grad(shapes, shapes * x)
+
+
 def dropout_moments(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     y = torch.nn.functional.dropout(torch.ones_like(x), 0.3)
     return near((y == 0).double().mean(), 0.3, 0.02), near(y.max(), 1 / 0.7, 0.01)
@@ -98,5 +124,42 @@ CASES = [
     case("uniform_moments", uniform_moments, f32(16384), fixture=False),
     case("uniform_moments_f64", uniform_moments, f64(16384), fixture=False),
     case("integer_moments", integer_moments, f32(16384), fixture=False),
+    case("poisson", torch.poisson, f32(9, low=0, high=30), random=True),
+    case("poisson_zero", lambda x: torch.poisson(0 * x), f32(9), fixture=False),
+    case("poisson_shares", poisson_shares, f32(1), fixture=False),
+    *(
+        case(
+            f"poisson_moments_{rate}",
+            moments_of(lambda x, rate=rate: torch.poisson(x + rate), rate, rate),
+            f32(1),
+            fixture=False,
+        )
+        for rate in (0.3, 9.0, 11.0, 4000.0)
+    ),
+    case("standard_gamma", torch._standard_gamma, f32(9, low=0.1, high=5), random=True),
+    *(
+        case(
+            f"gamma_moments_{shape}",
+            moments_of(lambda x, shape=shape: torch._standard_gamma(x + shape), shape, shape),
+            f32(1),
+            fixture=False,
+        )
+        for shape in (0.2, 1.0, 30.0)
+    ),
+    case(
+        "gamma_gradient",
+        gamma_gradient,
+        f64(6, low=0.5, high=1.5),
+        fixture=False,
+        rtol=1e-3,
+        atol=1e-5,
+        why="eager's is an approximation",
+    ),
+    case(
+        "dirichlet_sum",
+        lambda x: torch._sample_dirichlet(x).sum(-1),
+        f32(5, 3, low=0.1, high=4),
+        fixture=False,
+    ),
     case("dropout_moments", dropout_moments, f32(16384), fixture=False),
 ]

@@ -51,12 +51,12 @@ pointwise! {
     /// `abs`, `real` and `imag` of a complex give its real type.
     UnaryOp {
         Abs "abs" "stablehlo.abs" Number,
-        Acos "acos" "chlo.acos" Float,
-        Acosh "acosh" "chlo.acosh" Float,
-        Asin "asin" "chlo.asin" Float,
-        Asinh "asinh" "chlo.asinh" Float,
-        Atan "atan" "chlo.atan" Float,
-        Atanh "atanh" "chlo.atanh" Float,
+        Acos "acos" "chlo.acos" FloatComplex,
+        Acosh "acosh" "chlo.acosh" FloatComplex,
+        Asin "asin" "chlo.asin" FloatComplex,
+        Asinh "asinh" "chlo.asinh" FloatComplex,
+        Atan "atan" "chlo.atan" FloatComplex,
+        Atanh "atanh" "chlo.atanh" FloatComplex,
         BesselI1e "bessel_i1e" "chlo.bessel_i1e" Float,
         Cbrt "cbrt" "stablehlo.cbrt" Float,
         Ceil "ceil" "stablehlo.ceil" Float,

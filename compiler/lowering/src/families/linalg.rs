@@ -1,6 +1,9 @@
 //! Factorisations, triangular systems and what follows from them. LU and QR are loops over the columns.
 
+mod eigh;
+mod jacobi;
 mod qr;
+mod svd;
 
 use crate::cx::Cx;
 use crate::families::control::{counted_loop, slice_at};
@@ -31,6 +34,11 @@ pub const ROWS: &[Row] = &[
     row("aten.geqrf.default", Many(qr::geqrf)),
     row("aten.linalg_householder_product.default", One(qr::householder_product)),
     row("aten.ormqr.default", One(qr::ormqr)),
+    row("aten._linalg_eigh.default", Many(eigh::linalg_eigh)),
+    row("aten.linalg_matrix_sqrth.default", One(eigh::matrix_sqrth)),
+    row("aten._linalg_svd.default", Many(svd::linalg_svd)),
+    row("aten.linalg_pinv.atol_rtol_tensor", One(svd::pinv)),
+    row("aten.linalg_polar.default", Many(svd::polar)),
 ];
 
 // Matrices over leading batch dimensions.

@@ -34,6 +34,7 @@ families! {
     segment
     softmax
     sort
+    special
     upsample
     view
 }

@@ -3,7 +3,7 @@
 //! The rows are here; activations and special functions have their formulas in files of their own.
 
 mod activation;
-mod special;
+pub(crate) mod special;
 
 use crate::cx::Cx;
 use crate::table::{Result, Row, Rule::*, row};
@@ -26,16 +26,16 @@ pub const ROWS: &[Row] = &[
     row("aten.cos.default", Unary(UnaryOp::Cosine)),
     row("aten.tan.default", Unary(UnaryOp::Tan)),
     row("aten.sinc.default", One(|cx| opmath(cx, special::sinc))),
-    row("aten.asin.default", UnaryOpmath(UnaryOp::Asin)),
-    row("aten.acos.default", UnaryOpmath(UnaryOp::Acos)),
-    row("aten.atan.default", UnaryOpmath(UnaryOp::Atan)),
+    row("aten.asin.default", One(|cx| opmath(cx, |cx, v| inverse(cx, v, UnaryOp::Asin)))),
+    row("aten.acos.default", One(|cx| opmath(cx, |cx, v| inverse(cx, v, UnaryOp::Acos)))),
+    row("aten.atan.default", One(|cx| opmath(cx, |cx, v| inverse(cx, v, UnaryOp::Atan)))),
     row("aten.sinh.default", One(|cx| opmath(cx, sinh))),
     row("aten.cosh.default", One(|cx| opmath(cx, cosh))),
     row("aten.tanh.default", Unary(UnaryOp::Tanh)),
-    row("aten.asinh.default", UnaryOpmath(UnaryOp::Asinh)),
-    row("aten.acosh.default", UnaryOpmath(UnaryOp::Acosh)),
-    row("aten.atanh.default", UnaryOpmath(UnaryOp::Atanh)),
-    row("aten.erf.default", UnaryOpmath(UnaryOp::Erf)),
+    row("aten.asinh.default", One(|cx| opmath(cx, |cx, v| inverse(cx, v, UnaryOp::Asinh)))),
+    row("aten.acosh.default", One(|cx| opmath(cx, |cx, v| inverse(cx, v, UnaryOp::Acosh)))),
+    row("aten.atanh.default", One(|cx| opmath(cx, |cx, v| inverse(cx, v, UnaryOp::Atanh)))),
+    row("aten.erf.default", One(|cx| opmath(cx, special::erf))),
     row("aten.erfc.default", UnaryOpmath(UnaryOp::Erfc)),
     row("aten.erfinv.default", UnaryOpmath(UnaryOp::ErfInv)),
     row("aten.lgamma.default", UnaryOpmath(UnaryOp::Lgamma)),
@@ -174,7 +174,7 @@ pub fn unary_opmath(cx: &mut Cx<'_>, op: UnaryOp) -> Result<Value> {
 }
 
 /// As `unary_opmath`, for a formula.
-fn opmath(cx: &mut Cx<'_>, form: fn(&mut Cx<'_>, Value) -> Result<Value>) -> Result<Value> {
+pub(crate) fn opmath(cx: &mut Cx<'_>, form: fn(&mut Cx<'_>, Value) -> Result<Value>) -> Result<Value> {
     let dtype = cx.out(0)?.dtype;
     let v = cx.operand("self", dtype.opmath())?;
     let v = form(cx, v)?;
@@ -182,7 +182,10 @@ fn opmath(cx: &mut Cx<'_>, form: fn(&mut Cx<'_>, Value) -> Result<Value>) -> Res
 }
 
 /// As `opmath`, of `self` and `other`, broadcast.
-fn binary_opmath(cx: &mut Cx<'_>, form: fn(&mut Cx<'_>, Value, Value) -> Result<Value>) -> Result<Value> {
+pub(crate) fn binary_opmath(
+    cx: &mut Cx<'_>,
+    form: fn(&mut Cx<'_>, Value, Value) -> Result<Value>,
+) -> Result<Value> {
     let out = cx.out(0)?;
     let a = cx.operand_to("self", out.dtype.opmath(), &out.shape)?;
     let b = cx.operand_to("other", out.dtype.opmath(), &out.shape)?;
@@ -305,6 +308,33 @@ fn hyperbolic(cx: &mut Cx<'_>, v: Value, f: UnaryOp, g: UnaryOp) -> Result<Value
     let (cos, sin) = (cx.b.unary(UnaryOp::Cosine, y)?, cx.b.unary(UnaryOp::Sine, y)?);
     let (re, im) = (cx.b.mul(f, cos)?, cx.b.mul(g, sin)?);
     cx.b.binary(BinaryOp::Complex, re, im)
+}
+
+/// An inverse trigonometric or hyperbolic function. Of a complex number on a branch cut the sign of a zero decides the
+/// side, as in C, which the IR's operations do not see: both parts have signs of the argument's.
+fn inverse(cx: &mut Cx<'_>, v: Value, op: UnaryOp) -> Result<Value> {
+    let found = cx.b.unary(op, v)?;
+    if !cx.b.dtype(v).is_complex() {
+        return Ok(found);
+    }
+    let (x, y) = parts(cx, v)?;
+    let (re, im) = parts(cx, found)?;
+    let re = match op {
+        UnaryOp::Acos => re,
+        UnaryOp::Acosh => cx.b.unary(UnaryOp::Abs, re)?,
+        _ => signed_as(cx, re, x)?,
+    };
+    let side = if op == UnaryOp::Acos { cx.b.neg(y)? } else { y };
+    let im = signed_as(cx, im, side)?;
+    cx.b.binary(BinaryOp::Complex, re, im)
+}
+
+/// `|v|` with the sign of `like`, of -0 too.
+fn signed_as(cx: &mut Cx<'_>, v: Value, like: Value) -> Result<Value> {
+    let size = cx.b.unary(UnaryOp::Abs, v)?;
+    let minus = cx.b.neg(size)?;
+    let negative = is_negative(cx, like)?;
+    cx.b.select(negative, minus, size)
 }
 
 /// The magnitude; of what has no sign, the value itself.
@@ -662,10 +692,7 @@ fn copysign(cx: &mut Cx<'_>) -> Result<Value> {
     let out = cx.out(0)?;
     let a = cx.operand_to("self", out.dtype, &out.shape)?;
     let b = cx.operand_to("other", out.dtype, &out.shape)?;
-    let size = cx.b.unary(UnaryOp::Abs, a)?;
-    let minus = cx.b.neg(size)?;
-    let negative = is_negative(cx, b)?;
-    cx.b.select(negative, minus, size)
+    signed_as(cx, a, b)
 }
 
 /// Euclid's algorithm, unrolled to as many steps as the type's largest Fibonacci numbers need.

@@ -2,6 +2,8 @@
 //!
 //! The distributions are PyTorch's; the numbers are not, since its generator is a sequential one.
 
+mod rejection;
+
 use crate::cx::Cx;
 use crate::table::{Result, Row, Rule::*, row};
 use torchtpu_ir::{BinaryOp, CompileError, DType, Direction, TensorType, UnaryOp, Value};
@@ -32,6 +34,10 @@ pub const ROWS: &[Row] = &[
     row("aten.bernoulli.p", One(|cx| bernoulli(cx, "p"))),
     row("aten.bernoulli.Tensor", One(|cx| bernoulli(cx, "p"))),
     row("aten.multinomial.default", One(multinomial)),
+    row("aten.poisson.default", One(rejection::poisson)),
+    row("aten._standard_gamma.default", One(rejection::standard_gamma)),
+    row("aten._standard_gamma_grad.default", One(rejection::standard_gamma_grad)),
+    row("aten._sample_dirichlet.default", One(rejection::sample_dirichlet)),
     row("aten.native_dropout.default", Many(native_dropout)),
     row("aten.rrelu_with_noise_functional.default", Many(rrelu_with_noise)),
     row("rng_state", One(rng_state)),

@@ -1,25 +1,25 @@
-//! QR by Householder reflections, with LAPACK's signs: `H_j = 1 - tau_j v_j v_j^T`, where `v_j` is 0 above row `j`, 1 in
+//! QR by Householder reflections, with LAPACK's signs: `H_j = 1 - tau_j v_j v_j^H`, where `v_j` is 0 above row `j`, 1 in
 //! it, and stored below the diagonal of column `j`.
 
-use super::{identity, position, slice_at, swapped, triangle};
+use super::{adjoint, conj, identity, position, slice_at, triangle};
 use crate::cx::Cx;
 use crate::families::control::counted_loop;
 use crate::table::Result;
-use torchtpu_ir::{CompileError, Direction, ReduceKind, TensorType, UnaryOp, Value};
+use torchtpu_ir::{Direction, ReduceKind, TensorType, UnaryOp, Value};
 
-fn real(cx: &Cx<'_>, v: Value) -> Result<()> {
-    if cx.b.dtype(v).is_complex() {
-        return Err(CompileError::lowering("QR of complex matrices").help("real matrices are supported"));
-    }
-    Ok(())
+/// The squared magnitudes.
+fn squares(cx: &mut Cx<'_>, v: Value) -> Result<Value> {
+    let size = cx.b.unary(UnaryOp::Abs, v)?;
+    cx.b.mul(size, size)
 }
 
-/// `a - tau v (v^T a)` over batches: `a` `[.., m, n]`, `v` `[.., m, 1]`, `tau` `[.., 1, 1]`.
+/// `a - tau v (v^H a)` over batches: `a` `[.., m, n]`, `v` `[.., m, 1]`, `tau` `[.., 1, 1]`.
 fn reflect(cx: &mut Cx<'_>, a: Value, v: Value, tau: Value) -> Result<Value> {
     let shape = cx.b.shape(a).to_vec();
     let rank = shape.len();
     let v = cx.b.broadcast_to(v, &shape)?;
-    let dot = cx.b.mul(v, a)?;
+    let left = conj(cx, v)?;
+    let dot = cx.b.mul(left, a)?;
     let dot = cx.reduce(ReduceKind::Add, dot, &[rank - 2], true)?;
     let reduced = cx.b.shape(dot).to_vec();
     let tau = cx.b.broadcast_to(tau, &reduced)?;
@@ -42,8 +42,7 @@ fn reflector(cx: &mut Cx<'_>, factors: Value, taus: Value, j: Value) -> Result<(
 }
 
 /// Factors `[.., m, n]`, with R in the upper triangle, and taus `[.., 1, min(m, n)]`.
-fn factor(cx: &mut Cx<'_>, a: Value) -> Result<(Value, Value)> {
-    real(cx, a)?;
+pub fn factor(cx: &mut Cx<'_>, a: Value) -> Result<(Value, Value)> {
     let ty = cx.b.ty(a).clone();
     let rank = ty.rank();
     let k = ty.shape[rank - 2].min(ty.shape[rank - 1]);
@@ -55,21 +54,31 @@ fn factor(cx: &mut Cx<'_>, a: Value) -> Result<(Value, Value)> {
         let here = position(cx, column, rank - 2, Direction::Eq, j)?;
         let zero = cx.b.full_like(column, 0.0);
         let tail = cx.b.select(below, column, zero)?;
-        let squares = cx.b.mul(tail, tail)?;
-        let tail_norm = cx.reduce(ReduceKind::Add, squares, &[rank - 2], true)?;
+        let below_squares = squares(cx, tail)?;
+        let tail_norm = cx.reduce(ReduceKind::Add, below_squares, &[rank - 2], true)?;
         let head = slice_at(cx, column, rank - 2, j)?;
-        let head_square = cx.b.mul(head, head)?;
+        let head_square = squares(cx, head)?;
         let norm = cx.b.add(head_square, tail_norm)?;
         let norm = cx.b.unary(UnaryOp::Sqrt, norm)?;
         let minus = cx.b.neg(norm)?;
-        let positive = cx.b.compare_const(Direction::Ge, head, 0.0)?;
+        let zero = cx.b.full_like(norm, 0.0);
+        // Nothing to eliminate, not even an imaginary part of the head: H is the identity.
+        let (head_real, rest) = if ty.dtype.is_complex() {
+            let imaginary = cx.b.unary(UnaryOp::Imag, head)?;
+            let square = cx.b.mul(imaginary, imaginary)?;
+            (cx.b.unary(UnaryOp::Real, head)?, cx.b.add(square, tail_norm)?)
+        } else {
+            (head, tail_norm)
+        };
+        let positive = cx.b.compare(Direction::Ge, head_real, zero)?;
         let beta = cx.b.select(positive, minus, norm)?;
-        // Nothing to eliminate: H is the identity.
-        let flat = cx.b.compare_const(Direction::Eq, tail_norm, 0.0)?;
+        let beta = cx.convert(beta, ty.dtype)?;
+        let flat = cx.b.compare_const(Direction::Eq, rest, 0.0)?;
         let beta = cx.b.select(flat, head, beta)?;
         let (none, one) = (cx.b.full_like(beta, 0.0), cx.b.full_like(beta, 1.0));
         let difference = cx.b.sub(beta, head)?;
-        let tau = cx.b.div(difference, beta)?;
+        let divisor = cx.b.select(flat, one, beta)?;
+        let tau = cx.b.div(difference, divisor)?;
         let tau = cx.b.select(flat, none, tau)?;
         let scale = cx.b.neg(difference)?;
         let scale = cx.b.select(flat, one, scale)?;
@@ -78,7 +87,8 @@ fn factor(cx: &mut Cx<'_>, a: Value) -> Result<(Value, Value)> {
         let v = cx.b.div(tail, scale)?;
         let ones = cx.b.full_like(column, 1.0);
         let v = cx.b.select(here, ones, v)?;
-        let reflected = reflect(cx, a, v, tau)?;
+        let back = conj(cx, tau)?;
+        let reflected = reflect(cx, a, v, back)?;
         let right = position(cx, a, rank - 1, Direction::Gt, j)?;
         let next = cx.b.select(right, reflected, a)?;
         // Column j: what is above stays, then beta, then the reflector.
@@ -96,7 +106,7 @@ fn factor(cx: &mut Cx<'_>, a: Value) -> Result<(Value, Value)> {
     Ok((done[0], done[1]))
 }
 
-/// `H_0 H_1 ... b`, or the transposed product `... H_1 H_0 b`.
+/// `H_0 H_1 ... b`, or the adjoint product `... H_1^H H_0^H b`.
 fn apply(cx: &mut Cx<'_>, factors: Value, taus: Value, b: Value, transpose: bool) -> Result<Value> {
     let k = cx.b.shape(taus).last().copied().unwrap_or(0);
     let done = counted_loop(cx, 0, k, &[b, factors, taus], |cx, i, state| {
@@ -106,14 +116,17 @@ fn apply(cx: &mut Cx<'_>, factors: Value, taus: Value, b: Value, transpose: bool
             let last = cx.b.scalar(cx.b.dtype(i), (k - 1) as f64);
             cx.b.sub(last, i)?
         };
-        let (v, tau) = reflector(cx, state[1], state[2], j)?;
+        let (v, mut tau) = reflector(cx, state[1], state[2], j)?;
+        if transpose {
+            tau = conj(cx, tau)?;
+        }
         Ok(vec![reflect(cx, state[0], v, tau)?, state[1], state[2]])
     })?;
     Ok(done[0])
 }
 
 /// The first `columns` columns of Q.
-fn q(cx: &mut Cx<'_>, factors: Value, taus: Value, columns: i64) -> Result<Value> {
+pub fn q(cx: &mut Cx<'_>, factors: Value, taus: Value, columns: i64) -> Result<Value> {
     let ty = cx.b.ty(factors).clone();
     let rank = ty.rank();
     let shape = [&ty.shape[..rank - 1], &[columns]].concat();
@@ -164,7 +177,6 @@ pub fn linalg_qr(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
 /// `linalg_householder_product(Tensor input, Tensor tau) -> Tensor`
 pub fn householder_product(cx: &mut Cx<'_>) -> Result<Value> {
     let (factors, taus) = (cx.tensor("input")?, cx.tensor("tau")?);
-    real(cx, factors)?;
     let taus = unsqueezed(cx, taus)?;
     let columns = cx.b.shape(factors).last().copied().unwrap_or(0);
     q(cx, factors, taus, columns)
@@ -173,16 +185,14 @@ pub fn householder_product(cx: &mut Cx<'_>) -> Result<Value> {
 /// `ormqr(Tensor self, Tensor input2, Tensor input3, bool left=True, bool transpose=False) -> Tensor`
 pub fn ormqr(cx: &mut Cx<'_>) -> Result<Value> {
     let (factors, taus, other) = (cx.tensor("self")?, cx.tensor("input2")?, cx.tensor("input3")?);
-    real(cx, factors)?;
     // An argument that is left out is false, and `left` is always written by the exporter.
     let (left, transpose) = (cx.bool("left")?, cx.bool("transpose")?);
     let taus = unsqueezed(cx, taus)?;
     if left {
         return apply(cx, factors, taus, other, transpose);
     }
-    // b Q = (Q^T b^T)^T
-    let order = swapped(cx.b.rank(other));
-    let turned = cx.b.transpose(other, &order)?;
+    // b Q = (Q^H b^H)^H
+    let turned = adjoint(cx, other)?;
     let product = apply(cx, factors, taus, turned, !transpose)?;
-    cx.b.transpose(product, &order)
+    adjoint(cx, product)
 }

@@ -6,7 +6,7 @@ use torchtpu_ir::{BinaryOp, DType, Direction, UnaryOp, Value};
 
 /// Sum of `coefficients[k] T_k(t)` for t in [-1, 1], by Clenshaw's recurrence. Terms below the type's resolution
 /// are left out.
-fn chebyshev(cx: &mut Cx<'_>, t: Value, coefficients: &[f64]) -> Result<Value> {
+pub fn chebyshev(cx: &mut Cx<'_>, t: Value, coefficients: &[f64]) -> Result<Value> {
     let least = if cx.b.dtype(t) == DType::F64 { 0.0 } else { 1e-9 };
     let count = coefficients.iter().rposition(|c| c.abs() > least).map_or(0, |last| last + 1);
     let twice = cx.b.binary_const(BinaryOp::Multiply, t, 2.0)?;
@@ -23,13 +23,13 @@ fn chebyshev(cx: &mut Cx<'_>, t: Value, coefficients: &[f64]) -> Result<Value> {
 }
 
 /// `a x + b`
-fn affine(cx: &mut Cx<'_>, x: Value, a: f64, b: f64) -> Result<Value> {
+pub fn affine(cx: &mut Cx<'_>, x: Value, a: f64, b: f64) -> Result<Value> {
     let x = cx.b.binary_const(BinaryOp::Multiply, x, a)?;
     cx.b.binary_const(BinaryOp::Add, x, b)
 }
 
 /// `c / x`
-fn over(cx: &mut Cx<'_>, c: f64, x: Value) -> Result<Value> {
+pub fn over(cx: &mut Cx<'_>, c: f64, x: Value) -> Result<Value> {
     let c = cx.b.full_like(x, c);
     cx.b.div(c, x)
 }
@@ -42,6 +42,23 @@ pub fn sinc(cx: &mut Cx<'_>, v: Value) -> Result<Value> {
     let is_zero = cx.b.compare_const(Direction::Eq, v, 0.0)?;
     let one = cx.b.full_like(v, 1.0);
     cx.b.select(is_zero, one, ratio)
+}
+
+/// The error function; from 1 on as `1 - erfc(|x|)`, since the IR's operation of f32 is off by an ulp where PyTorch's
+/// is exactly 1, and a tail of the normal distribution is what is left of it.
+pub fn erf(cx: &mut Cx<'_>, v: Value) -> Result<Value> {
+    let near = cx.b.unary(UnaryOp::Erf, v)?;
+    if cx.b.dtype(v) != DType::F32 {
+        return Ok(near);
+    }
+    let x = cx.b.unary(UnaryOp::Abs, v)?;
+    let tail = cx.b.unary(UnaryOp::Erfc, x)?;
+    let far = affine(cx, tail, -1.0, 1.0)?;
+    let minus = cx.b.neg(far)?;
+    let negative = cx.b.compare_const(Direction::Lt, v, 0.0)?;
+    let far = cx.b.select(negative, minus, far)?;
+    let is_near = cx.b.compare_const(Direction::Lt, x, 1.0)?;
+    cx.b.select(is_near, near, far)
 }
 
 /// `exp(-|x|) I0(x)`
