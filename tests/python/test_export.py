@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from torchtpu_dynamo import backend
 from torchtpu_dynamo.export import Exported, export, tensor_meta, user_frames
-from torchtpu_dynamo.graph import arrange, resolve_outputs
+from torchtpu_dynamo.graph import arrange, boxed, resolve_outputs
 
 
 class Capture:
@@ -37,7 +37,7 @@ class Capture:
                 results = interpreter(tensors)
             return arrange(resolve_outputs(exported, bindings), results, dict(enumerate(args)))
 
-        return backend.boxed(call)
+        return boxed(call)
 
     def payload(self, index: int = 0) -> dict[str, Any]:
         return json.loads(self.graphs[index].json)
@@ -194,7 +194,7 @@ def test_unknown_operators_are_exported_by_name() -> None:
 
     def compile_one(gm: torch.fx.GraphModule, kind: str, static: Any) -> Any:
         names.extend(t["name"] for t in json.loads(export(gm, kind, "g", static).json)["targets"])
-        return backend.boxed(lambda args: gm(*args))
+        return boxed(lambda args: gm(*args))
 
     def capture(gm: torch.fx.GraphModule, inputs: Any, **_: Any) -> Any:
         return backend.compile_with(gm, inputs, compile_one)
