@@ -307,7 +307,8 @@ class _Exporter:
         op, *args = node.args if saves else node.args[1:]
         called: Any = types.SimpleNamespace(target=op, args=args, kwargs=node.kwargs)
         given: Any = torch.fx.map_arg((args, node.kwargs), lambda n: n.meta["val"])
-        mode = next(f.fake_mode for f in pytree.tree_leaves(given) if isinstance(f, FakeTensor))
+        vals = (n.meta.get("val") for n in node.graph.nodes)
+        mode = next(f.fake_mode for f in pytree.tree_leaves(list(vals)) if isinstance(f, FakeTensor))
         with mode:
             value = op(*given[0], **given[1])
         call = self.call(node, called, value)
