@@ -1,4 +1,4 @@
-"""Writes docs/conformance.md from the results of `make conformance`.
+"""Writes docs/conformance.md and tests/conformance/results.json from the results of `make conformance`.
 
 `python scripts/conformance_table.py build/conformance/*.jsonl`"""
 
@@ -31,6 +31,9 @@ Compared by shape and dtype alone: random ops, whose numbers differ from eager's
 """
 
 
+RESULTS = ROOT / "tests/conformance/results.json"
+
+
 def mode(result: dict[str, Any]) -> str:
     return result["dtype"] + ("/train" if result["train"] else "")
 
@@ -41,7 +44,9 @@ def main() -> None:
         for line in Path(path).read_text().splitlines():
             result = json.loads(line)
             results[result["suite"], mode(result)].append(result)
-    lines = [HEAD, f"torch {torch.__version__.partition('+')[0]}.\n"]
+    limits = {r.get("max_samples", 0) for found in results.values() for r in found}
+    limit = "All samples" if limits == {0} else f"At most {max(limits)} samples an entry, spread evenly"
+    lines = [HEAD, f"torch {torch.__version__.partition('+')[0]}. {limit}.\n"]
     header = "| suite | dtype | entries | ceiling | pass | share | wrong numbers | refused | other errors | aborts, hangs |"
     lines += [header, "|---" * 2 + "|--:" * 8 + "|"]
     failing: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
@@ -67,6 +72,21 @@ def main() -> None:
             f"- **{why}** " + "; ".join(f"`{e}` ({', '.join(ms)})" for e, ms in sorted(entries.items()))
         )
     (ROOT / "docs/conformance.md").write_text("\n".join(lines) + "\n")
+    write_results(results)
+
+
+def write_results(results: dict[tuple[str, str], list[dict[str, Any]]]) -> None:
+    """By suite and entry: its status by mode, and for OpInfo the ATen operator that it is about."""
+    from tests.conformance.suites import full_name
+    from torch.testing._internal.common_methods_invocations import op_db
+
+    rows: dict[str, dict[str, Any]] = {f"opinfo {full_name(op)}": {"aten": op.aten_name} for op in op_db}
+    for (suite, m), found in sorted(results.items()):
+        for r in found:
+            if r["status"] not in ("unsupported_dtype", "no_samples"):
+                rows.setdefault(f"{suite} {r['name']}", {})[m] = r["status"]
+    text = ",\n".join(f"{json.dumps(name)}: {json.dumps(row)}" for name, row in sorted(rows.items()))
+    RESULTS.write_text("{\n" + text + "\n}\n")
 
 
 if __name__ == "__main__":

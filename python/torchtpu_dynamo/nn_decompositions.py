@@ -3,6 +3,7 @@ losses. Plain functions of tensors, as eager PyTorch computes them; `decompositi
 
 from __future__ import annotations
 
+import builtins
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -39,6 +40,8 @@ def _fractional_max_pool(
     x = self if self.dim() == n + 2 else self.unsqueeze(0)
     sizes = x.shape[2:]
     lead = x.shape[:2]
+    # Samples beyond the images and channels that there are go unused.
+    samples = samples[: lead[0], : lead[1]]
     flat = torch.zeros((), dtype=torch.int64, device=x.device)
     for d in range(n):
         starts = _fractional_starts(samples[..., order[d]], sizes[d], output_size[d], kernel_size[d])
@@ -72,6 +75,111 @@ def fractional_max_pool_backward(
     first = self.dim() - len(kernel_size)
     zeros = torch.zeros_like(self).flatten(first)
     return zeros.scatter_add(first, indices.flatten(first), grad_output.flatten(first)).reshape(self.shape)
+
+
+# Histograms: the bins are half open but for the last, and what lies outside of all counts nowhere.
+
+
+def _edges(x: Tensor, bins: int, span: Sequence[float] | None) -> Tensor:
+    """Edges of `bins` equal bins from the least element to the largest, or over `span`; one value is widened to 1."""
+    if span is not None:
+        low = torch.full((), span[0], dtype=x.dtype, device=x.device)
+        high = torch.full((), span[1], dtype=x.dtype, device=x.device)
+    elif x.numel() == 0:
+        low, high = (
+            torch.zeros((), dtype=x.dtype, device=x.device),
+            torch.ones((), dtype=x.dtype, device=x.device),
+        )
+    else:
+        low, high = x.amin(), x.amax()
+    single = low == high
+    low, high = torch.where(single, low - 0.5, low), torch.where(single, high + 0.5, high)
+    i = torch.arange(bins + 1, dtype=x.dtype, device=x.device)
+    step = (high - low) / bins
+    # From both ends, as linspace does.
+    return torch.where(i < (bins + 1) // 2, low + step * i, high - step * (bins - i))
+
+
+def _histogram(x: Tensor, edges: Sequence[Tensor], weight: Tensor | None, density: bool) -> Tensor:
+    """Sums of weights of the rows of `x` (elements, dimensions) by bin, shaped as the bins are."""
+    counts = [e.shape[0] - 1 for e in edges]
+    flat = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
+    inside = torch.ones(x.shape[0], dtype=torch.bool, device=x.device)
+    for d, (edge, bins) in enumerate(zip(edges, counts, strict=True)):
+        column = x[:, d].contiguous()
+        at = torch.bucketize(column, edge.contiguous(), right=True) - 1
+        at = torch.where(column == edge[-1], bins - 1, at)
+        inside = inside & (column >= edge[0]) & (column <= edge[-1])
+        flat = flat * bins + at.clamp(0, bins - 1)
+    ones = torch.ones(x.shape[0], dtype=x.dtype, device=x.device) if weight is None else weight.reshape(-1)
+    hist = torch.zeros(math.prod(counts), dtype=x.dtype, device=x.device)
+    hist = hist.index_add(0, flat, torch.where(inside, ones, 0)).reshape(counts)
+    if density:
+        hist = hist / hist.sum()
+        for d, edge in enumerate(edges):
+            hist = hist / edge.diff().reshape([-1 if k == d else 1 for k in range(len(edges))])
+    return hist
+
+
+def histogram_of_count(
+    self: Tensor,
+    bins: int = 100,
+    *,
+    range: Sequence[float] | None = None,
+    weight: Tensor | None = None,
+    density: bool = False,
+) -> tuple[Tensor, Tensor]:
+    edges = _edges(self, bins, range)
+    return _histogram(self.reshape(-1, 1), [edges], weight, density), edges
+
+
+def histogram_of_edges(
+    self: Tensor, bins: Tensor, *, weight: Tensor | None = None, density: bool = False
+) -> tuple[Tensor, Tensor]:
+    return _histogram(self.reshape(-1, 1), [bins], weight, density), bins.clone()
+
+
+def histogramdd_bin_edges(
+    self: Tensor,
+    bins: Sequence[int],
+    *,
+    range: Sequence[float] | None = None,
+    weight: Tensor | None = None,
+    density: bool = False,
+) -> list[Tensor]:
+    spans = [None if range is None else range[2 * d : 2 * d + 2] for d in builtins.range(len(bins))]
+    columns = self.reshape(-1, len(bins)).unbind(1)
+    return [_edges(x, n, span) for x, n, span in zip(columns, bins, spans, strict=True)]
+
+
+def histogramdd_from_bin_cts(
+    self: Tensor,
+    bins: Sequence[int],
+    *,
+    range: Sequence[float] | None = None,
+    weight: Tensor | None = None,
+    density: bool = False,
+) -> Tensor:
+    edges = histogramdd_bin_edges(self, bins, range=range)
+    return _histogram(self.reshape(-1, len(bins)), edges, weight, density)
+
+
+def histogramdd_from_bin_tensors(
+    self: Tensor, bins: Sequence[Tensor], *, weight: Tensor | None = None, density: bool = False
+) -> Tensor:
+    return _histogram(self.reshape(-1, len(bins)), bins, weight, density)
+
+
+# Embedding rows
+
+
+def embedding_renorm(self: Tensor, indices: Tensor, max_norm: float, norm_type: float) -> Tensor:
+    """The rows that `indices` names, scaled down to `max_norm` where their norm is above it."""
+    named = torch.zeros(self.shape[0], dtype=torch.bool, device=self.device)
+    named = named.index_fill(0, indices.reshape(-1), True)
+    norms = torch.linalg.vector_norm(self, norm_type, dim=1)
+    scale = torch.where(named & (norms > max_norm), max_norm / (norms + 1e-7), 1)
+    return self * scale.to(self.dtype).unsqueeze(1)
 
 
 # Sampling at the points of a grid: along each dimension a point has taps, each with a weight.
@@ -432,6 +540,12 @@ OWN: dict[str, Callable[..., Any]] = {
     "aten::_embedding_bag_dense_backward": embedding_bag_dense_backward,
     "aten::_embedding_bag_forward_only": embedding_bag,
     "aten::_embedding_bag_per_sample_weights_backward": embedding_bag_per_sample_weights_backward,
+    "aten::embedding_renorm": embedding_renorm,
+    "aten::histogram.bin_ct": histogram_of_count,
+    "aten::histogram.bins_tensor": histogram_of_edges,
+    "aten::_histogramdd_bin_edges": histogramdd_bin_edges,
+    "aten::_histogramdd_from_bin_cts": histogramdd_from_bin_cts,
+    "aten::_histogramdd_from_bin_tensors": histogramdd_from_bin_tensors,
     "aten::fractional_max_pool2d": fractional_max_pool2d,
     "aten::fractional_max_pool2d_backward": fractional_max_pool_backward,
     "aten::fractional_max_pool3d": fractional_max_pool3d,
@@ -446,11 +560,12 @@ OWN: dict[str, Callable[..., Any]] = {
 
 
 def defaults() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
-    """The default overloads of those that this torch has."""
+    """Those that this torch has; without a name the default overload."""
     found = {}
     for name, function in OWN.items():
         namespace, _, op = name.partition("::")
+        op, _, overload = op.partition(".")
         packet = getattr(getattr(torch.ops, namespace), op, None)
         if packet is not None:
-            found[packet.default] = function
+            found[getattr(packet, overload or "default")] = function
     return found

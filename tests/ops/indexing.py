@@ -423,4 +423,11 @@ CASES = [
         fixture=False,
     ),
     case("index_u8", lambda x, i: x[i], u8(4, 3), i64(3, low=0, high=3), fixture=False),
+    case(
+        "embedding_renorm",
+        lambda w, i: (torch.nn.functional.embedding(i, w.clone(), max_norm=1.0), w),
+        f32(6, 3),
+        i64(4, low=0, high=5),
+        fixture=False,
+    ),
 ]

@@ -99,4 +99,25 @@ CASES = [
     case("logsumexp_bf16", lambda x: torch.logsumexp(x, 1), bf16(3, 60), fixture=False),
     case("hash_tensor", torch.hash_tensor, f32(3, 4)),
     case("hash_tensor_dim", lambda x: torch.hash_tensor(x, 1, keepdim=True), i64(3, 4), fixture=False),
+    case("histogram", lambda x: torch.histogram(x, 7), f32(50), fixture=False),
+    case(
+        "histogram_range",
+        lambda x: torch.histogram(x, 5, range=(-1.0, 1.0), density=True),
+        f32(50),
+        fixture=False,
+    ),
+    case(
+        "histogram_edges",
+        lambda x: torch.histogram(x, torch.tensor([-1.0, 0.0, 0.5, 2.0])),
+        f32(50),
+        fixture=False,
+    ),
+    case("histogram_one_value", lambda x: torch.histogram(x * 0 + 3, 4), f32(5), fixture=False),
+    case(
+        "histogramdd",
+        lambda x, w: torch.histogramdd(x, [3, 4], weight=w)[0],
+        f32(40, 2),
+        f32(40, low=0.1),
+        fixture=False,
+    ),
 ]

@@ -165,6 +165,9 @@ impl<'a> Writer<'a> {
     /// What stands between a bracket, which is next, and its partner.
     fn balanced(&mut self) -> Result<&'a str> {
         let rest = self.rest();
+        if !rest.starts_with(['(', '[', '{', '<']) {
+            return Err("a bracket is missing".into());
+        }
         let mut depth = 0usize;
         let mut i = 0;
         while let Some(c) = rest[i..].chars().next() {
