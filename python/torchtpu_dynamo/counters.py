@@ -50,7 +50,8 @@ class Stats:
     a cache knew is in neither. `cache_hits` counts calls of graphs with symbolic sizes that found their sizes
     compiled already in this process; `cache` is about the one on disk. `fallbacks` counts the executions of each
     operator that ran on the host, and `fallback_bytes` the bytes of their operands and results: what moves
-    between host and device.
+    between host and device. `host_reads` counts the numbers and sizes that data decided and Python had to know, as
+    `.item()` and nonzero do: each waits for the device.
     """
 
     compilations: int
@@ -63,6 +64,7 @@ class Stats:
     cache: CacheStats
     fallbacks: Mapping[str, int] = dataclasses.field(default_factory=dict)
     fallback_bytes: int = 0
+    host_reads: int = 0
 
     def __str__(self) -> str:
         lines = [
@@ -74,6 +76,7 @@ class Stats:
             *(f"  {stage:<12} {seconds:8.3f} s" for stage, seconds in self.stage_seconds.items()),
             *(f"  on the host {op}: {count}" for op, count in self.fallbacks.items()),
             *([f"  moved for it {self.fallback_bytes} bytes"] if self.fallbacks else []),
+            *([f"  read by the host {self.host_reads} times"] if self.host_reads else []),
             *(
                 f"  recompiled {r.graph}: {r.reason}{f' at {r.line}' if r.line else ''}"
                 for r in self.recompilations
@@ -99,6 +102,7 @@ class Counters:
         self.recompilations: list[Recompilation] = []
         self.fallbacks: dict[str, int] = {}
         self.fallback_bytes = 0
+        self.host_reads = 0
         self.again: dict[str, int] = {}
         self.compiler_calls = 0
         self.graph_loads = 0
@@ -188,6 +192,7 @@ def stats() -> Stats:
             ),
             dict(counters.fallbacks),
             counters.fallback_bytes,
+            counters.host_reads,
         )
 
 

@@ -1,7 +1,8 @@
-"""`options={"fallback": "eager"}`: a graph in compiled pieces, with unsupported operators between them on the host.
+"""A graph in compiled pieces, and what PyTorch runs on the host between them.
 
-The compiler says which nodes it cannot lower; here the graph is cut around them and the cuts are run. What a
-piece means is `graph`'s business, and nothing here decides what is supported. A piece is a `Fallback` itself:
+That is what the data decide and Python is to know: numbers (`.item()`), and sizes up to a bound that the user states;
+and with `options={"fallback": "eager"}` all that the compiler cannot lower. The compiler says what that is; here the
+graph is cut around it and the cuts are run. What a piece means is `graph`'s business. A piece is a `Fallback` itself:
 one whose sizes only the data decide is compiled, and cut again if need be, once they are known."""
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import functools
 import operator
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +25,12 @@ from .export import calling_frames, is_check, is_matrix_check, is_symbolic, user
 from .graph import Boxed, Graph, arrange, boxed, evaluate, resolve, resolve_outputs
 from .options import Options
 
+HOW_TO_BOUND = (
+    'state the largest size, by torch._check(n <= 64) on the size or options={"max_data_dependent_size": 64}; '
+    "torch.where keeps the size"
+)
+HOW_TO_RUN = 'rewrite this line, or run it on the host with options={"fallback": "eager"}'
+
 warned: set[str] = set()
 """Operators that were warned of in this process."""
 
@@ -31,9 +38,17 @@ warned: set[str] = set()
 class Fallback:
     """A graph that is compiled whole if it can be, and cut where it cannot."""
 
-    def __init__(self, gm: GraphModule, kind: str, static: Iterable[int], options: Options) -> None:
+    def __init__(
+        self,
+        gm: GraphModule,
+        kind: str,
+        static: Iterable[int],
+        options: Options,
+        bounds: Mapping[str, int] | None = None,
+    ) -> None:
+        """`bounds`: by symbol, the largest size that the data may decide."""
         self.gm, self.static = gm, tuple(static)
-        self.whole = Graph.of(gm, kind, self.static, options)
+        self.whole = Graph.of(gm, kind, self.static, options, bounds or {})
         self.cuts: Cuts | None = None
         self.lock = threading.Lock()
 
@@ -111,10 +126,14 @@ class Cuts:
             name: (self.placeholders[i], dim) for name, (i, dim) in exported.symbols.items()
         }
         self.late: set[str] = set()
+        self.bounds: dict[str, int] = {}
+        """The largest sizes that the data may decide, where stated."""
         self.floats = {n for n, v in bindings.items() if type(v) is not int}
         self.on_host: dict[Node, str] = {}
         """The nodes that PyTorch runs, and why."""
         self.compiled: set[Node] = set()
+        self.numbers: dict[Node, list[Node]] = {}
+        """By node of a piece: its operands that are numbers the data decide, which enter as tensors."""
         self.mutates = any(is_write(n) for n in self.nodes)
         self.by_name = {n.name: n for n in self.nodes}
         for node in self.nodes:
@@ -137,6 +156,7 @@ class Cuts:
         if node.target is operator.getitem and isinstance(node.args[0], Node):
             source = node.args[0]
             if node.name in self.failed and source in self.compiled:
+                self.allow(node, self.failed[node.name][2])
                 self.move(source, self.failed[node.name][2])
             if source in self.on_host:
                 self.on_host[node] = ""
@@ -146,21 +166,50 @@ class Cuts:
             return
         if is_number(value) and not (fresh and reads_tensor(node)):
             return  # worked out from the symbols where it is wanted
+        numbers = [n for n in tensor_operands(node) if is_symbolic(n.meta.get("val")) and self.is_late(n)]
         needed: set[str] = set(symbols)
         for source in node.all_input_nodes:
-            needed |= free_symbols(source.meta.get("val"))
+            if source not in numbers:
+                needed |= free_symbols(source.meta.get("val"))
         needed |= {s for s in nested_symbols(self.gm, node) if s in self.sources}
         if fresh:
             what = "the value" if is_number(value) else "the size"
-            self.on_host[node] = f"{what} of its result depends on the data"
+            why = f"{what} of its result depends on the data"
+            if is_number(value) or op_name(node) in _VIEWS:
+                # What `.item()` asks for, and what is made of it without computing: no word is needed.
+                why = why if self.whole.options.fallback == "eager" else ""
+            elif stated := stated_bounds(node, fresh, self.whole.options):
+                self.bounds |= stated
+                why = ""
+            else:
+                self.allow(node, why, HOW_TO_BOUND)
+            self.on_host[node] = why
             self.late |= fresh
             self.note_sources(node, value, fresh)
         elif needed - self.sources.keys() or needed & self.floats:
-            self.on_host[node] = "it takes a number that depends on the data"
-        elif node.name in self.failed and not needed & self.late:
+            why = "it takes a number that depends on the data"
+            if op_name(node) not in _VIEWS:
+                self.allow(node, why)
+            self.on_host[node] = why if self.whole.options.fallback == "eager" else ""
+        elif node.name in self.failed and not needed & self.late and not numbers:
+            self.allow(node, self.failed[node.name][2])
             self.on_host[node] = self.failed[node.name][2]
         else:
             self.compiled.add(node)
+            if numbers:
+                self.numbers[node] = numbers
+
+    def is_late(self, number: Node) -> bool:
+        """Whether the data decide this number."""
+        found = free_symbols(number.meta.get("val"))
+        return bool(found & self.late) or not found <= self.sources.keys()
+
+    def allow(self, node: Node, why: str, help: str = HOW_TO_RUN) -> None:
+        """Raises TorchTPUError unless PyTorch may run what is not supported."""
+        if self.whole.options.fallback == "eager":
+            return
+        frames = user_frames(node.meta.get("stack_trace") or "") or calling_frames()
+        raise refusal(f"`{op_name(node)}` is not supported: {why}", op_name(node), node.name, frames, help)
 
     def note_sources(self, node: Node, value: Any, fresh: set[str]) -> None:
         """Where this result tells the values of symbols."""
@@ -175,6 +224,9 @@ class Cuts:
                 name = str(size.node.expr) if isinstance(size, torch.SymInt) else ""
                 if name in fresh or (name in self.late and name not in self.sources):
                     self.sources.setdefault(name, (node, dim))
+            offset = value.storage_offset() if value.layout is torch.strided else 0
+            if isinstance(offset, torch.SymInt) and str(offset.node.expr) in fresh:
+                self.sources[str(offset.node.expr)] = (node, _OFFSET)
 
     def move(self, node: Node, why: str) -> None:
         self.compiled.discard(node)
@@ -223,11 +275,24 @@ class Cuts:
         yield from node.all_input_nodes
         for symbol in self.symbols_of(node):
             yield self.sources[symbol][0]
+        for number in self.numbers.get(node, ()):
+            yield from self.origins(number)
+
+    def origins(self, number: Node) -> Iterator[Node]:
+        """The nodes whose results tell a number."""
+        if self.runs(number) or number.op == "placeholder":
+            yield number
+            return
+        for symbol in free_symbols(number.meta.get("val")) & self.sources.keys():
+            yield self.sources[symbol][0]
+        for source in number.all_input_nodes:
+            yield from self.origins(source)
 
     def symbols_of(self, node: Node) -> set[str]:
         found = free_symbols(node.meta.get("val")) | nested_symbols(self.gm, node)
         for source in node.all_input_nodes:
-            found |= free_symbols(source.meta.get("val"))
+            if source not in self.numbers.get(node, ()):
+                found |= free_symbols(source.meta.get("val"))
         return found & self.sources.keys()
 
     def make_steps(self) -> list[Step]:
@@ -273,7 +338,7 @@ class Cuts:
         for symbol in symbols:
             source, dim = self.sources[symbol]
             value = source.meta["val"]
-            graph.placeholder(f"size_{symbol}").meta["val"] = value if dim is None else value.shape[dim]
+            graph.placeholder(f"size_{symbol}").meta["val"] = told_by(value, dim)
         for node in tensors:
             copies[node] = graph.placeholder(node.name)
             copies[node].meta.update(node.meta)
@@ -292,17 +357,29 @@ class Cuts:
                 copies[node].meta.update(node.meta)
             return copies[node]
 
+        scalars: dict[tuple[Node, torch.dtype], Node] = {}
         for node in nodes:
+            for number in self.numbers.get(node, ()):
+                dtype = scalar_dtype(number, node.meta["val"])
+                if (number, dtype) not in scalars:
+                    scalars[number, dtype] = graph.placeholder(f"{number.name}_{len(scalars)}")
+                    scalars[number, dtype].meta["val"] = node.meta["val"].new_empty((), dtype=dtype)
+        for node in nodes:
+            inner = {n: scalars[n, scalar_dtype(n, node.meta["val"])] for n in self.numbers.get(node, ())}
             for source in node.all_input_nodes:
-                argument(source)
-            copies[node] = graph.node_copy(node, copies.__getitem__)
+                if source not in inner:
+                    argument(source)
+            copies[node] = graph.node_copy(node, lambda n, inner=inner: inner.get(n) or copies[n])  # type: ignore[misc]
         graph.output([copies[n] for n in results])
         kind, options = self.whole.exported.kind, self.whole.options
-        call = Fallback(GraphModule(self.gm, graph), kind, parameters, options).callable()
+        bounds = {symbol: self.bounds[symbol] for symbol in symbols if symbol in self.bounds}
+        call = Fallback(GraphModule(self.gm, graph), kind, parameters, options, bounds).callable()
 
         def run(state: Run) -> None:
-            args = [state.numbers[s] for s in symbols]
+            # Where in memory an operand starts is no matter of a piece's, and no reason to compile it again.
+            args = [0 if self.sources[s][1] == _OFFSET else state.numbers[s] for s in symbols]
             args += [state.values[n] for n in tensors]
+            args += [torch.tensor(self.value(state, n), dtype=dtype, device="cpu") for n, dtype in scalars]
             for node, result in zip(results, call(args), strict=True):
                 state.values[node] = result
 
@@ -319,20 +396,30 @@ class Cuts:
         """Runs one node with PyTorch."""
         name = op_name(node) if self.on_host[node] else None
         told = [(s, dim) for s, (source, dim) in self.sources.items() if source is node]
+        reads = bool(told) and name is None
 
         def run(state: Run) -> None:
             args = torch.fx.node.map_arg(node.args, lambda n: self.value(state, n))
             kwargs = torch.fx.node.map_arg(node.kwargs, lambda n: self.value(state, n))
             with torch.no_grad():
                 result = node.target(*args, **kwargs)  # type: ignore[operator]
+            for symbol, dim in told:
+                state.numbers[symbol] = told_by(result, dim)
+                if state.numbers[symbol] > self.bounds.get(symbol, state.numbers[symbol]):
+                    raise self.beyond(node, state.numbers[symbol], self.bounds[symbol])
             result = torch.utils._pytree.tree_map_only(torch.Tensor, self.own, result)
             state.values[node] = result
-            for symbol, dim in told:
-                state.numbers[symbol] = result if dim is None else result.shape[dim]
+            if reads:
+                counters.host_reads += 1
             if name is not None:
                 counters.fell_back(name, size_of(args) + size_of(kwargs) + size_of(result))
 
         return Step(run)
+
+    def beyond(self, node: Node, size: int, bound: int) -> TorchTPUError:
+        frames = user_frames(node.meta.get("stack_trace") or "") or calling_frames()
+        text = f"`{op_name(node)}` gave {size} elements, and the stated bound is {bound}"
+        return refusal(text, op_name(node), node.name, frames, HOW_TO_BOUND, stage="execution")
 
     def own(self, tensor: torch.Tensor) -> torch.Tensor:
         """A result as a piece takes it: plain values, in memory that no later write changes."""
@@ -390,6 +477,79 @@ class Cuts:
             file,
             line,
         )
+
+
+def refusal(
+    text: str, op: str, name: str, frames: list[tuple[str, int, str]], help: str, stage: str = "lowering"
+) -> TorchTPUError:
+    """An error as the compiler writes it."""
+    lines = [text, f"  op:    {op} (node {name})"]
+    for label, (file, line, function) in zip(("at:   ", "from: ", "from: "), frames, strict=False):
+        lines.append(f"  {label} {file}:{line} in {function}")
+    lines += [f"  stage: {stage}", f"  help:  {help}"]
+    lines.append("  dump:  set TORCHTPU_DUMP=DIR to write this graph at every stage")
+    error = TorchTPUError("\n".join(lines))
+    error.op, error.stage, error.help = op, stage, help
+    error.location = "{}:{}".format(*frames[0]) if frames else None
+    return error
+
+
+def reads_data(gm: GraphModule) -> bool:
+    """Whether a node gives a size or a number that only the data decide."""
+    return any(n.meta.get("unbacked_bindings") for n in gm.graph.nodes)
+
+
+def stated_bounds(node: Node, fresh: set[str], options: Options) -> dict[str, int]:
+    """The bounds of all the sizes that this node makes, as the user has stated them; empty unless all have one."""
+    found: dict[str, int] = {}
+    first = node.args[0].meta["val"] if node.args and isinstance(node.args[0], Node) else None
+    # PyTorch itself bounds them by what the operand has.
+    natural = first.numel() if isinstance(first, torch.Tensor) and isinstance(first.numel(), int) else UNBOUND
+    for leaf in torch.utils._pytree.tree_leaves(node.meta["val"]):
+        for size in leaf.shape if isinstance(leaf, torch.Tensor) else ():
+            if isinstance(size, torch.SymInt) and str(size.node.expr) in fresh:
+                upper = size.node.shape_env.var_to_range[size.node.expr].upper
+                if upper < min(natural, UNBOUND):
+                    found[str(size.node.expr)] = int(upper)
+    if options.max_data_dependent_size is not None:
+        found = {**dict.fromkeys(fresh, options.max_data_dependent_size), **found}
+    return found if fresh <= found.keys() else {}
+
+
+_VIEWS = ("aten.scalar_tensor.default", "aten.slice.Tensor")
+"""What computes nothing: with a number that the data decide, the host does it as soon as it knows."""
+
+_OFFSET = -1
+"""In the place of a dimension: where a tensor starts in its memory."""
+
+
+def told_by(value: Any, dim: int | None) -> Any:
+    if dim == _OFFSET:
+        return value.storage_offset()
+    return value if dim is None else value.shape[dim]
+
+
+UNBOUND = 2**31
+"""Sizes above are those that PyTorch assumes, and no one has stated."""
+
+
+def tensor_operands(node: Node) -> list[Node]:
+    """Operands in the place of one tensor, where a number may stand as well."""
+    if not isinstance(node.target, torch._ops.OpOverload) or not isinstance(
+        node.meta.get("val"), torch.Tensor
+    ):
+        return []
+    takes = {a.name for a in node.target._schema.arguments if str(a.type) == "Tensor"}
+    names = [a.name for a in node.target._schema.arguments]
+    given = [*zip(names, node.args, strict=False), *node.kwargs.items()]
+    return [value for name, value in given if name in takes and isinstance(value, Node)]
+
+
+def scalar_dtype(number: Node, result: torch.Tensor) -> torch.dtype:
+    """Of a number that enters a piece: what the result is computed in, if that is a floating type."""
+    if result.dtype.is_floating_point:
+        return result.dtype
+    return torch.float64 if isinstance(number.meta["val"], torch.SymFloat) else torch.int64
 
 
 def known_number() -> Any:

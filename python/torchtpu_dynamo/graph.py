@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -44,7 +44,10 @@ _REFUSALS = 3
 class Graph:
     """An exported graph, and the executables made of it, one for each set of sizes."""
 
-    def __init__(self, exported: Exported, options: Options, source: str = "") -> None:
+    def __init__(
+        self, exported: Exported, options: Options, source: str = "", bounds: Mapping[str, int] | None = None
+    ) -> None:
+        """`bounds`: by symbol, sizes that one executable is to serve up to."""
         context = CompileContext.try_get()
         self.compile_id: Any = context.compile_id if context is not None else None
         self.label = f"{self.compile_id or '-'} {exported.kind}"
@@ -57,13 +60,23 @@ class Graph:
         self.executables: dict[tuple[Any, ...], tuple[Executable | Fit, bool, list[Any]]] = {}
         self.sources = {s: exported.size_names.get(s) or [s] for s in exported.symbols}
         wanted = parse_buckets(options.buckets)
-        self.uppers = [chosen(wanted, self.sources[s]) for s in exported.symbols]
+        bounds = bounds or {}
+        self.uppers = [
+            (True, (bounds[s],)) if s in bounds else chosen(wanted, self.sources[s]) for s in exported.symbols
+        ]
         self.buckets: dict[tuple[int, ...], list[Bucket]] = {}
         self.refused: dict[tuple[int, ...], int] = {}
         self.lock = threading.Lock()
 
     @classmethod
-    def of(cls, gm: torch.fx.GraphModule, kind: str, static: Iterable[int], options: Options) -> Graph:
+    def of(
+        cls,
+        gm: torch.fx.GraphModule,
+        kind: str,
+        static: Iterable[int],
+        options: Options,
+        bounds: Mapping[str, int] | None = None,
+    ) -> Graph:
         """The graph that AOTAutograd hands over: a call of our compiler."""
         start = time.perf_counter()
         counters.compiler_calls += 1
@@ -73,7 +86,7 @@ class Graph:
         exported = export(gm, kind, name, static)
         if exported.symbols:
             exported = dataclasses.replace(exported, size_names=size_sources(gm))
-        graph = cls(exported, options, dump.source_text(gm))
+        graph = cls(exported, options, dump.source_text(gm), bounds)
         graph.export_seconds = time.perf_counter() - start
         return graph
 

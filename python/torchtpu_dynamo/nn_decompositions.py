@@ -534,7 +534,14 @@ def native_channel_shuffle(self: Tensor, groups: int) -> Tensor:
     return self.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
+def soft_margin_loss_backward(grad_output: Tensor, self: Tensor, target: Tensor, reduction: int) -> Tensor:
+    # Torch's own takes 1 from a sigmoid that is near it, and loses the digits that eager keeps.
+    grad = -target * grad_output * torch.sigmoid(-target * self)
+    return grad / self.numel() if reduction == 1 else grad
+
+
 OWN: dict[str, Callable[..., Any]] = {
+    "aten::soft_margin_loss_backward": soft_margin_loss_backward,
     "aten::_embedding_bag": embedding_bag,
     "aten::_embedding_bag_backward": embedding_bag_backward,
     "aten::_embedding_bag_dense_backward": embedding_bag_dense_backward,

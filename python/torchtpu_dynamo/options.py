@@ -38,6 +38,10 @@ class Options:
     fallback: Annotated[
         Literal["error", "eager"], "what an unsupported operator is: an error, or run by PyTorch on the host"
     ] = "error"
+    max_data_dependent_size: Annotated[
+        int | None,
+        "largest size that data may decide, as of nonzero; torch._check(n <= 64) states one size's",
+    ] = None
     cache: Annotated[
         bool | None, "keep executables on disk for later processes; default: TORCHTPU_CACHE, else yes"
     ] = None

@@ -22,10 +22,11 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from tests.numerics import SLACK, error, largest
+
 from . import zoo
 
 TOLERANCE = 1e-4
-SLACK = 4.0
 # Of the largest gradient of the model: what float32 leaves of a sum that cancels, such as the gradient of a bias
 # that a normalization or a softmax takes out again.
 CANCELLED = 2e-6
@@ -150,18 +151,6 @@ def close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float, scale:
     ):
         return False
     return error(actual, expected) <= tolerance * largest(expected) + scale
-
-
-def largest(x: torch.Tensor) -> float:
-    finite = x[x.isfinite()]
-    return float(finite.abs().max()) if finite.numel() else 0.0
-
-
-def error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    kind = torch.complex128 if expected.is_complex() else torch.float64
-    difference = (actual.to(kind) - expected.to(kind)).abs()
-    difference = difference[expected.isfinite()]
-    return float(difference.max()) if difference.numel() else 0.0
 
 
 def compare(

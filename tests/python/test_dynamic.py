@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -279,8 +279,82 @@ def test_bounds() -> None:
         assert 2 <= sizes[0] <= 9 and sizes[1] == 7
 
 
-def test_sizes_that_data_decide_are_refused() -> None:
-    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
-        compiled = torch.compile(lambda x: x[x > 0] * 2, backend="tpu", fullgraph=True)
-        with pytest.raises(TorchTPUError, match=r"torch\.where"):
-            compiled(torch.randn(8))
+# Sizes and numbers that the data decide.
+
+
+@pytest.fixture
+def captured() -> Iterator[None]:
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True, capture_scalar_outputs=True):
+        yield
+
+
+@pytest.mark.usefixtures("captured")
+def test_sizes_that_data_decide_without_a_bound_are_refused() -> None:
+    compiled = torch.compile(lambda x: x[x > 0] * 2, backend="tpu", fullgraph=True)
+    with pytest.raises(TorchTPUError, match=r"torch\._check\(n <= 64\)") as raised:
+        compiled(torch.randn(8))
+    assert "test_dynamic.py:" in str(raised.value) and raised.value.op == "aten.index.Tensor"
+
+
+def nonzero_of_three(x: torch.Tensor) -> Any:
+    found = x.nonzero()
+    torch._check(found.shape[0] <= 3)
+    return torch.softmax(found.float(), 0).cumsum(0) * 2, found.shape[0]
+
+
+def masked(x: torch.Tensor) -> Any:
+    chosen = torch.masked_select(x, x > 0)
+    return chosen.exp().sum(), (chosen - chosen.mean()).abs(), chosen * 2
+
+
+DECIDED: dict[str, tuple[Any, dict[str, Any]]] = {
+    "torch._check": (nonzero_of_three, {}),
+    "option": (masked, {"max_data_dependent_size": 4}),
+    "unique": (lambda x: torch.unique(x).float() + 1, {"max_data_dependent_size": 4}),
+}
+
+
+@pytest.mark.usefixtures("captured")
+@pytest.mark.parametrize("name", DECIDED)
+def test_sizes_that_data_decide_up_to_a_bound(name: str) -> None:
+    fn, options = DECIDED[name]
+    compiled = torch.compile(fn, backend="tpu", fullgraph=True, options=options)
+    for values in ([0.0, 1, 2, 0], [0.0, 0, 2, 3], [5.0, 0, 2, 3], [0.0, 0, 0, 3]):
+        agree(compiled, fn, (torch.tensor(values),), False)
+    stats = torchtpu_dynamo.stats()
+    assert stats.host_reads == 4 and not stats.fallbacks
+    assert stats.compilations <= 3  # what makes the mask, one executable for all sizes above 1, and one for 1
+
+
+@pytest.mark.usefixtures("captured")
+def test_more_than_the_stated_bound() -> None:
+    compiled = torch.compile(nonzero_of_three, backend="tpu", fullgraph=True)
+    with pytest.raises(TorchTPUError, match="gave 4 elements, and the stated bound is 3") as raised:
+        compiled(torch.ones(4))
+    assert "test_dynamic.py:" in str(raised.value)
+
+
+@pytest.mark.usefixtures("captured")
+def test_numbers_that_data_decide() -> None:
+    def fn(x: torch.Tensor, i: torch.Tensor) -> Any:
+        scale, shift = x.sum().item(), i.item()
+        return x * scale + shift, x.long() * shift, x > scale, scale + 1, shift
+
+    compiled = torch.compile(fn, backend="tpu", fullgraph=True)
+    for k in range(3):
+        agree(compiled, fn, (torch.randn(4), torch.tensor(2**60 + k)), False)
+    # The numbers are operands: other ones do not compile it again.
+    assert torchtpu_dynamo.stats().compilations <= 3
+
+
+@pytest.mark.usefixtures("captured")
+def test_slices_that_data_decide() -> None:
+    def fn(x: torch.Tensor, i: torch.Tensor) -> Any:
+        return x.narrow(0, i, 2) * 2, torch.tensor_split(x, i.reshape(1).expand(2))
+
+    compiled = torch.compile(fn, backend="tpu", fullgraph=True)
+    for k in (1, 3):
+        agree(compiled, fn, (torch.randn(6, 2), torch.tensor(k)), False)
+    y = torch.zeros(6)
+    torch.compile(lambda y, i: y.narrow(0, i, 2).add_(1), backend="tpu", fullgraph=True)(y, torch.tensor(3))
+    assert y.tolist() == [0, 0, 0, 1, 1, 0]

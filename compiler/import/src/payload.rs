@@ -293,7 +293,8 @@ impl Payload {
                 let target = self.targets.get(node.target).map_or("", |t| t.name.as_str());
                 fail(m)
                     .at(target, &location)
-                    .help("sizes that depend on data (nonzero, boolean masks) are not supported; torch.where keeps the size")
+                    .help("sizes that depend on data (nonzero, boolean masks) need a bound: torch._check(n <= 64) on the size, or \
+                           options={\"max_data_dependent_size\": 64}; torch.where keeps the size")
             })?;
         }
         Ok(())

@@ -3,9 +3,11 @@
 //! Grammar: `+ - * / // % **`, parentheses, names, numbers and the functions that sympy and
 //! `torch.utils._sympy.functions` print (`FloorDiv`, `CleanDiv`, `CeilDiv`, `Mod`, `PythonMod`, `Max`, `Min`, `Abs`,
 //! `IntTrueDiv`, `FloatTrueDiv`, `ToFloat`, `floor`, `ceiling`, `FloorToInt`, `CeilToInt`, `TruncToInt`,
-//! `RoundToInt`, `ModularIndexing`, `OpaqueUnaryFn_{sqrt,exp,log,log2}`, `PowByNatural`).
+//! `RoundToInt`, `ModularIndexing`, `OpaqueUnaryFn_{sqrt,exp,log,log2}`, `PowByNatural`, `Piecewise`, `Eq`, `Ne`).
+//! Comparisons and what `& | ~` make of them are 1 and 0.
 
 use rustc_hash::FxHashMap;
+use std::cmp::Ordering;
 
 /// Values of symbols. A whole expression may be bound as well: PyTorch passes some by value.
 pub type Bindings = FxHashMap<String, i64>;
@@ -31,7 +33,7 @@ pub fn evaluate(text: &str, bindings: &Bindings) -> Result<Number, String> {
         return Ok(Number::Int(*v));
     }
     let mut parser = Parser { text, at: 0, bindings, depth: 0 };
-    let value = parser.sum().map_err(|e| format!("symbolic size `{text}`: {e}"))?;
+    let value = parser.any_of().map_err(|e| format!("symbolic size `{text}`: {e}"))?;
     match parser.peek() {
         None => Ok(value),
         Some(c) => Err(format!("symbolic size `{text}`: unexpected `{c}`")),
@@ -112,11 +114,38 @@ impl Parser<'_> {
         }
         found
     }
-    fn sum(&mut self) -> Result_ {
+    fn any_of(&mut self) -> Result_ {
         self.depth += 1;
         if self.depth > 64 {
             return Err("nested too deeply".into());
         }
+        let mut a = self.all_of()?;
+        while self.eat("|") {
+            let b = self.all_of()?;
+            a = truth(a.f64() != 0.0 || b.f64() != 0.0);
+        }
+        self.depth -= 1;
+        Ok(a)
+    }
+    fn all_of(&mut self) -> Result_ {
+        let mut a = self.comparison()?;
+        while self.eat("&") {
+            let b = self.comparison()?;
+            a = truth(a.f64() != 0.0 && b.f64() != 0.0);
+        }
+        Ok(a)
+    }
+    fn comparison(&mut self) -> Result_ {
+        let a = self.sum()?;
+        for (token, holds) in COMPARISONS {
+            if self.eat(token) {
+                let b = self.sum()?;
+                return Ok(truth(holds(compare(a, b))));
+            }
+        }
+        Ok(a)
+    }
+    fn sum(&mut self) -> Result_ {
         let mut a = self.product()?;
         loop {
             if self.eat("+") {
@@ -124,7 +153,6 @@ impl Parser<'_> {
             } else if self.eat("-") {
                 a = arithmetic(a, self.product()?, i64::checked_sub, |a, b| a - b)?;
             } else {
-                self.depth -= 1;
                 return Ok(a);
             }
         }
@@ -150,12 +178,15 @@ impl Parser<'_> {
         if self.eat("-") {
             return arithmetic(Number::Int(0), self.unary()?, i64::checked_sub, |_, b| -b);
         }
+        if self.eat("~") {
+            return Ok(truth(self.unary()?.f64() == 0.0));
+        }
         let base = self.atom()?;
         if self.eat("**") { power(base, self.unary()?) } else { Ok(base) }
     }
     fn atom(&mut self) -> Result_ {
         if self.eat("(") {
-            let v = self.sum()?;
+            let v = self.any_of()?;
             return if self.eat(")") { Ok(v) } else { Err("missing `)`".into()) };
         }
         self.peek();
@@ -171,20 +202,64 @@ impl Parser<'_> {
                 .ok_or_else(|| format!("bad number `{word}`"));
         }
         if !self.eat("(") {
-            return match self.bindings.get(word) {
-                Some(v) => Ok(Number::Int(*v)),
-                None => Err(format!("`{word}` has no value")),
+            return match (word, self.bindings.get(word)) {
+                (_, Some(v)) => Ok(Number::Int(*v)),
+                ("True", _) => Ok(truth(true)),
+                ("False", _) => Ok(truth(false)),
+                _ => Err(format!("`{word}` has no value")),
             };
+        }
+        if word == "Piecewise" {
+            return self.pieces();
         }
         let mut args = Vec::new();
         while !self.eat(")") {
-            args.push(self.sum()?);
+            args.push(self.any_of()?);
             if !self.eat(",") && self.peek() != Some(')') {
                 return Err("missing `,` or `)`".into());
             }
         }
         call(word, &args)
     }
+    /// `(value, condition), ...)`: the value of the first condition that holds.
+    fn pieces(&mut self) -> Result_ {
+        let mut found = None;
+        while !self.eat(")") {
+            let piece = self.eat("(");
+            let value = self.any_of();
+            let condition = if self.eat(",") { self.any_of()? } else { truth(false) };
+            if !piece || !self.eat(")") || !(self.eat(",") || self.peek() == Some(')')) {
+                return Err("a piece is a value and a condition".into());
+            }
+            if condition.f64() != 0.0 {
+                found = found.or(Some(value));
+            }
+        }
+        found.unwrap_or_else(|| Err("no condition of `Piecewise` holds".into()))
+    }
+}
+
+type Holds = fn(Ordering) -> bool;
+
+/// Longer ones first.
+const COMPARISONS: [(&str, Holds); 6] = [
+    ("<=", Ordering::is_le),
+    (">=", Ordering::is_ge),
+    ("==", Ordering::is_eq),
+    ("!=", Ordering::is_ne),
+    ("<", Ordering::is_lt),
+    (">", Ordering::is_gt),
+];
+
+fn compare(a: Number, b: Number) -> Ordering {
+    match (a, b) {
+        (Number::Int(a), Number::Int(b)) => a.cmp(&b),
+        (a, b) => a.f64().total_cmp(&b.f64()),
+    }
+}
+
+fn truth(holds: bool) -> Number {
+    Number::Int(i64::from(holds))
 }
 
 fn call(name: &str, args: &[Number]) -> Result_ {
@@ -210,6 +285,8 @@ fn call(name: &str, args: &[Number]) -> Result_ {
         ("OpaqueUnaryFn_exp" | "exp", [a]) => Ok(Number::Float(a.f64().exp())),
         ("OpaqueUnaryFn_log" | "log", [a]) => Ok(Number::Float(a.f64().ln())),
         ("OpaqueUnaryFn_log2", [a]) => Ok(Number::Float(a.f64().log2())),
+        ("Eq", [a, b]) => Ok(truth(compare(*a, *b).is_eq())),
+        ("Ne", [a, b]) => Ok(truth(compare(*a, *b).is_ne())),
         ("Identity", [a]) => Ok(*a),
         ("Abs", [Number::Int(a)]) => Ok(Number::Int(a.abs())),
         ("Abs", [Number::Float(a)]) => Ok(Number::Float(a.abs())),
@@ -242,6 +319,9 @@ mod tests {
         assert_eq!(int("ToFloat(s0)/2"), Ok(Number::Float(3.5)));
         assert_eq!(int("RoundToInt(IntTrueDiv(s0, 2))"), Ok(Number::Int(4)));
         assert_eq!(int("ModularIndexing(s0, 2, 2)"), Ok(Number::Int(1)));
+        assert_eq!(int("s0 + 6*Piecewise((1, Eq(s0, -2) & (s0 < 0)), (0, True)) + 2"), Ok(Number::Int(9)));
+        assert_eq!(int("Piecewise((s0, ~(s0 > 7) | False), (0, True))"), Ok(Number::Int(7)));
+        assert!(int("Piecewise((1, s0 < 0))").is_err());
         assert!(int("s2 + 1").is_err_and(|e| e.contains("`s2` has no value")));
         assert!(int("s0 +").is_err());
     }
