@@ -19,6 +19,17 @@ def hermitian(t: torch.Tensor) -> torch.Tensor:
     return t + t.mH
 
 
+def hollow(t: torch.Tensor) -> torch.Tensor:
+    """Symmetric with pivots of two rows: nothing on the diagonal but the last element."""
+    t = t + t.mH
+    return t - torch.diag_embed(torch.cat([t.diagonal(dim1=-2, dim2=-1)[..., :-1], 0 * t[..., 0, :1]], -1))
+
+
+def ldl_solve(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    factors, pivots, _ = linalg.ldl_factor_ex(a)
+    return linalg.ldl_solve(factors, pivots, b)
+
+
 def singular(t: torch.Tensor) -> torch.Tensor:
     """Rank 2."""
     return t[..., :2] @ t[..., :2, :]
@@ -199,6 +210,12 @@ CASES = [
         fixture=False,
     ),
     case("lu_factor_large", lambda x: linalg.lu_factor_ex(x), f64(80, 80, then=regular), fixture=False),
+    case("ldl_factor", lambda x: linalg.ldl_factor_ex(x), f32(2, 5, 5, then=hermitian)),
+    case("ldl_factor_large", lambda x: linalg.ldl_factor_ex(x), f64(40, 40, then=hermitian), fixture=False),
+    case("ldl_factor_hollow", lambda x: linalg.ldl_factor_ex(x), f64(3, 4, 4, then=hollow), fixture=False),
+    case("ldl_factor_of_zeros", lambda x: linalg.ldl_factor_ex(x), f32(3, 3, then=lambda t: t * 0), fixture=False),
+    case("ldl_solve", lambda a, b: ldl_solve(a, b), f64(2, 5, 5, then=hollow), f64(2, 5, 3), fixture=False),
+    case("ldl_solve_of_one_block", lambda a, b: ldl_solve(a, b), f32(3, 3, then=hollow), f32(2, 3, 2), fixture=False),
     case("matrix_exp", linalg.matrix_exp, f32(2, 4, 4), train=True),
     case("matrix_exp_large", linalg.matrix_exp, f64(2, 5, 5, low=-9, high=9), fixture=False),
     case("matrix_exp_zero", linalg.matrix_exp, f32(3, 3, then=lambda t: t * 0), fixture=False),

@@ -2,6 +2,7 @@
 
 mod eigh;
 mod jacobi;
+mod ldl;
 mod qr;
 mod svd;
 
@@ -30,6 +31,8 @@ pub const ROWS: &[Row] = &[
     row("aten.linalg_lu_solve.default", One(lu_solve)),
     row("aten.linalg_matrix_exp.default", One(matrix_exp)),
     row("aten.lu_unpack.default", Many(lu_unpack)),
+    row("aten.linalg_ldl_factor_ex.default", Many(ldl::factor_ex)),
+    row("aten.linalg_ldl_solve.default", One(ldl::solve)),
     row("aten.linalg_qr.default", Many(qr::linalg_qr)),
     row("aten.geqrf.default", Many(qr::geqrf)),
     row("aten.linalg_householder_product.default", One(qr::householder_product)),
