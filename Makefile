@@ -14,6 +14,8 @@ WORKERS ?= 2
 SUITES ?= hops modules opinfo
 DTYPES ?= float32,bfloat16,float16,int64,int32,bool,float64
 TRAIN ?= float32
+# Of each entry, spread evenly; 0: all.
+SAMPLES ?= 0
 SHARD ?= 0/1
 # One profile everywhere, so that MLIR's bindings are built once.
 CARGO_FLAGS := --release --workspace
@@ -95,12 +97,12 @@ test-torch: $(WHEEL) ## a sample of the tests against an older torch: make test-
 bench: setup-test $(EXTENSION) ## the benchmarks
 	@$(BIN)/python scripts/bench.py
 
-conformance: setup-test $(EXTENSION) ## PyTorch's OpInfo, module_db, hop_db (SUITES, DTYPES, TRAIN; SHARD=0/4), then docs/conformance.md
+conformance: setup-test $(EXTENSION) ## PyTorch's OpInfo, module_db, hop_db (SUITES, DTYPES, TRAIN, SAMPLES; SHARD=0/4), then docs/conformance.md
 	@mkdir -p build/conformance
 	@for suite in $(SUITES); do \
-		$(BIN)/python -m tests.conformance --suite $$suite --dtypes $(DTYPES) --workers $(WORKERS) --shard $(SHARD) \
+		$(BIN)/python -m tests.conformance --suite $$suite --dtypes $(DTYPES) --workers $(WORKERS) --shard $(SHARD) --max-samples $(SAMPLES) \
 			--out build/conformance/$$suite-$(subst /,of,$(SHARD)).jsonl; \
-		$(BIN)/python -m tests.conformance --suite $$suite --dtypes $(TRAIN) --train --workers $(WORKERS) --shard $(SHARD) \
+		$(BIN)/python -m tests.conformance --suite $$suite --dtypes $(TRAIN) --train --workers $(WORKERS) --shard $(SHARD) --max-samples $(SAMPLES) \
 			--out build/conformance/$$suite-train-$(subst /,of,$(SHARD)).jsonl; \
 	done
 	@$(BIN)/python scripts/conformance_table.py build/conformance/*.jsonl
