@@ -1,6 +1,7 @@
 """The one list of what the tests ask less of: `exceptions.toml`. It should shrink.
 
-An entry of a suite that does not pass is listed with its cause; a listed entry that passes is an error as well."""
+An entry of a suite that does not pass is listed with its cause; a listed entry that passes is an error as well. So
+is every test that sets a tolerance of its own, or may be skipped."""
 
 from __future__ import annotations
 
@@ -33,6 +34,22 @@ def cause(suite: str, name: str, mode: str) -> str | None:
     """Why this entry does not pass in this mode, or None where it should."""
     listed = causes(suite)
     return listed.get(f"{name}@{mode}", listed.get(name))
+
+
+@functools.cache
+def compared(how: str) -> frozenset[str]:
+    """The entries of OpInfo that are compared in another way than element by element."""
+    groups = [group for group in table()["compared"] if group["how"] == how]
+    assert groups, f"{FILE.name} has no way to compare by {how}"
+    return frozenset(entry for group in groups for entry in group["entries"])
+
+
+def tolerance(case: str) -> dict[str, float]:
+    """What `torch.testing.assert_close` allows a case of tests/ops beyond its defaults: rtol and atol, or nothing."""
+    for group in table()["tolerance"]:
+        if case in group.get("cases", []):
+            return {"rtol": group["rtol"], "atol": group["atol"]}
+    return {}
 
 
 def problem(result: dict[str, Any]) -> str | None:

@@ -502,7 +502,7 @@ def reads_data(gm: GraphModule) -> bool:
 def stated_bounds(node: Node, fresh: set[str], options: Options) -> dict[str, int]:
     """The bounds of all the sizes that this node makes, as the user has stated them; empty unless all have one."""
     found: dict[str, int] = {}
-    first = node.args[0].meta["val"] if node.args and isinstance(node.args[0], Node) else None
+    first = node.args[0].meta.get("val") if node.args and isinstance(node.args[0], Node) else None
     # PyTorch itself bounds them by what the operand has.
     natural = first.numel() if isinstance(first, torch.Tensor) and isinstance(first.numel(), int) else UNBOUND
     for leaf in torch.utils._pytree.tree_leaves(node.meta["val"]):

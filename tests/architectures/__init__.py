@@ -1,23 +1,23 @@
 """The architectures of timm, diffusers and transformers, tiny and with random weights, against a backend.
 
 `list.json` is the frozen list of entries; `zoo` makes the model and the inputs of one; `worker` runs one in a child
-process; `python -m tests.architectures` is the command, `report` writes docs/architectures.md, `passed.txt` and
-`known_failures.json` from its output.
+process; `python -m tests.architectures` is the command, `report` writes docs/architectures.md and `passed.txt` from its
+output, and tells which failures tests/exceptions.toml does not list.
 Nothing is downloaded.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
 
+from tests.exceptions import table
 
-@functools.cache
+
 def known_failures() -> dict[str, str]:
     """{"library/entry mode": cause}. Only ever shorter: an entry that passes and is listed fails its test."""
-    found: dict[str, str] = json.loads(Path(__file__).with_name("known_failures.json").read_text())
-    return found
+    groups = table().get("architectures", [])
+    return {entry: group["cause"] for group in groups for entry in group["entries"]}
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from .exceptions import PROCESSED
+from tests.exceptions import compared
 
 
 @dataclasses.dataclass
@@ -21,18 +21,6 @@ class Sample:
     kwargs: dict[str, Any]
     random: bool = False
     """Only shapes and dtypes can be compared: the backend draws other numbers than eager."""
-
-
-RANDOM = {
-    *("bernoulli", "multinomial", "normal", "rand_like", "randn", "randn_like", "randint", "randint_like"),
-    *("uniform", "cauchy", "exponential", "geometric", "log_normal", "empty", "empty_like", "new_empty"),
-    *("new_empty_strided", "empty_strided", "empty_permuted"),
-    *(f"nn.functional.{f}" for f in ("dropout", "dropout2d", "dropout3d", "alpha_dropout", "rrelu")),
-    *(f"nn.functional.{f}" for f in ("feature_alpha_dropout", "fractional_max_pool2d")),
-    "nn.functional.fractional_max_pool3d",
-    # They sample the matrix's range with random vectors; tests/ops/linalg.py compares what has a single answer.
-    *("svd_lowrank", "pca_lowrank"),
-}
 
 
 def patch_seeding() -> None:
@@ -76,15 +64,39 @@ def of_opinfo(op: Any, dtype: torch.dtype, train: bool) -> Iterator[Sample] | No
 
     def random(kwargs: dict[str, Any]) -> bool:
         attention = "attention" in op.name
-        return op.name in RANDOM or (attention and bool(kwargs.get("dropout_p") or kwargs.get("training")))
+        drops = attention and bool(kwargs.get("dropout_p") or kwargs.get("training"))
+        return drops or op.name in compared("shapes")
 
     def processed(process: Callable[..., Any]) -> Callable[..., Any]:
         return lambda x, *args, **kwargs: process(op.op(x, *args, **kwargs))
 
+    def pointed(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return values_at(op, x, op.op(x, *args, **kwargs), args, kwargs)
+
     def function(s: Any) -> Callable[..., Any]:
-        return processed(s.output_process_fn_grad) if full_name(op) in PROCESSED else call
+        if full_name(op) in compared("processed"):
+            return processed(s.output_process_fn_grad)
+        return pointed if full_name(op) in compared("pointed") else call
 
     return (Sample(function(s), (s.input, *s.args), s.kwargs, random(s.kwargs)) for s in inputs)
+
+
+def values_at(
+    op: Any, x: torch.Tensor, found: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[torch.Tensor, ...]:
+    """In place of indices the elements at them, and that they differ from one another."""
+    values, indices = (None, found) if isinstance(found, torch.Tensor) else found
+    at = ["k", "dim"].index("dim") if op.name in ("topk", "kthvalue") else 0
+    dim = kwargs.get("dim", args[at] if len(args) > at and isinstance(args[at], int) else -1)
+    if x.dim() == 0:
+        return (indices,) if values is None else (values, indices)
+    lost = op.name == "kthvalue" and indices.dim() < x.dim()
+    flat = indices.unsqueeze(dim) if lost else indices
+    pointed = x.gather(dim, flat)
+    if op.name == "kthvalue":
+        return values, pointed
+    apart = flat.sort(dim, stable=True).values.diff(dim=dim) > 0
+    return (pointed, apart) if values is None else (values, pointed, apart)
 
 
 def hop_names() -> list[str]:

@@ -18,15 +18,12 @@ import torch
 
 @dataclass
 class Case:
-    """One function with its inputs. `rtol`/`atol` may only be tighter than torch.testing's, or carry a `why`."""
+    """One function with its inputs."""
 
     name: str
     fn: Callable[..., Any]
     inputs: tuple[Any, ...]
     train: bool = False
-    rtol: float | None = None
-    atol: float | None = None
-    why: str = ""
     # Only shapes and dtypes are compared: the numbers are random.
     random: bool = False
     # Written as a payload fixture for the Rust tests; the first few of a family are enough.

@@ -44,9 +44,6 @@ CASES = [
         bf16(4),
         train=True,
         fixture=False,
-        rtol=1.6e-2,
-        atol=6e-2,
-        why="eager rounds partial sums of the gradients to bf16: it is 3 times as far from f64",
     ),
     case(
         "conv2d_f64",

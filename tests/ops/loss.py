@@ -37,9 +37,6 @@ CASES = [
         bf16(6, 50),
         labels(6),
         train=True,
-        rtol=1.6e-2,
-        atol=1e-3,
-        why="bf16: eager rounds the log probabilities once more",
     ),
     case(
         "nll_sum_2d",

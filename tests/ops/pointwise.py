@@ -84,9 +84,7 @@ def unary_cases() -> list[Case]:
                 name, fn, f32(2, 3, **domain), train=smooth, fixture=name in ("sign", "log2", "round", "sinc")
             )
         )
-        # Eager rounds the root before it inverts it; its cube, the gradient, is off by up to three times that.
-        loose = {"rtol": 3e-2, "atol": 1e-3, "why": "eager rounds twice"} if name == "rsqrt" else {}
-        cases.append(case(f"{name}_bf16", fn, bf16(7, **domain), train=smooth, fixture=False, **loose))
+        cases.append(case(f"{name}_bf16", fn, bf16(7, **domain), train=smooth, fixture=False))
         cases.append(case(f"{name}_edges", fn, EDGES, fixture=name == "trunc"))
     for name in MATH_INTS:
         cases.append(case(f"{name}_of_int", getattr(torch, name), i64(5, low=1), fixture=name == "exp"))
@@ -142,12 +140,7 @@ def binary_cases() -> list[Case]:
         fn, edge = getattr(torch, name), name not in ("remainder", "fmod")
         for dtype in ("float32", "bfloat16"):
             a, b = tensor(getattr(torch, dtype), 4, 3), tensor(getattr(torch, dtype), 3, low=0.5)
-            loose = (
-                {"atol": 4e-3, "rtol": 1.6e-2, "why": "eager rounds every step to bf16"}
-                if dtype == "bfloat16"
-                else {}
-            )
-            cases.append(case(f"{name}_{dtype}", fn, a, b, train=True, fixture=False, **loose))
+            cases.append(case(f"{name}_{dtype}", fn, a, b, train=True, fixture=False))
         cases.append(case(f"{name}_empty", fn, f32(0, 3), f32(1), fixture=False))
         cases.append(case(f"{name}_0d", fn, f32(2), f64(), fixture=name == "add"))
         cases.append(
@@ -238,9 +231,6 @@ CASES = [
         bf16(9),
         bf16(9),
         train=True,
-        atol=4e-3,
-        rtol=1.6e-2,
-        why="eager fuses the product and the sum, whose rounding differs",
         fixture=False,
     ),
     case("add_bool", torch.add, mask(5), mask(5), fixture=False),
@@ -284,10 +274,8 @@ CASES = [
     case("xlogy", torch.xlogy, f32(9), f32(9, **POSITIVE), train=True, fixture=False),
     case(
         "erf_ends",
-        lambda x: torch.erf(x) + 0 * x,
+        lambda x: (torch.erf(x).abs() == 1, torch.erf(x) + 0 * x),
         special(-9, -5.3, -3.93, 3.93, 4, 88, NAN),
-        rtol=0,
-        atol=0,
         fixture=False,
     ),
     case("log_ndtr", torch.special.log_ndtr, f32(40, low=-20, high=5), fixture=False),

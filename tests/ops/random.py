@@ -151,9 +151,6 @@ CASES = [
         gamma_gradient,
         f64(6, low=0.5, high=1.5),
         fixture=False,
-        rtol=1e-3,
-        atol=1e-5,
-        why="eager's is an approximation",
     ),
     case(
         "dirichlet_sum",

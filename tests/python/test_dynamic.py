@@ -39,7 +39,7 @@ def agree(compiled: Any, fn: Any, args: tuple[Any, ...], train: bool, mark: int 
     actual, expected = compiled(*ours), fn(*theirs)
     for a, e in zip(leaves(actual), leaves(expected), strict=True):
         if isinstance(e, Tensor):
-            torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(a, e)
         else:
             assert (a, type(a)) == (e, type(e))
     if train:
@@ -243,7 +243,7 @@ def test_llama_in_buckets() -> None:
         for n in (3, 12, 5, 8, 16, 9, 2):
             ids = torch.arange(2 * n).view(2, n) % 50
             torch._dynamo.mark_dynamic(ids, 1)
-            torch.testing.assert_close(compiled(ids), model(ids).logits, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(compiled(ids), model(ids).logits)
     assert torchtpu_dynamo.stats().compilations == 2
 
 

@@ -111,8 +111,8 @@ def test_unseen_writes_need_refresh(compile: Compile) -> None:
 
 def test_batch_norm_statistics(check: Check) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
-    check(model, torch.randn(2, 3, 8, 8), train=True, rtol=1e-4, atol=1e-4)
-    check(model.eval(), torch.randn(2, 3, 8, 8), rtol=1e-4, atol=1e-4)
+    check(model, torch.randn(2, 3, 8, 8), train=True)
+    check(model.eval(), torch.randn(2, 3, 8, 8))
 
 
 def test_static_cache(compile: Compile) -> None:
@@ -155,7 +155,7 @@ def test_training_step_with_optimizer(compile: Compile) -> None:
         nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)),
         lambda f: torch.compile(f, backend="tpu"),
     )
-    testing.assert_same(actual, expected, rtol=1e-4, atol=1e-5)
+    testing.assert_same(actual, expected)
 
 
 # Aliasing and shapes
@@ -388,14 +388,14 @@ def test_attention_trains(check: Check) -> None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
     inputs = [torch.randn(1, 2, 5, 8, requires_grad=True) for _ in range(3)]
-    check(fn, *inputs, train=True, rtol=1e-4, atol=1e-4)
+    check(fn, *inputs, train=True)
 
 
 def test_linalg_with_checks(check: Check) -> None:
     # Eager checks for singular matrices through an operator with a side effect, ordered by a token.
     matrix = torch.eye(3) * 2 + 0.1
-    check(lambda x: torch.linalg.inv(x) @ torch.linalg.inv(x), matrix, rtol=1e-4, atol=1e-5)
-    check(torch.linalg.inv, matrix.requires_grad_(), train=True, rtol=1e-4, atol=1e-5)
+    check(lambda x: torch.linalg.inv(x) @ torch.linalg.inv(x), matrix)
+    check(torch.linalg.inv, matrix.requires_grad_(), train=True)
 
 
 def test_gradient_that_is_zero_everywhere(check: Check) -> None:
@@ -415,8 +415,8 @@ def test_dropout_keeps_its_scale(compile: Compile) -> None:
 def test_lstm(check: Check) -> None:
     model = nn.LSTM(3, 4, batch_first=True)
     with torch._dynamo.config.patch(allow_rnn=True):
-        check(model, torch.randn(2, 5, 3), rtol=1e-4, atol=1e-4)
-        check(model, torch.randn(2, 5, 3), train=True, rtol=1e-4, atol=1e-4)
+        check(model, torch.randn(2, 5, 3))
+        check(model, torch.randn(2, 5, 3), train=True)
 
 
 PRODUCTS: dict[str, tuple[Callable[..., Tensor], list[tuple[int, ...]]]] = {
@@ -462,8 +462,8 @@ def test_weight_updated_by_the_graph_that_multiplies_by_it() -> None:
     weights[1].copy_(weights[0])
     compiled = torch.compile(fn, backend="torchtpu_dynamo", fullgraph=True)
     for _ in range(3):
-        torch.testing.assert_close(compiled(x, weights[0]), fn(x, weights[1]), rtol=1e-4, atol=1e-2)
-        torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(compiled(x, weights[0]), fn(x, weights[1]), rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(weights[0], weights[1])
 
 
 def resident() -> int:
