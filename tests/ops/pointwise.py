@@ -278,6 +278,7 @@ CASES = [
         special(-9, -5.3, -3.93, 3.93, 4, 88, NAN),
         fixture=False,
     ),
+    case("lgamma_roots", lambda x: torch.lgamma(x) == 0, special(1, 2, 3), fixture=False),
     case("log_ndtr", torch.special.log_ndtr, f32(40, low=-20, high=5), fixture=False),
     case("nan_to_num", torch.nan_to_num, EDGES, fixture=False),
     case("clamp", lambda x: x.clamp(-1, 1), EDGES),

@@ -38,7 +38,7 @@ pub const ROWS: &[Row] = &[
     row("aten.erf.default", One(|cx| opmath(cx, special::erf))),
     row("aten.erfc.default", UnaryOpmath(UnaryOp::Erfc)),
     row("aten.erfinv.default", UnaryOpmath(UnaryOp::ErfInv)),
-    row("aten.lgamma.default", UnaryOpmath(UnaryOp::Lgamma)),
+    row("aten.lgamma.default", One(|cx| opmath(cx, special::lgamma))),
     row("aten.digamma.default", One(|cx| opmath(cx, special::digamma))),
     row("aten.polygamma.default", One(special::polygamma)),
     row("aten.special_zeta.default", One(|cx| binary_opmath(cx, special::zeta))),

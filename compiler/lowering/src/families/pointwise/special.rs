@@ -120,6 +120,16 @@ pub fn ndtri(cx: &mut Cx<'_>) -> Result<Value> {
     cx.b.convert(v, dtype)
 }
 
+/// The approximation gives its zeros, at 1 and 2, as the rounding of what cancels.
+pub fn lgamma(cx: &mut Cx<'_>, v: Value) -> Result<Value> {
+    let found = cx.b.unary(UnaryOp::Lgamma, v)?;
+    let one = cx.b.compare_const(Direction::Eq, v, 1.0)?;
+    let two = cx.b.compare_const(Direction::Eq, v, 2.0)?;
+    let root = cx.b.or(one, two)?;
+    let zero = cx.b.full_like(v, 0.0);
+    cx.b.select(root, zero, found)
+}
+
 /// The derivative of `lgamma`. At ±0 there is a pole, which has the other sign of zero's.
 pub fn digamma(cx: &mut Cx<'_>, v: Value) -> Result<Value> {
     let regular = cx.b.unary(UnaryOp::Digamma, v)?;
