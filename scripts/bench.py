@@ -1,7 +1,7 @@
 """The benchmarks: `make bench` prints every table of the README's "Speed" section.
 
 Every ratio is taken within one run, as the median of interleaved repetitions: machines are shared and noisy.
-`python scripts/bench.py [compiler|sizes|call|import|warm|models|training] ...` runs some of them; `--quick` repeats less.
+`python scripts/bench.py [PART ...]` runs some of them; `--quick` repeats less.
 """
 
 from __future__ import annotations
@@ -135,6 +135,63 @@ def sizes() -> None:
         "New sizes for a symbolic graph, in the compiler (bar: 30 ms at 3,000 nodes)",
         ["FX nodes", "parsed once", "each new size", "ms by stage"],
         [[str(exported.nodes), f"{parse * 1e3:.1f} ms", f"{median * 1e3:.1f} ms", shown]],
+    )
+
+
+SMALL: list[tuple[Callable[..., Any], list[tuple[int, ...]]]] = [
+    (torch.sin, [(5, 5)]),
+    (torch.sum, [(5, 5)]),
+    (lambda x: torch.softmax(x, -1), [(5, 5)]),
+    (lambda x: torch.cumsum(x, 0), [(5, 5)]),
+    (lambda x: torch.sort(x, descending=True), [(5, 5)]),
+    (lambda x: torch.var_mean(x, 1), [(5, 5)]),
+    (lambda x, y: torch.add(x, y, alpha=2), [(5, 5), (5,)]),
+    (torch.matmul, [(3, 5, 4), (4, 2)]),
+    (lambda x, i: x.gather(1, i.long().abs() % 5), [(5, 5), (5, 5)]),
+    (lambda x, w: torch.conv2d(x, w, padding=1), [(2, 3, 8, 8), (4, 3, 3, 3)]),
+    (lambda x: torch.nn.functional.max_pool2d(x, 2), [(2, 3, 8, 8)]),
+    (lambda x, w: torch.nn.functional.layer_norm(x, (8,), w), [(4, 8), (8,)]),
+    (lambda x: torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear"), [(1, 2, 4, 4)]),
+    (lambda x: torch.linalg.qr(x), [(5, 4)]),
+    (lambda q, k, v: torch.nn.functional.scaled_dot_product_attention(q, k, v), [(1, 2, 5, 8)] * 3),
+]
+
+
+def small() -> None:
+    """Graphs of a few nodes, as OpInfo's: what is ours of a first call, and what is XLA's."""
+    import torchtpu_dynamo
+    from torchtpu_dynamo import backend
+
+    compile_graph = backend.compile_graph
+    spent: list[float] = []
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        made = compile_graph(*args, **kwargs)
+        spent.append(time.perf_counter() - start)
+        return made
+
+    backend.compile_graph = timed
+    ours, xla, first = [], [], []
+    try:
+        for fn, shapes in SMALL * (1 if QUICK else 3):
+            torch._dynamo.reset()
+            torchtpu_dynamo.reset_stats()
+            spent.clear()
+            inputs = [torch.randn(shape) for shape in shapes]
+            start = time.perf_counter()
+            torch.compile(fn, backend="torchtpu_dynamo", fullgraph=True)(*inputs)
+            first.append(time.perf_counter() - start)
+            xla.append(torchtpu_dynamo.stats().stage_seconds["xla"])
+            ours.append(sum(spent) - xla[-1])
+    finally:
+        backend.compile_graph = compile_graph
+    ours, xla, first = ours[1:], xla[1:], first[1:]  # the first one loads what all others share
+    row = [f"{statistics.median(t) * 1e3:.2f} ms" for t in (first, xla, ours)] + [f"{max(ours) * 1e3:.2f} ms"]
+    show(
+        "First calls of small graphs (bar: 3 ms of ours)",
+        ["graphs", "first call", "XLA", "ours", "ours, largest"],
+        [[str(len(ours)), *row]],
     )
 
 
@@ -353,6 +410,7 @@ def warm() -> None:
 PARTS = {
     "compiler": compiler,
     "sizes": sizes,
+    "small": small,
     "call": call,
     "import": import_,
     "warm": warm,

@@ -5,6 +5,7 @@ device files. Nothing about graphs may go in here."""
 
 from __future__ import annotations
 
+import functools
 import glob
 import importlib.util
 import logging
@@ -60,6 +61,7 @@ def _in_package(package: str, *patterns: str) -> str | None:
     return None
 
 
+@functools.cache
 def _has_tpu() -> bool:
     return bool(glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"))
 
