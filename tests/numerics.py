@@ -22,9 +22,11 @@ def error(actual: torch.Tensor, expected: torch.Tensor) -> float:
     return float(difference.max()) if difference.numel() else 0.0
 
 
-def is_as_exact(actual: torch.Tensor, expected: torch.Tensor, exact: torch.Tensor) -> bool:
-    """Whether `actual` is as near to `exact`, the same in float64, as eager's `expected` is, within `SLACK`. Where
-    `exact` is not finite, `actual` must be equal to it."""
+def is_as_exact(
+    actual: torch.Tensor, expected: torch.Tensor, exact: torch.Tensor, scale: float = 0.0
+) -> bool:
+    """Whether `actual` is as near to `exact`, the same in float64, as eager's `expected` is, within `SLACK`, or within
+    one rounding of `scale`, what has cancelled. Where `exact` is not finite, `actual` must be equal to it."""
     if actual.shape != exact.shape or not (exact.is_floating_point() or exact.is_complex()):
         return False
     rest = ~exact.isfinite()
@@ -33,5 +35,5 @@ def is_as_exact(actual: torch.Tensor, expected: torch.Tensor, exact: torch.Tenso
     theirs = error(expected, exact)
     if theirs != theirs:  # eager has NaN where there is a number
         theirs = torch.finfo(expected.dtype).eps * largest(exact)
-    mine = error(actual, exact)
-    return mine <= SLACK * theirs
+    rounding = torch.finfo(actual.dtype).eps * scale
+    return error(actual, exact) <= max(SLACK * theirs, rounding)

@@ -100,7 +100,7 @@ pub fn factor_ex(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
     let above = cx.b.transpose(below, &swapped(rank))?;
     let a = cx.b.add(lower, above)?;
     let state = [a, cx.b.full(&pivots, 0.0), cx.b.full(&info, 0.0), cx.b.full(&info.with_dtype(DType::Bool), 0.0)];
-    let done = counted_loop(cx, 0, n, &state, |cx, j, state| step(cx, j, state))?;
+    let done = counted_loop(cx, 0, n, &state, step)?;
     Ok(vec![triangle(cx, done[0], Direction::Ge)?, done[1], done[2]])
 }
 
@@ -300,9 +300,10 @@ pub fn solve(cx: &mut Cx<'_>) -> Result<Value> {
     let target = cx.b.select(swaps, target, last)?;
 
     // L without the elements of D below its diagonal, and these by column.
-    let wide = over_matrix(cx, begins, &cx.b.shape(ld).to_vec(), Some(1))?;
+    let matrix = cx.b.shape(ld).to_vec();
+    let wide = over_matrix(cx, begins, &matrix, Some(1))?;
     let row = cx.b.iota(cx.b.ty(ld).with_dtype(DType::I32), rank - 2)?;
-    let column_after = over_matrix(cx, following, &cx.b.shape(ld).to_vec(), Some(1))?;
+    let column_after = over_matrix(cx, following, &matrix, Some(1))?;
     let under = cx.b.compare(Direction::Eq, row, column_after)?;
     let in_d = cx.b.and(under, wide)?;
     let zero = cx.b.full_like(ld, 0.0);
