@@ -105,6 +105,8 @@ conformance: setup-test $(EXTENSION) ## PyTorch's OpInfo, module_db, hop_db (SUI
 		$(BIN)/python -m tests.conformance --suite $$suite --dtypes $(TRAIN) --train --workers $(WORKERS) --shard $(SHARD) --max-samples $(SAMPLES) \
 			--out build/conformance/$$suite-train-$(subst /,of,$(SHARD)).jsonl; \
 	done
+	@$(BIN)/python -m tests.conformance --suite hops --dtypes $(TRAIN) --fallback --workers $(WORKERS) --shard $(SHARD) \
+		--out build/conformance/hops-fallback-$(subst /,of,$(SHARD)).jsonl
 	@$(BIN)/python scripts/conformance_table.py build/conformance/*.jsonl
 
 architectures: setup-test $(EXTENSION) ## the models of timm, diffusers and transformers, one JSON line each in build/architectures (hours)

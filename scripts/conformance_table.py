@@ -28,6 +28,7 @@ equal. An entry passes if all of its samples do.
 - *share*: passes, of the ceiling.
 - *by float64*: passes of which a sample exceeds the tolerance, and is as near to float64 as eager's own result is
   (within a factor of 4): gradients that cancel to rounding, and short floats where eager rounds on the way.
+- *fallback*: with `options={"fallback": "eager"}`, which lets the host run what has no lowering.
 
 Compared by shape and dtype alone: random ops, whose numbers differ from eager's by design.
 """
@@ -36,16 +37,12 @@ Compared by shape and dtype alone: random ops, whose numbers differ from eager's
 RESULTS = ROOT / "tests/conformance/results.json"
 
 
-def mode(result: dict[str, Any]) -> str:
-    return result["dtype"] + ("/train" if result["train"] else "")
-
-
 def main() -> None:
     results: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for path in sys.argv[1:]:
         for line in Path(path).read_text().splitlines():
             result = json.loads(line)
-            results[result["suite"], mode(result)].append(result)
+            results[result["suite"], exceptions.mode_of(result)].append(result)
     limits = {r.get("max_samples", 0) for found in results.values() for r in found}
     limit = "All samples" if limits == {0} else f"At most {max(limits)} samples an entry, spread evenly"
     lines = [HEAD, f"torch {torch.__version__.partition('+')[0]}. {limit}.\n"]

@@ -21,13 +21,19 @@ def table() -> dict[str, Any]:
 @functools.cache
 def causes(suite: str) -> dict[str, str]:
     """Entry to cause, for a suite. An entry is a name, or `name@mode` where only that mode does not pass;
-    a mode is a dtype, followed by `/train` for gradients."""
+    `mode_of` says what a mode is."""
     found: dict[str, str] = {}
     for group in table()["suite"].get(suite, []):
         for entry in group["entries"]:
             assert entry not in found, f"{FILE.name} lists {suite} {entry} twice"
             found[entry] = group["cause"]
     return found
+
+
+def mode_of(result: dict[str, Any]) -> str:
+    """A dtype, followed by `/train` where gradients are compared, and by `/fallback` where what has no lowering may
+    run on the host."""
+    return result["dtype"] + "/train" * result["train"] + "/fallback" * result.get("fallback", False)
 
 
 def cause(suite: str, name: str, mode: str) -> str | None:
@@ -57,7 +63,7 @@ def problem(result: dict[str, Any]) -> str | None:
     name, status = result["name"], result["status"]
     if status in ("unsupported_dtype", "no_samples", "eager_error"):
         return None
-    mode = result["dtype"] + ("/train" if result["train"] else "")
+    mode = mode_of(result)
     listed = cause(result["suite"], name, mode)
     said = f"{result['suite']} {name} at {mode}: {status} {' | '.join(result.get('details', []))}"
     if status == "pass":

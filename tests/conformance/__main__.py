@@ -25,13 +25,14 @@ def entry(
     backend: str = "torchtpu_dynamo",
     max_samples: int = 0,
 ) -> Entry:
-    """What a worker is asked for. A mode is a dtype, followed by `/train` where gradients are compared."""
-    dtype, _, train = mode.partition("/")
+    """What a worker is asked for. `tests.exceptions.mode_of` says what a mode is."""
+    dtype, *how = mode.split("/")
     return {
         "suite": suite,
         "name": name,
         "dtype": dtype,
-        "train": bool(train),
+        "train": "train" in how,
+        "fallback": "fallback" in how,
         "dynamic": dynamic,
         "backend": backend,
         "max_samples": max_samples,
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--suite", choices=NAMES, default="opinfo")
     parser.add_argument("--dtypes", default="float32")
     parser.add_argument("--train", action="store_true", help="compare gradients as well")
+    parser.add_argument("--fallback", action="store_true", help='compile with options={"fallback": "eager"}')
     parser.add_argument("--dynamic", action="store_true", help="compile with dynamic=True")
     parser.add_argument("--backend", default="torchtpu_dynamo")
     parser.add_argument("--ops", default="", help="a regular expression that names must match")
@@ -58,7 +60,8 @@ def main() -> None:
     args = parser.parse_args()
     index, count = map(int, args.shard.split("/"))
     names = [n for n in NAMES[args.suite]() if re.search(args.ops, n)][index::count]
-    modes = [f"{dtype}/train" if args.train else dtype for dtype in args.dtypes.split(",")]
+    how = "/train" * args.train + "/fallback" * args.fallback
+    modes = [dtype + how for dtype in args.dtypes.split(",")]
     entries = [
         entry(args.suite, name, mode, args.dynamic, args.backend, args.max_samples)
         for mode in modes

@@ -95,7 +95,7 @@ def values_at(
     pointed = x.gather(dim, flat)
     if op.name == "kthvalue":
         return values, pointed
-    apart = flat.sort(dim, stable=True).values.diff(dim=dim) > 0
+    apart = flat.sort(dim=dim, stable=True).values.diff(dim=dim) > 0
     return (pointed, apart) if values is None else (values, pointed, apart)
 
 

@@ -99,7 +99,12 @@ def one(sample: Sample, entry: dict[str, Any]) -> tuple[str, str]:
     except Exception as e:
         return "eager_error", first_line(e)
     try:
-        compiled = torch.compile(fn, backend=entry["backend"], fullgraph=True, dynamic=entry["dynamic"])
+        options = (
+            {"fallback": "eager"} if entry["fallback"] and entry["backend"] == "torchtpu_dynamo" else None
+        )
+        compiled = torch.compile(
+            fn, backend=entry["backend"], fullgraph=True, dynamic=entry["dynamic"], options=options
+        )
         actual = gradients(compiled, compiled_inputs, entry["train"], fn)
     except Exception as e:
         ours = type(e).__name__ == "TorchTPUError"
