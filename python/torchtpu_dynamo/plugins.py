@@ -48,6 +48,7 @@ def check_process() -> None:
         )
 
 
+@functools.cache
 def _in_package(package: str, *patterns: str) -> str | None:
     """The first file under an installed package that matches; the package is found, not imported."""
     try:
