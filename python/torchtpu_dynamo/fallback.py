@@ -178,6 +178,10 @@ class Cuts:
             if is_number(value) or op_name(node) in _VIEWS:
                 # What `.item()` asks for, and what is made of it without computing: no word is needed.
                 why = why if self.whole.options.fallback == "eager" else ""
+            elif op_name(node) == "while_loop_stack_output":
+                # What the backward does with it, step by step, needs numbers inside of a loop: no bound helps there.
+                why = "it keeps what a gradient needs of a loop whose length the data decide"
+                self.allow(node, why)
             elif stated := stated_bounds(node, fresh, self.whole.options):
                 self.bounds |= stated
                 why = ""

@@ -320,6 +320,30 @@ def test_a_loop_with_an_unsupported_operator() -> None:
     agree(fn, torch.randn(3))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_the_gradient_of_a_loop_whose_length_the_data_decide() -> None:
+    from torch._higher_order_ops import while_loop
+
+    def step(y: torch.Tensor) -> torch.Tensor:
+        return y + (y * y).sin()
+
+    def fn(x: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
+        i = torch.zeros((), dtype=torch.int64)
+        return while_loop(lambda i, y: i < n, lambda i, y: (i + 1, step(y)), (i, x))[1].sum()
+
+    x = torch.arange(4.0).div(3).requires_grad_()
+    bounded = torch.compile(fn, backend="torchtpu_dynamo", options={"max_data_dependent_size": 8})
+    with pytest.raises(TorchTPUError, match="what a gradient needs of a loop"):
+        bounded(x, torch.tensor(3))
+    compiled = on_host(fn)
+    for length in (3, 5):
+        y = x
+        for _ in range(length):
+            y = step(y)
+        actual = torch.autograd.grad(compiled(x, torch.tensor(length)), x)
+        torch.testing.assert_close(actual, torch.autograd.grad(y.sum(), x))
+
+
 def test_a_region_compiled_once_with_an_unsupported_operator() -> None:
     @torch.compiler.nested_compile_region
     def layer(x: torch.Tensor) -> torch.Tensor:
