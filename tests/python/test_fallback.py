@@ -332,7 +332,8 @@ def test_the_gradient_of_a_loop_whose_length_the_data_decide() -> None:
         return while_loop(lambda i, y: i < n, lambda i, y: (i + 1, step(y)), (i, x))[1].sum()
 
     x = torch.arange(4.0).div(3).requires_grad_()
-    bounded = torch.compile(fn, backend="torchtpu_dynamo", options={"max_data_dependent_size": 8})
+    options = {"max_data_dependent_size": 8}
+    bounded = torch.compile(fn, backend="torchtpu_dynamo", fullgraph=True, options=options)
     with pytest.raises(TorchTPUError, match="what a gradient needs of a loop"):
         bounded(x, torch.tensor(3))
     compiled = on_host(fn)
