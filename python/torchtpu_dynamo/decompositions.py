@@ -15,7 +15,7 @@ import torch
 from torch._decomp import decomposition_table
 from torch._ops import OpOverload
 
-from . import nn_decompositions
+from . import nn_decompositions, signal_decompositions
 from ._torchtpu import lowered_targets
 
 Table = dict[OpOverload, Callable[..., Any]]
@@ -55,7 +55,7 @@ def table() -> Table:
             found[op] = decomposition_table[op]
     found.update(foreach_decompositions())
     found.update(nn_decompositions.defaults())
-    for name, function in _OWN.items():
+    for name, function in (_OWN | signal_decompositions.OWN).items():
         for op in overloads(name):
             found[op] = function
     for target in lowered_targets():

@@ -540,6 +540,23 @@ def soft_margin_loss_backward(grad_output: Tensor, self: Tensor, target: Tensor,
     return grad / self.numel() if reduction == 1 else grad
 
 
+def conv_tbc(self: Tensor, weight: Tensor, bias: Tensor, pad: int = 0) -> Tensor:
+    x = torch.conv1d(self.permute(1, 2, 0), weight.permute(2, 1, 0), bias, padding=pad)
+    return x.permute(2, 0, 1).contiguous()
+
+
+def weight_norm_backward(
+    grad_w: Tensor, saved_v: Tensor, saved_g: Tensor, saved_norms: Tensor, dim: int
+) -> tuple[Tensor, Tensor]:
+    """Of `w = v * g / norm(v)`, with the norm over all dimensions but one; eager keeps short floats' norms wide."""
+    others = [d for d in range(saved_v.dim()) if d != dim % saved_v.dim()]
+    grad, v, g = (x.to(saved_norms.dtype) for x in (grad_w, saved_v, saved_g))
+    along = grad * v
+    along = along.sum(others, keepdim=True) if others else along
+    grad_v = g / saved_norms * (grad - v * (along / saved_norms**2))
+    return grad_v.to(saved_v.dtype), (along / saved_norms).to(saved_g.dtype)
+
+
 OWN: dict[str, Callable[..., Any]] = {
     "aten::soft_margin_loss_backward": soft_margin_loss_backward,
     "aten::_embedding_bag": embedding_bag,
@@ -553,6 +570,7 @@ OWN: dict[str, Callable[..., Any]] = {
     "aten::_histogramdd_bin_edges": histogramdd_bin_edges,
     "aten::_histogramdd_from_bin_cts": histogramdd_from_bin_cts,
     "aten::_histogramdd_from_bin_tensors": histogramdd_from_bin_tensors,
+    "aten::conv_tbc": conv_tbc,
     "aten::fractional_max_pool2d": fractional_max_pool2d,
     "aten::fractional_max_pool2d_backward": fractional_max_pool_backward,
     "aten::fractional_max_pool3d": fractional_max_pool3d,
@@ -561,6 +579,7 @@ OWN: dict[str, Callable[..., Any]] = {
     "aten::grid_sampler_3d": grid_sampler,
     "aten::grid_sampler_3d_backward": grid_sampler_backward,
     "aten::native_channel_shuffle": native_channel_shuffle,
+    "aten::_weight_norm_interface_backward": weight_norm_backward,
     "torch_nn::_linear_cross_entropy_batch_chunked": linear_cross_entropy,
     "torch_nn::_linear_cross_entropy_batch_chunked_no_reduction": linear_cross_entropy_rows,
 }

@@ -1,5 +1,6 @@
 """Convolution, transposed convolution and their backward."""
 
+import torch
 from torch.nn import functional as F
 
 from tests.ops import bf16, case, f32, f64, i64
@@ -108,6 +109,15 @@ CASES = [
         lambda x, w: F.conv_transpose2d(x, w, padding=3),
         f32(1, 2, 6, 6),
         f32(2, 3, 3, 3),
+        train=True,
+        fixture=False,
+    ),
+    case(
+        "conv_tbc",
+        lambda x, w, b: torch.conv_tbc(x, w, b, 1),
+        f32(5, 2, 3),
+        f32(2, 3, 4),
+        f32(4),
         train=True,
         fixture=False,
     ),

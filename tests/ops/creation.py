@@ -2,7 +2,12 @@
 
 import torch
 
-from tests.ops import case, f32, i64
+from tests.ops import case, f32, f64, i64
+
+WINDOWS = {
+    f.__name__: f
+    for f in (torch.bartlett_window, torch.blackman_window, torch.hamming_window, torch.kaiser_window)
+}
 
 CASES = [
     case("full", lambda x: x + torch.full((2, 3), 1.5), f32(3)),
@@ -31,4 +36,33 @@ CASES = [
     case("eye", lambda x: x @ torch.eye(3, 4), f32(3, 3), fixture=False),
     case("tril_indices", lambda x: x + torch.tril_indices(3, 3), i64(1), fixture=False),
     case("one_hot", lambda x: torch.nn.functional.one_hot(x, 5), i64(3, low=0, high=4), fixture=False),
+    *(
+        case(
+            f"{name}_{how}",
+            lambda x, f=f, periodic=how == "periodic": x * f(6, periodic=periodic),
+            f32(6),
+            fixture=False,
+        )
+        for name, f in WINDOWS.items()
+        for how in ("periodic", "symmetric")
+    ),
+    case(
+        "window_of_one",
+        lambda x: x * torch.hamming_window(1) + torch.kaiser_window(1, False),
+        f32(3),
+        fixture=False,
+    ),
+    case("window_of_none", lambda x: x + torch.blackman_window(0), f32(1), fixture=False),
+    case(
+        "window_shape",
+        lambda x: x * torch.hamming_window(7, True, 0.5, 0.5, dtype=torch.float64),
+        f64(7),
+        fixture=False,
+    ),
+    case("kaiser_window_beta", lambda x: x * torch.kaiser_window(9, False, 4.5), f32(9), fixture=False),
+    case("fftfreq", lambda x: x * torch.fft.fftfreq(7, 0.5), f32(7), fixture=False),
+    case("fftfreq_even", lambda x: x * torch.fft.fftfreq(6), f32(6), fixture=False),
+    case("rfftfreq", lambda x: x * torch.fft.rfftfreq(7, 0.25), f32(4), fixture=False),
+    case("range", lambda x: x + torch.ops.aten.range.default(0, 5), f32(6), fixture=False),
+    case("range_step", lambda x: x + torch.ops.aten.range.step(3, 0.5, -0.5), f32(6), fixture=False),
 ]

@@ -1,5 +1,6 @@
 """Layer, group, batch and RMS normalisation and their backward."""
 
+import torch
 import torch.nn.functional as F
 
 from tests.ops import bf16, case, f32, f64
@@ -106,4 +107,36 @@ CASES = [
     ),
     case("rms_norm_plain", lambda x: F.rms_norm(x, (3, 5)), f32(2, 3, 5), fixture=False, train=True),
     case("rms_norm_bf16", lambda x, w: F.rms_norm(x, (64,), w), bf16(4, 64), bf16(64), fixture=False),
+    case(
+        "weight_norm",
+        lambda v, g: torch._weight_norm(v, g, 0),
+        f32(4, 3, 5),
+        f32(4, 1, 1),
+        train=True,
+        fixture=False,
+    ),
+    case(
+        "weight_norm_last",
+        lambda v, g: torch._weight_norm(v, g, 2),
+        f64(4, 3, 5),
+        f64(1, 1, 5),
+        train=True,
+        fixture=False,
+    ),
+    case(
+        "weight_norm_vector",
+        lambda v, g: torch._weight_norm(v, g, 0),
+        f32(4),
+        f32(4),
+        train=True,
+        fixture=False,
+    ),
+    case(
+        "weight_norm_bf16",
+        lambda v, g: torch._weight_norm(v, g, 0),
+        bf16(4, 6),
+        bf16(4, 1),
+        train=True,
+        fixture=False,
+    ),
 ]
