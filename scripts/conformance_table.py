@@ -29,6 +29,7 @@ equal. An entry passes if all of its samples do.
 - *by float64*: passes of which a sample exceeds the tolerance, and is as near to float64 as eager's own result is
   (within a factor of 4): gradients that cancel to rounding, and short floats where eager rounds on the way.
 - *fallback*: with `options={"fallback": "eager"}`, which lets the host run what has no lowering.
+- *dynamic*: with `dynamic=True`, so that all sizes are symbols.
 
 Compared by shape and dtype alone: random ops, whose numbers differ from eager's by design.
 """

@@ -31,9 +31,10 @@ def causes(suite: str) -> dict[str, str]:
 
 
 def mode_of(result: dict[str, Any]) -> str:
-    """A dtype, followed by `/train` where gradients are compared, and by `/fallback` where what has no lowering may
-    run on the host."""
-    return result["dtype"] + "/train" * result["train"] + "/fallback" * result.get("fallback", False)
+    """A dtype, followed by `/train` where gradients are compared, by `/fallback` where what has no lowering may run on
+    the host, and by `/dynamic` where all sizes are symbols."""
+    how = [name for name in ("train", "fallback", "dynamic") if result.get(name)]
+    return "/".join([result["dtype"], *how])
 
 
 def cause(suite: str, name: str, mode: str) -> str | None:

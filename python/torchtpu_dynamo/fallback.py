@@ -22,7 +22,7 @@ from ._torchtpu import TorchTPUError, unsupported
 from .counters import counters
 from .custom_ops import inner_op
 from .export import calling_frames, is_check, is_matrix_check, is_symbolic, user_frames
-from .graph import Boxed, Graph, arrange, boxed, evaluate, resolve, resolve_outputs
+from .graph import Boxed, Graph, arrange, boxed, evaluate, resolve, resolve_outputs, returned_inputs
 from .options import Options
 
 HOW_TO_BOUND = (
@@ -305,7 +305,7 @@ class Cuts:
         for node, level in levels.items():
             groups.setdefault(level, []).append(node)
         kept = {self.by_name[name] for name in self.whole.exported.returned}
-        kept |= {self.placeholders[i] for k, i in self.whole.exported.outputs if k == "input"}
+        kept |= {self.placeholders[i] for i in returned_inputs(self.whole.exported.outputs)}
         steps: list[Step] = []
         last: dict[Node, Step] = {}
         for level in sorted(groups):
@@ -457,7 +457,7 @@ class Cuts:
             if n.op == "placeholder"
         }
         state = Run(values, numbers)
-        kept = {i: values[self.placeholders[i]] for k, i in exported.outputs if k == "input"}
+        kept = {i: values[self.placeholders[i]] for i in returned_inputs(exported.outputs)}
         for step in self.steps:
             step.run(state)
             for node in step.done:

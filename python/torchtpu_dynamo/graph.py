@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -311,8 +311,7 @@ class Graph:
         exported = self.exported
         tensors = [args[i] for i in exported.tensor_inputs]
         tensors += exported.constants
-        kept = {v: args[v] for kind, v in outputs if kind == "input"}
-        kept.update({v[0]: args[v[0]] for kind, v in outputs if kind == "input_view"})
+        kept = {i: args[i] for i in returned_inputs(outputs)}
         args.clear()
         results = executable(tensors, draw_seed() if uses_seed else 0)
         return arrange(outputs, results, kept)
@@ -370,6 +369,11 @@ def resolve_outputs(exported: Exported, bindings: dict[str, int]) -> list[Any]:
         else:
             resolved.append((kind, value))
     return resolved
+
+
+def returned_inputs(outputs: Sequence[Any]) -> set[int]:
+    """The positions of the arguments that are returned, or views of them."""
+    return {v if kind == "input" else v[0] for kind, v in outputs if kind in ("input", "input_view")}
 
 
 def arrange(outputs: list[Any], results: list[torch.Tensor], kept: dict[int, Any]) -> list[Any]:

@@ -4,6 +4,7 @@ losses. Plain functions of tensors, as eager PyTorch computes them; `decompositi
 from __future__ import annotations
 
 import builtins
+import contextlib
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -587,6 +588,9 @@ OWN: dict[str, Callable[..., Any]] = {
 
 def defaults() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
     """Those that this torch has; without a name the default overload."""
+    with contextlib.suppress(ImportError):
+        # Registers its operators, which torch itself only does once the loss is first used.
+        import torch.nn.modules.linear_cross_entropy
     found = {}
     for name, function in OWN.items():
         namespace, _, op = name.partition("::")

@@ -21,7 +21,6 @@ def entry(
     suite: str,
     name: str,
     mode: str,
-    dynamic: bool = False,
     backend: str = "torchtpu_dynamo",
     max_samples: int = 0,
 ) -> Entry:
@@ -33,7 +32,7 @@ def entry(
         "dtype": dtype,
         "train": "train" in how,
         "fallback": "fallback" in how,
-        "dynamic": dynamic,
+        "dynamic": "dynamic" in how,
         "backend": backend,
         "max_samples": max_samples,
     }
@@ -60,12 +59,10 @@ def main() -> None:
     args = parser.parse_args()
     index, count = map(int, args.shard.split("/"))
     names = [n for n in NAMES[args.suite]() if re.search(args.ops, n)][index::count]
-    how = "/train" * args.train + "/fallback" * args.fallback
+    how = "/train" * args.train + "/fallback" * args.fallback + "/dynamic" * args.dynamic
     modes = [dtype + how for dtype in args.dtypes.split(",")]
     entries = [
-        entry(args.suite, name, mode, args.dynamic, args.backend, args.max_samples)
-        for mode in modes
-        for name in names
+        entry(args.suite, name, mode, args.backend, args.max_samples) for mode in modes for name in names
     ]
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -162,3 +162,20 @@ def test_progress_appears_only_when_it_takes_long(monkeypatch: Any, capsys: Any)
 
 def test_typed() -> None:
     assert (Path(torchtpu_dynamo.__file__).parent / "py.typed").exists()
+
+
+def test_operators_that_torch_registers_when_first_used() -> None:
+    pytest.importorskip("torch.nn.modules.linear_cross_entropy")
+    code = """
+import torch
+torch.compile(lambda x: x + 1, backend="torchtpu_dynamo")(torch.ones(2))
+import torch.nn.modules.linear_cross_entropy
+loss = lambda x, w, t: torch.ops.torch_nn._linear_cross_entropy_batch_chunked_no_reduction(
+    x, w, t, None, None, -100, 2, "auto", torch.float32
+)
+inputs = torch.randn(8, 4), torch.randn(5, 4), torch.arange(8) % 5
+compiled = torch.compile(loss, backend="torchtpu_dynamo", fullgraph=True)
+expected = torch.nn.functional.cross_entropy(inputs[0] @ inputs[1].T, inputs[2], reduction="none")
+torch.testing.assert_close(compiled(*inputs), expected)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

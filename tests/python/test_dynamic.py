@@ -355,6 +355,10 @@ def test_slices_that_data_decide() -> None:
     compiled = torch.compile(fn, backend="tpu", fullgraph=True)
     for k in (1, 3):
         agree(compiled, fn, (torch.randn(6, 2), torch.tensor(k)), False)
+    compiled = torch.compile(lambda x, i: x.narrow(0, i, 2), backend="tpu", fullgraph=True, dynamic=True)
+    for n, k in ((6, 3), (7, 1)):
+        x = torch.randn(n, 2)
+        assert compiled(x, torch.tensor(k)).data_ptr() == x[k].data_ptr()
     y = torch.zeros(6)
     torch.compile(lambda y, i: y.narrow(0, i, 2).add_(1), backend="tpu", fullgraph=True)(y, torch.tensor(3))
     assert y.tolist() == [0, 0, 0, 1, 1, 0]

@@ -191,10 +191,17 @@ impl Parser<'_> {
         }
         self.peek();
         let rest = &self.text[self.at..];
-        let end =
-            rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '.')).unwrap_or(rest.len());
+        let other = |c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '.');
+        let mut end = rest.find(other).unwrap_or(rest.len());
+        // A number's exponent has a sign: `1.5e-7`.
+        if rest.starts_with(|c: char| c.is_ascii_digit())
+            && rest[..end].ends_with(['e', 'E'])
+            && let Some(digits) = rest[end..].strip_prefix(['-', '+'])
+        {
+            end += digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len()) + 1;
+        }
         let word = &rest[..end];
-        self.at += end;
+        self.at += word.len();
         if word.starts_with(|c: char| c.is_ascii_digit()) {
             let int = word.parse().map(Number::Int).ok();
             return int
@@ -313,6 +320,9 @@ mod tests {
         assert_eq!(int("2*s0 + 1"), Ok(Number::Int(15)));
         assert_eq!(int("((s0 - 1)//2) + 1"), Ok(Number::Int(4)));
         assert_eq!(int("-s0//2"), Ok(Number::Int(-4)));
+        assert_eq!(int("1.5e-1*ToFloat(s0) - 1"), Ok(Number::Float(1.5e-1 * 7.0 - 1.0)));
+        assert_eq!(int("2.0e+1 + 1"), Ok(Number::Float(21.0)));
+        assert!(["1e", "1e-", "2e+é", "1eé", "1e*2"].into_iter().all(|t| int(t).is_err()));
         assert_eq!(int("Max(1, s0, 3)"), Ok(Number::Int(7)));
         assert_eq!(int("s0**2 - Mod(s0, 4)"), Ok(Number::Int(46)));
         assert_eq!(int("s0*s1"), Ok(Number::Int(21)));
