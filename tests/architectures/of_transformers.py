@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .overrides import CLASSES, CONFIGS, INPUTS
+from .overrides import CLASSES, CONFIGS, INPUTS, PARTS
 from .zoo import Made
 
 VOCABULARY = 128
@@ -76,7 +76,7 @@ def make(name: str, model: str, inputs: str) -> Made:
     transformers.logging.set_verbosity_error()
     torch.manual_seed(0)
     config = configuration(name)
-    module = class_of(name, model)(config)
+    module = class_of(name, model)(config).get_submodule(PARTS.get(name, ""))
     torch.manual_seed(0)
     made = INPUTS[name](module, config) if name in INPUTS else arguments(module, config, inputs)
     return module.float(), made

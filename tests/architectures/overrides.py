@@ -10,6 +10,9 @@ import torch
 CLASSES: dict[str, str] = {}
 """The class to take, where the first that a rule finds will not do."""
 
+PARTS: dict[str, str] = {"bark": "fine_acoustics"}
+"""The part of the model to run, where the whole has no forward."""
+
 SERIES = {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2], "num_time_features": 1}
 
 RESNET = {
@@ -19,6 +22,39 @@ RESNET = {
     "depths": [1, 1, 1, 1],
 }
 DETR = {"use_timm_backbone": False, "backbone_config": {**RESNET, "out_features": ["stage4"]}}
+
+HGNET = {
+    "stem_channels": [3, 8, 16],
+    "stage_in_channels": [16, 16, 32, 32],
+    "stage_mid_channels": [8, 8, 16, 16],
+    "stage_out_channels": [16, 32, 32, 64],
+    "hidden_sizes": [16, 32, 32, 64],
+    "stage_numb_of_layers": [1, 1, 1, 1],
+    "out_indices": [2, 3, 4],
+}
+DINO = {"num_hidden_layers": 4, "out_indices": [1, 2, 3, 4], "reshape_hidden_states": False}
+TINY_TIMM = {"architecture": "test_convnext", "model_args": {"in_chans": 3}}
+FOUR_STAGES = {"features_only": True, "out_indices": [0, 1, 2, 3]}
+EDGETAM_VISION = {
+    "backbone_config": {
+        "model_type": "timm_wrapper",
+        "architecture": "test_convnext",
+        "model_args": {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]},
+    },
+    "backbone_channel_list": [64, 48, 32, 24],
+    "backbone_feature_sizes": [[8, 8], [4, 4], [2, 2]],
+}
+# Names of the tokens that stand for the codes of an image: 128 of them from 128 on.
+CHAMELEON_TOKENS = {f"IMGIMG{''.join('ABCDEFGHIJ'[int(d)] for d in str(i))}Z": 128 + i for i in range(128)}
+EMU3_TOKENS = {f"<|visual token {i:06}|>": 128 + i for i in range(128)}
+
+CLAP_AUDIO = {
+    "spec_size": 64,
+    "window_size": 2,
+    "patch_embeds_hidden_size": 16,
+    "hidden_size": 128,
+    "num_hidden_layers": 4,
+}
 
 CONFIGS: dict[str, dict[str, Any]] = {
     **{name: {"first": DETR} for name in ("detr", "conditional_detr", "dab-detr", "table-transformer")},
@@ -55,7 +91,90 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "autoformer": {"first": SERIES, **SERIES, "label_length": 4, "moving_average": 3},
     "bit": {"num_groups": 4},
     "blip-2": {"image_token_index": 120, "num_query_tokens": 4},
-    "blt": {"encoder_hash_byte_group_vocab": 64},
+    "blt": {
+        "encoder_hash_byte_group_vocab": 64,
+        "encoder_config": {"hidden_size_global": 64},
+        "decoder_config": {"hidden_size_global": 64},
+    },
+    "chameleon": {
+        "vocab_size": 256,
+        "vocabulary_map": {"<image>": 120, **CHAMELEON_TOKENS},
+        "vq_config": {
+            "base_channels": 32,
+            "channel_multiplier": [1, 1, 2],
+            "latent_channels": 32,
+            "embed_dim": 32,
+            "resolution": 64,
+        },
+    },
+    "chmv2": {
+        "post_process_channels": [16, 16, 32, 32],
+        "number_output_channels": 16,
+        "backbone_config": {**DINO, "reshape_hidden_states": True, "return_class_token": True},
+    },
+    "clap": {"audio_config": CLAP_AUDIO},
+    "clap_audio_model": CLAP_AUDIO,
+    "clvp": {"text_config": {"num_attention_heads": 2}, "speech_config": {"num_attention_heads": 2}},
+    "clvp_encoder": {"num_attention_heads": 2},
+    **{
+        name: {
+            "first": {"rope_parameters": {"full_attention": {"rope_theta": 10000.0, "rope_type": "default"}}}
+        }
+        for name in ("cohere_compass_text",)
+    },
+    "cvt": {"depth": [1, 2, 3]},
+    **{
+        name: {
+            "backbone_config": HGNET,
+            "encoder_in_channels": [32, 32, 64],
+            "decoder_in_channels": [64, 64, 64],
+        }
+        for name in ("d_fine", "deimv2")
+    },
+    "dbrx": {"attn_config": {"rope_theta": 10000.0}},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "depth_anything": {
+        "neck_hidden_sizes": [16, 16, 32, 32],
+        "fusion_hidden_size": 16,
+        "backbone_config": DINO,
+    },
+    "depth_pro": {
+        "patch_size": 16,
+        "fusion_hidden_size": 16,
+        "intermediate_hook_ids": [1, 0],
+        "intermediate_feature_dims": [16, 16],
+        "scaled_images_feature_dims": [16, 16, 16],
+        "merge_padding_value": 0,
+        **{
+            k: {"image_size": 16, "patch_size": 4, "num_hidden_layers": 2}
+            for k in ("image_model_config", "patch_model_config", "fov_model_config")
+        },
+    },
+    "diffusion_gemma": {
+        "text_config": {
+            "num_experts": 4,
+            "top_k_experts": 2,
+            "moe_intermediate_size": 64,
+            "global_head_dim": 32,
+            "head_dim": 16,
+        }
+    },
+    "dots3_note": {
+        "vision_config": {"adapter_in_dim": 64, "adapter_out_dim": 64},
+        "audio_config": {"adapter_input_size": 64, "adapter_out_dim": 64},
+    },
+    **{name: {"vision_config": EDGETAM_VISION} for name in ("edgetam", "edgetam_video")},
+    "edgetam_vision_model": EDGETAM_VISION,
+    "efficientloftr": {"out_features": [16, 16, 32, 64]},
+    "emu3": {
+        "text_config": {"vocab_size": 256},
+        "vocabulary_map": {"<image>": 120, "<|extra_200|>": 121, **EMU3_TOKENS},
+        "vq_config": {"base_channels": 32, "channel_multiplier": [1, 1, 2, 2], "codebook_size": 128},
+    },
+    "ernie4_5_vl_moe": {"text_config": {"rope_parameters": {"mrope_section": [3, 3, 2]}}},
+    "esm": {"vocab_size": 128, "pad_token_id": 1, "mask_token_id": 32},
+    "falcon_h1": {"mamba_d_ssm": 128},
+    "fun_asr_nano": {"adaptor_config": {"intermediate_size": 16}},
     "informer": {"first": SERIES, **SERIES},
     "time_series_transformer": {"first": SERIES, **SERIES},
 }
@@ -79,12 +198,31 @@ INPUTS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
         "input_features_mask": torch.ones(2, 2 * c.max_source_positions, dtype=torch.long),
     },
     "autoformer": series,
+    "bark": lambda _, c: {"codebook_idx": 1, "input_ids": torch.randint(0, 99, (2, 12, 8))},
     "blip_2_qformer": lambda _, c: {
         "query_embeds": torch.randn(2, 4, c.hidden_size),
         "encoder_hidden_states": torch.randn(2, 6, c.encoder_hidden_size),
     },
     "informer": series,
     "wav2vec2-bert": lambda _, c: {"input_features": torch.randn(2, 32, c.feature_projection_input_dim)},
+    "clap": lambda _, c: {
+        "input_ids": torch.randint(5, 99, (2, 12)),
+        "input_features": torch.randn(2, 1, 128, c.audio_config.num_mel_bins),
+    },
+    "clap_audio_model": lambda _, c: {"input_features": torch.randn(2, 1, 128, c.num_mel_bins)},
+    "decision_transformer": lambda _, c: {
+        "states": torch.randn(2, 4, c.state_dim),
+        "actions": torch.randn(2, 4, c.act_dim),
+        "rewards": torch.randn(2, 4, 1),
+        "returns_to_go": torch.randn(2, 4, 1),
+        "timesteps": torch.arange(4).repeat(2, 1),
+    },
+    "depth_pro": lambda _, c: {"pixel_values": torch.randn(1, 3, 64, 64)},
+    "dia": lambda _, c: {
+        "input_ids": torch.randint(5, 99, (2, 12)),
+        "decoder_input_ids": torch.randint(5, 99, (2, 8, c.decoder_config.num_channels)),
+    },
+    "efficientloftr": lambda _, c: {"pixel_values": torch.randn(1, 2, 3, 64, 64)},
     "lxmert": lambda _, c: {
         "input_ids": torch.randint(5, 99, (2, 12)),
         "visual_feats": torch.randn(2, 4, c.visual_feat_dim),
@@ -131,7 +269,7 @@ INPUTS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
     },
     "lightglue": lambda _, c: {"pixel_values": torch.randn(1, 2, 3, 64, 64)},
     "fun_asr_nano_encoder": lambda _, c: {
-        "input_features": torch.randn(2, 16, 560),
+        "input_features": torch.randn(2, 16, c.input_size),
         "input_features_mask": torch.ones(2, 16, dtype=torch.long),
     },
     "time_series_transformer": series,
