@@ -76,7 +76,10 @@ def make(name: str, model: str, inputs: str) -> Made:
     transformers.logging.set_verbosity_error()
     torch.manual_seed(0)
     config = configuration(name)
-    module = class_of(name, model)(config).get_submodule(PARTS.get(name, ""))
+    module = class_of(name, model)(config)
+    if name in PARTS:
+        module = module.get_submodule(PARTS[name])
+        config = getattr(module, "config", config)
     torch.manual_seed(0)
     made = INPUTS[name](module, config) if name in INPUTS else arguments(module, config, inputs)
     return module.float(), made

@@ -10,7 +10,12 @@ import torch
 CLASSES: dict[str, str] = {}
 """The class to take, where the first that a rule finds will not do."""
 
-PARTS: dict[str, str] = {"bark": "fine_acoustics", "glm_image_vqmodel": "quantize"}
+PARTS: dict[str, str] = {
+    "bark": "fine_acoustics",
+    "glm_image_vqmodel": "quantize",
+    "qwen2_5_omni": "thinker",
+    "qwen3_omni_moe": "thinker",
+}
 """The part of the model to run, where the whole has no forward."""
 
 SERIES = {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2], "num_time_features": 1}
@@ -30,17 +35,70 @@ HGNET = {
     "stage_out_channels": [16, 32, 32, 64],
     "hidden_sizes": [16, 32, 32, 64],
     "stage_numb_of_layers": [1, 1, 1, 1],
-    "out_indices": [2, 3, 4],
+    "out_features": ["stage1", "stage2", "stage3", "stage4"],
 }
+THREE_STAGES = ["stage2", "stage3", "stage4"]
+DETECTOR = {
+    "backbone_config": {**HGNET, "out_features": THREE_STAGES},
+    "encoder_in_channels": [32, 32, 64],
+    "decoder_in_channels": [64, 64, 64],
+}
+RT_DETR = {
+    **DETECTOR,
+    "backbone_config": {"embedding_size": 16, "hidden_sizes": [16, 32, 32, 64], "out_indices": [2, 3, 4]},
+}
+LCNET3 = {
+    "scale": 0.25,
+    "out_features": ["stage2", "stage3", "stage4", "stage5"],
+    "block_configs": [
+        [[3, 16, 32, 1, False]],
+        [[3, 32, 64, 2, False]],
+        [[3, 64, 64, 2, False]],
+        [[5, 64, 128, 2, True]],
+        [[5, 128, 128, 2, True]],
+    ],
+}
+LCNET4 = {
+    "stem_channels": [3, 8, 16],
+    "out_features": ["stage1", "stage2", "stage3", "stage4"],
+    "block_configs": [
+        [[3, 16, 16, 1, True]],
+        [[3, 16, 16, 2, False]],
+        [[3, 16, 32, 2, False]],
+        [[3, 32, 32, 2, True]],
+    ],
+}
+SAM2_HIERA = {"hidden_size": 16}
+SAM2_VISION = {
+    "backbone_config": SAM2_HIERA,
+    "backbone_channel_list": [128, 64, 32, 16],
+    "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+}
+PE_VIDEO = {
+    "vision_config": {
+        "architecture": "test_vit",
+        "num_classes": 32,
+        "model_args": {"img_size": 64, "global_pool": "map"},
+    }
+}
+QSA = {
+    "indexer_n_heads": 2,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 16,
+    "indexer_budget": 8,
+    "indexer_compress_ratio": 4,
+}
+SHORT_CODEC = {"downsampling_ratios": [2, 4], "depths": [1, 1, 1]}
 DINO = {"num_hidden_layers": 4, "out_indices": [1, 2, 3, 4], "reshape_hidden_states": False}
 EDGETAM_VISION = {
     "backbone_config": {
         "model_type": "timm_wrapper",
         "architecture": "test_convnext",
+        "num_classes": 2,
         "model_args": {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]},
     },
     "backbone_channel_list": [64, 48, 32, 24],
-    "backbone_feature_sizes": [[8, 8], [4, 4], [2, 2]],
+    "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
 }
 # Names of the tokens that stand for the codes of an image: 128 of them from 128 on.
 CHAMELEON_TOKENS = {f"IMGIMG{''.join('ABCDEFGHIJ'[int(d)] for d in str(i))}Z": 128 + i for i in range(128)}
@@ -68,11 +126,24 @@ GEMMA3N_TEXT = {
     "num_kv_shared_layers": 1,
     "hidden_size_per_layer_input": 16,
 }
-GEMMA4_DRAFT = {
-    "hidden_size_per_layer_input": 0,
-    "vocab_size_per_layer_input": 0,
-    "head_dim": 16,
-    "global_head_dim": 32,
+
+INTRACLASS = {
+    "neck_out_channels": 32,
+    "scale_factor_list": [1, 2, 4, 8],
+    "kernel_list": [3, 2, 2],
+    "intraclass_block_config": {
+        "reduce_channel": [1, 1, 0],
+        "return_channel": [1, 1, 0],
+        **{
+            f"{kind}_{ratio}ratio": [[h, w], [1, 1], [h // 2, w // 2]]
+            for ratio, n in (("long", 7), ("mid", 5), ("short", 3))
+            for kind, h, w in (
+                ("vertical_long_to_small_conv", n, 1),
+                ("horizontal_small_to_long_conv", 1, n),
+                ("symmetric_conv_long", n, n),
+            )
+        },
+    },
 }
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -142,14 +213,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         for name in ("cohere_compass_text",)
     },
     "cvt": {"depth": [1, 2, 3]},
-    **{
-        name: {
-            "backbone_config": HGNET,
-            "encoder_in_channels": [32, 32, 64],
-            "decoder_in_channels": [64, 64, 64],
-        }
-        for name in ("d_fine", "deimv2")
-    },
+    "d_fine": DETECTOR,
+    "deimv2": DETECTOR,
     "deepseek_v2": {"num_experts_per_tok": 2},
     "depth_anything": {
         "neck_hidden_sizes": [16, 16, 32, 32],
@@ -181,7 +246,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "vision_config": {"adapter_in_dim": 64, "adapter_out_dim": 64},
         "audio_config": {"adapter_input_size": 64, "adapter_out_dim": 64},
     },
-    **{name: {"vision_config": EDGETAM_VISION} for name in ("edgetam", "edgetam_video")},
+    "edgetam": {
+        "vision_config": EDGETAM_VISION,
+        "prompt_encoder_config": {"image_size": 64, "patch_size": 16},
+    },
     "edgetam_vision_model": EDGETAM_VISION,
     "efficientloftr": {"out_features": [16, 16, 32, 64]},
     "emu3": {
@@ -205,13 +273,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "vision_soft_tokens_per_image": 4,
     },
     "gemma3n_text": GEMMA3N_TEXT,
-    "gemma4_assistant": {
-        "first": {"text_config": {"model_type": "gemma4_text", **GEMMA4_DRAFT}},
-        "text_config": {**GEMMA4_DRAFT, "num_kv_shared_layers": 2},
-    },
-    "gemma4_unified_assistant": {
-        "text_config": {"num_kv_shared_layers": 2, "head_dim": 16, "global_head_dim": 32}
-    },
     "gradium_phonon_tts": {"flow_head_config": {"condition_dim": 64}},
     "granite4_vision": {
         "deepstack_layer_map": [[0, 0]],
@@ -221,10 +282,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "hunyuan_vl": {"text_config": {"head_dim": 16}},
     "hunyuan_vl_text": {"head_dim": 16},
     "levit": {"image_size": 64, "patch_size": 16},
-    "lightglue": {"width_confidence": -1.0},
+    "lightglue": {"depth_confidence": -1.0, "width_confidence": -1.0},
     "lilt": {"hidden_size": 96},
     "longcat_flash": {"qk_head_dim": 32},
-    "lw_detr": {"backbone_config": {"num_windows": 4}},
+    "lw_detr": {"backbone_config": {"num_windows": 4}, "projector_scale_factors": [1.0]},
     "lw_detr_vit": {"num_windows": 4},
     "mask2former": {
         "backbone_config": {
@@ -242,7 +303,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "muse_spark_audio": {"num_hidden_layers": 4},
     "nemotron": {"num_key_value_heads": 4},
     "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
-    "neucodec": {"encoder_hidden_size": 8, "downsampling_ratios": [2, 4], "quantization_dim": 64},
+    "neucodec": {"encoder_hidden_size": 8, "downsampling_ratios": [2, 4], "quantization_dim": 128},
     "omdet-turbo": {
         "backbone_config": {
             "model_type": "swin",
@@ -254,11 +315,124 @@ CONFIGS: dict[str, dict[str, Any]] = {
         }
     },
     "oneformer": {
+        "mask_dim": 32,
         "backbone_config": {
             "embed_dim": 16,
             "window_size": 2,
             "out_features": ["stage1", "stage2", "stage3", "stage4"],
+        },
+    },
+    **dict.fromkeys(("pe_video_encoder",), PE_VIDEO),
+    "pe_video": {"video_config": PE_VIDEO},
+    "pe_audio_video_encoder": {"video_config": PE_VIDEO},
+    "pe_audio_video": {"audio_video_config": {"video_config": PE_VIDEO}},
+    "perception_lm": {
+        "vision_config": {
+            "architecture": "test_vit",
+            "num_classes": 2,
+            "model_args": {"img_size": 64, "embed_dim": 64, "global_pool": ""},
         }
+    },
+    "pi0": {"chunk_size": 4},
+    "pocket_tts": {"flow_head_config": {"condition_dim": 64}},
+    "pp_doclayout_v2": DETECTOR,
+    "pp_doclayout_v3": {**DETECTOR, "backbone_config": HGNET, "x4_feat_dim": 16},
+    "pp_doclayout_v4": DETECTOR,
+    "pp_formulanet": {
+        "vision_config": {
+            "post_conv_in_channels": 64,
+            "post_conv_mid_channels": 64,
+            "post_conv_out_channels": 64,
+        }
+    },
+    "pp_ocrv5_mobile_det": {
+        "backbone_config": LCNET3,
+        "layer_list_out_channels": [8, 8, 16, 16],
+        "neck_out_channels": 16,
+    },
+    "pp_ocrv5_mobile_rec": {"backbone_config": LCNET3},
+    "pp_ocrv5_server_det": {"backbone_config": HGNET, **INTRACLASS},
+    "pp_ocrv5_server_rec": {"backbone_config": HGNET},
+    "pp_ocrv6_medium_det": {"backbone_config": LCNET4, **INTRACLASS},
+    "pp_ocrv6_small_det": {
+        "backbone_config": LCNET4,
+        "layer_list_out_channels": [16, 16, 32, 32],
+        "neck_out_channels": 16,
+    },
+    "prompt_depth_anything": {
+        "neck_hidden_sizes": [16, 16, 32, 32],
+        "fusion_hidden_size": 16,
+        "backbone_config": DINO,
+    },
+    "pvt": {"num_encoder_blocks": 4},
+    "qwen3_omni_moe": {"talker_config": {"text_config": {"shared_expert_intermediate_size": 64}}},
+    "qwen4_exp": {"text_config": QSA},
+    "qwen4_exp_text": QSA,
+    "reformer": {
+        "axial_pos_embds_dim": [32, 32],
+        "axial_pos_shape": [4, 4],
+        "attn_layers": ["local", "lsh"],
+        "local_attn_chunk_length": 4,
+        "lsh_attn_chunk_length": 4,
+        "num_buckets": 2,
+        "hash_seed": 0,
+    },
+    "rt_detr": RT_DETR,
+    "rt_detr_v2": RT_DETR,
+    "sam2": {"vision_config": SAM2_VISION, "prompt_encoder_config": {"image_size": 64, "patch_size": 16}},
+    "sam2_hiera_det_model": SAM2_HIERA,
+    "sam2_vision_model": SAM2_VISION,
+    "sam3_tracker": {"vision_config": {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]}},
+    "sapiens2": {"num_key_value_heads_per_layer": [4, 2]},
+    "seggpt": {"num_hidden_layers": 4, "intermediate_hidden_state_indices": [0, 1, 2, 3], "merge_index": 1},
+    "slanet": {
+        "backbone_config": {"scale": 0.25, "out_features": ["stage2", "stage3", "stage4", "stage5"]},
+        "max_text_length": 4,
+    },
+    "slanext": {"post_conv_in_channels": 64, "post_conv_out_channels": 64, "max_text_length": 4},
+    "step3p7": {"text_config": {"sliding_window": 8}},
+    "superglue": {
+        "keypoint_encoder_sizes": [16, 32],
+        "gnn_layers_types": ["self", "cross"],
+        "keypoint_detector_config": {"descriptor_decoder_dim": 64},
+    },
+    "t5gemma2_encoder": {"text_config": {"dropout_rate": 0.0}},
+    "timm_backbone": {"backbone": "test_convnext"},
+    "tipsv2_dpt": {
+        "neck_hidden_sizes": [16, 16, 32, 32],
+        "fusion_hidden_size": 16,
+        "backbone_config": {**DINO, "apply_layernorm": True},
+    },
+    "tvp": {"max_img_size": 64, "visual_prompt_size": 8, "backbone_config": {"out_features": ["stage4"]}},
+    "upernet": {
+        "hidden_size": 16,
+        "auxiliary_in_channels": 32,
+        "backbone_config": {**RESNET, "out_features": ["stage1", "stage2", "stage3", "stage4"]},
+    },
+    "uvdoc": {"backbone_config": {"out_features": [f"stage{i}" for i in range(1, 7)]}},
+    **dict.fromkeys(
+        (
+            "vibevoice_acoustic_tokenizer",
+            "vibevoice_acoustic_tokenizer_decoder",
+            "vibevoice_acoustic_tokenizer_encoder",
+        ),
+        SHORT_CODEC,
+    ),
+    "vitmatte": {
+        "fusion_hidden_sizes": [32, 16, 16, 16],
+        "convstream_hidden_sizes": [8, 16, 16],
+        "backbone_config": {
+            "num_channels": 4,
+            "patch_size": 16,
+            "image_size": 64,
+            "out_features": ["stage1"],
+        },
+    },
+    "zoedepth": {
+        "neck_hidden_sizes": [16, 16, 32, 32],
+        "fusion_hidden_size": 16,
+        "bottleneck_features": 16,
+        "backbone_config": {**DINO, "use_relative_position_bias": True},
     },
 }
 """Fields of the configuration, after shrinking; "first": what the default configuration is made with."""
@@ -275,20 +449,13 @@ def series(_: Any, config: Any) -> dict[str, Any]:
     }
 
 
-def draft(_: Any, config: Any) -> dict[str, Any]:
-    """Of a model that drafts with the keys and values of another one."""
-    text = config.text_config
-    heads = {"sliding_attention": text.head_dim, "full_attention": 32}
+def speech_labels(_: Any, config: Any) -> dict[str, Any]:
     return {
-        "inputs_embeds": torch.randn(2, 1, 2 * config.backbone_hidden_size),
-        "position_ids": torch.tensor([[8]] * 2),
-        "shared_kv_states": {
-            k: (
-                torch.randn(2, text.num_key_value_heads, 8, d),
-                torch.randn(2, text.num_key_value_heads, 8, d),
-            )
-            for k, d in heads.items()
-        },
+        "input_ids": torch.randint(5, config.vocab_size, (2, 6)),
+        "spectrogram_labels": torch.randn(2, 12, config.num_mel_bins),
+        "duration_labels": torch.full((2, 6), 2),
+        "pitch_labels": torch.randn(2, 6, 1),
+        "energy_labels": torch.randn(2, 6, 1),
     }
 
 
@@ -375,30 +542,22 @@ INPUTS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
     "time_series_transformer": series,
     "timesfm": lambda _, c: {
         "past_values": torch.randn(2, 64),
-        "past_values_padding": torch.zeros(2, 66, dtype=torch.long),
+        "past_values_padding": torch.zeros(2, 64, dtype=torch.long),
         "freq": torch.zeros(2, 1, dtype=torch.long),
     },
-    "fastspeech2_conformer": lambda _, c: {
-        "input_ids": torch.randint(5, c.vocab_size, (2, 6)),
-        "spectrogram_labels": torch.randn(2, 12, c.num_mel_bins),
-        "duration_labels": torch.full((2, 6), 2),
-        "pitch_labels": torch.randn(2, 6, 1),
-        "energy_labels": torch.randn(2, 6, 1),
-    },
+    "fastspeech2_conformer": speech_labels,
     "gemma3n_audio": lambda _, c: {
         "audio_mel": torch.randn(2, 64, c.input_feat_size),
         "audio_mel_mask": torch.zeros(2, 64, dtype=torch.bool),
     },
-    "gemma4_assistant": draft,
     "gemma4_audio": lambda _, c: {"input_features": torch.randn(2, 64, 128)},
-    "gemma4_unified_assistant": draft,
     "gemma4_vision": lambda _, c: {
         "pixel_values": torch.randn(2, 36, 3 * c.patch_size**2),
         "pixel_position_ids": torch.cartesian_prod(torch.arange(6), torch.arange(6)).repeat(2, 1, 1),
     },
     **{
         n: lambda _, c: {
-            "input_features": torch.randn(2, 64, 2 * getattr(c, "encoder_config", c).num_mel_bins)
+            "input_features": torch.randn(2, 64, 4 * getattr(c, "encoder_config", c).num_mel_bins)
         }
         for n in ("granite_speech5_ctc", "granite_speech5_encoder")
     },
@@ -464,6 +623,85 @@ INPUTS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
     "neucodec": lambda _, c: {
         "input_values": torch.randn(2, 1, 320),
         "input_features": torch.randn(2, 40, c.semantic_model_config.feature_projection_input_dim),
+    },
+    "fastspeech2_conformer_with_hifigan": lambda m, c: speech_labels(m, c.model_config),
+    "molmo2": lambda _, c: {
+        "input_ids": torch.cat(
+            [
+                torch.randint(5, 99, (2, 4)),
+                torch.full((2, 4), c.image_patch_id),
+                torch.randint(5, 99, (2, 4)),
+            ],
+            1,
+        ),
+        "mm_token_type_ids": torch.tensor([[0] * 4 + [1] * 4 + [0] * 4] * 2),
+        "pixel_values": torch.randn(2, 64, 3 * 8**2),
+        "image_token_pooling": torch.arange(128)[::4][:32].reshape(8, 4),
+        "image_grids": torch.tensor([[2, 2, 0, 0]] * 2),
+    },
+    "muse_spark_audio": lambda _, c: {"input_values": torch.randn(2, 3840)},
+    "omdet-turbo": lambda _, c: {
+        "pixel_values": torch.randn(2, 3, 64, 64),
+        "classes_input_ids": torch.randint(5, 99, (3, 6)),
+        "classes_attention_mask": torch.ones(3, 6, dtype=torch.long),
+        "tasks_input_ids": torch.randint(5, 99, (2, 6)),
+        "tasks_attention_mask": torch.ones(2, 6, dtype=torch.long),
+        "classes_structure": torch.tensor([2, 1]),
+    },
+    "perceiver": lambda _, c: {"input_ids": torch.randint(5, 99, (2, c.max_position_embeddings))},
+    "pi0": lambda _, c: {
+        "state": torch.randn(2, c.max_state_dim),
+        "noise": torch.randn(2, c.chunk_size, c.max_action_dim),
+        "timestep": torch.rand(2),
+        "input_ids": torch.cat(
+            [torch.full((2, 16), c.vlm_config.image_token_id), torch.randint(5, 99, (2, 8))], 1
+        ),
+        "attention_mask": torch.ones(2, 24, dtype=torch.long),
+        "pixel_values": torch.randn(2, 1, 3, 32, 32),
+        "pixel_attention_mask": torch.ones(2, 1, dtype=torch.bool),
+    },
+    "pocket_tts_audio_tokenizer_decoder": lambda _, c: {"latents": torch.randn(2, c.hidden_size, 4)},
+    **{
+        n: lambda _, c: {"pixel_values": torch.randn(2, 3, 96, 128)}
+        for n in ("pp_ocrv5_mobile_rec", "pp_ocrv5_server_rec")
+    },
+    "qwen3_asr_encoder": lambda _, c: {
+        "input_features": torch.randn(2, c.num_mel_bins, 100),
+        "input_features_mask": torch.ones(2, 100, dtype=torch.long),
+    },
+    "reformer": lambda _, c: {"input_ids": torch.randint(5, 99, (2, 16))},
+    "seggpt": lambda _, c: {
+        k: torch.randn(2, 3, 32, 64) for k in ("pixel_values", "prompt_pixel_values", "prompt_masks")
+    },
+    "shieldgemma2": lambda _, c: {
+        "input_ids": torch.cat([torch.full((2, 4), c.image_token_index), torch.randint(5, 99, (2, 8))], 1),
+        "token_type_ids": torch.tensor([[1] * 4 + [0] * 8] * 2),
+        "pixel_values": torch.randn(2, 3, 32, 32),
+    },
+    **{
+        n: lambda _, c: {
+            "input_values": torch.randn(2, 4000),
+            "decoder_input_ids": torch.randint(5, 99, (2, 8)),
+        }
+        for n in ("speech-encoder-decoder", "speecht5")
+    },
+    "superglue": lambda _, c: {"pixel_values": torch.randn(1, 2, 3, 64, 64)},
+    "timesfm2_5": lambda _, c: {"past_values": torch.randn(2, 64)},
+    "vibevoice_acoustic_tokenizer_decoder": lambda _, c: {"hidden_states": torch.randn(2, c.hidden_size, 8)},
+    "vibevoice_acoustic_tokenizer_encoder": lambda _, c: {"hidden_states": torch.randn(2, c.channels, 64)},
+    "video_llama_3_vision": lambda _, c: {
+        "pixel_values": torch.randn(32, 3 * c.patch_size**2),
+        "grid_thw": torch.tensor([[1, 4, 4]] * 2),
+        "merge_sizes": torch.tensor([2, 2]),
+    },
+    "vitmatte": lambda _, c: {"pixel_values": torch.randn(2, 4, 64, 64)},
+    "voxtral_realtime": lambda _, c: {
+        "input_ids": torch.randint(5, 99, (2, 8)),
+        "input_features": torch.randn(2, c.audio_config.num_mel_bins, 64),
+    },
+    "voxtral_realtime_text": lambda _, c: {
+        "input_ids": torch.randint(5, 99, (2, 12)),
+        "t_cond": torch.randn(1, 1, c.hidden_size),
     },
 }
 """The inputs, from the module and its configuration."""
