@@ -68,7 +68,7 @@ LCNET4 = {
         [[3, 32, 32, 2, True]],
     ],
 }
-SAM2_HIERA = {"hidden_size": 16}
+SAM2_HIERA = {"hidden_size": 16, "blocks_per_stage": [1, 2, 1, 1], "global_attention_blocks": [2]}
 SAM2_VISION = {
     "backbone_config": SAM2_HIERA,
     "backbone_channel_list": [128, 64, 32, 16],
@@ -146,6 +146,20 @@ INTRACLASS = {
     },
 }
 
+# The widths of the layers with a sliding window are apart from those of the others.
+DOTS3_TEXT = {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 32,
+    "swa_num_attention_heads": 4,
+    "swa_num_key_value_heads": 4,
+    "swa_q_lora_rank": 32,
+    "swa_kv_lora_rank": 32,
+    "swa_head_dim": 32,
+    "swa_qk_nope_head_dim": 16,
+    "swa_v_head_dim": 16,
+}
+
 CONFIGS: dict[str, dict[str, Any]] = {
     **{name: {"first": DETR} for name in ("detr", "conditional_detr", "dab-detr", "table-transformer")},
     "deformable_detr": {
@@ -168,7 +182,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "instructblipvideo": {"video_token_index": 120, "num_query_tokens": 4},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
     "gemma3": {"mm_tokens_per_image": 4},
-    "shieldgemma2": {"mm_tokens_per_image": 4},
+    "shieldgemma2": {"mm_tokens_per_image": 4, "yes_token_index": 100, "no_token_index": 101},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "num_layers": 2},
     "donut-swin": {"window_size": 2},
     "swin": {"window_size": 2},
@@ -243,6 +257,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         }
     },
     "dots3_note": {
+        "text_config": DOTS3_TEXT,
         "vision_config": {"adapter_in_dim": 64, "adapter_out_dim": 64},
         "audio_config": {"adapter_input_size": 64, "adapter_out_dim": 64},
     },
@@ -251,7 +266,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "prompt_encoder_config": {"image_size": 64, "patch_size": 16},
     },
     "edgetam_vision_model": EDGETAM_VISION,
-    "efficientloftr": {"out_features": [16, 16, 32, 64]},
+    "efficientloftr": {"out_features": [16, 16, 32, 64], "num_attention_heads": 8},
     "emu3": {
         "text_config": {"vocab_size": 256},
         "vocabulary_map": {"<image>": 120, "<|extra_200|>": 121, **EMU3_TOKENS},
@@ -305,6 +320,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
     "neucodec": {"encoder_hidden_size": 8, "downsampling_ratios": [2, 4], "quantization_dim": 128},
     "omdet-turbo": {
+        "apply_layernorm_after_vision_backbone": False,
+        "encoder_in_channels": [32, 64, 128],
+        "vision_features_channels": [64, 64, 64],
+        "text_projection_in_dim": 64,
+        "text_projection_out_dim": 32,
+        "class_embed_dim": 32,
         "backbone_config": {
             "model_type": "swin",
             "embed_dim": 16,
@@ -312,10 +333,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "num_heads": [1, 2, 4, 8],
             "window_size": 2,
             "out_indices": [2, 3, 4],
-        }
+        },
     },
     "oneformer": {
         "mask_dim": 32,
+        "decoder_layers": 2,
         "backbone_config": {
             "embed_dim": 16,
             "window_size": 2,
@@ -335,7 +357,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "pi0": {"chunk_size": 4},
     "pocket_tts": {"flow_head_config": {"condition_dim": 64}},
-    "pp_doclayout_v2": DETECTOR,
+    "pp_doclayout_v2": {**DETECTOR, "class_thresholds": [0.5] * 25, "class_order": list(range(25))},
     "pp_doclayout_v3": {**DETECTOR, "backbone_config": HGNET, "x4_feat_dim": 16},
     "pp_doclayout_v4": DETECTOR,
     "pp_formulanet": {
@@ -365,7 +387,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "backbone_config": DINO,
     },
     "pvt": {"num_encoder_blocks": 4},
-    "qwen3_omni_moe": {"talker_config": {"text_config": {"shared_expert_intermediate_size": 64}}},
+    "qwen3_omni_moe": {
+        "talker_config": {"spatial_merge_size": 2, "text_config": {"shared_expert_intermediate_size": 64}}
+    },
     "qwen4_exp": {"text_config": QSA},
     "qwen4_exp_text": QSA,
     "reformer": {
@@ -384,7 +408,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "sam2_vision_model": SAM2_VISION,
     "sam3_tracker": {"vision_config": {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]}},
     "sapiens2": {"num_key_value_heads_per_layer": [4, 2]},
-    "seggpt": {"num_hidden_layers": 4, "intermediate_hidden_state_indices": [0, 1, 2, 3], "merge_index": 1},
+    "seggpt": {"num_hidden_layers": 4, "intermediate_hidden_state_indices": [0, 1, 2, 3], "merge_index": 0},
     "slanet": {
         "backbone_config": {"scale": 0.25, "out_features": ["stage2", "stage3", "stage4", "stage5"]},
         "max_text_length": 4,
@@ -434,6 +458,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "bottleneck_features": 16,
         "backbone_config": {**DINO, "use_relative_position_bias": True},
     },
+    "dots3_note_text": DOTS3_TEXT,
 }
 """Fields of the configuration, after shrinking; "first": what the default configuration is made with."""
 
@@ -457,6 +482,10 @@ def speech_labels(_: Any, config: Any) -> dict[str, Any]:
         "pitch_labels": torch.randn(2, 6, 1),
         "energy_labels": torch.randn(2, 6, 1),
     }
+
+
+def speech(_: Any, __: Any) -> dict[str, Any]:
+    return {"input_values": torch.randn(2, 4000), "decoder_input_ids": torch.randint(5, 80, (2, 8))}
 
 
 INPUTS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
@@ -678,12 +707,11 @@ INPUTS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
         "token_type_ids": torch.tensor([[1] * 4 + [0] * 8] * 2),
         "pixel_values": torch.randn(2, 3, 32, 32),
     },
-    **{
-        n: lambda _, c: {
-            "input_values": torch.randn(2, 4000),
-            "decoder_input_ids": torch.randint(5, 99, (2, 8)),
-        }
-        for n in ("speech-encoder-decoder", "speecht5")
+    "speech-encoder-decoder": speech,
+    "speecht5": speech,
+    "tvp": lambda _, c: {
+        "input_ids": torch.randint(5, 99, (1, 12)),
+        "pixel_values": torch.randn(1, 4, 3, 64, 64),
     },
     "superglue": lambda _, c: {"pixel_values": torch.randn(1, 2, 3, 64, 64)},
     "timesfm2_5": lambda _, c: {"past_values": torch.randn(2, 64)},
