@@ -322,10 +322,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "omdet-turbo": {
         "apply_layernorm_after_vision_backbone": False,
         "encoder_in_channels": [32, 64, 128],
-        "vision_features_channels": [64, 64, 64],
+        "vision_features_channels": [32, 32, 32],
         "text_projection_in_dim": 64,
-        "text_projection_out_dim": 32,
-        "class_embed_dim": 32,
+        "text_projection_out_dim": 64,
+        "encoder_hidden_dim": 32,
+        "decoder_hidden_dim": 32,
         "backbone_config": {
             "model_type": "swin",
             "embed_dim": 16,
