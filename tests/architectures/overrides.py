@@ -460,6 +460,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "backbone_config": {**DINO, "use_relative_position_bias": True},
     },
     "dots3_note_text": DOTS3_TEXT,
+    "xcodec": {"codebook_dim": 128, "acoustic_model_config": {"hidden_size": 64, "encoder_hidden_size": 8}},
+    "xcodec2": {"encoder_hidden_size": 8, "downsampling_ratios": [2, 4], "quantization_dim": 128},
+    "xmod": {"default_language": "en_XX"},
+    "zamba": {
+        "num_hidden_layers": 3,
+        "layers_block_type": ["linear_attention", "hybrid", "hybrid"],
+        "attention_hidden_size": 128,
+        "attention_head_dim": 32,
+    },
 }
 """Fields of the configuration, after shrinking; "first": what the default configuration is made with."""
 
@@ -487,6 +496,13 @@ def speech_labels(_: Any, config: Any) -> dict[str, Any]:
 
 def speech(_: Any, __: Any) -> dict[str, Any]:
     return {"input_values": torch.randn(2, 4000), "decoder_input_ids": torch.randint(5, 80, (2, 8))}
+
+
+def codec(_: Any, config: Any) -> dict[str, Any]:
+    return {
+        "input_values": torch.randn(2, 1, 320),
+        "input_features": torch.randn(2, 40, config.semantic_model_config.feature_projection_input_dim),
+    }
 
 
 INPUTS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
@@ -650,10 +666,7 @@ INPUTS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
         "decoder_input_ids": torch.randint(5, 99, (2 * c.decoder.num_codebooks, 8)),
     },
     "nemotron3_5_transcribe_word_timestamp": lambda _, c: {"inputs_embeds": torch.randn(2, 8, c.hidden_size)},
-    "neucodec": lambda _, c: {
-        "input_values": torch.randn(2, 1, 320),
-        "input_features": torch.randn(2, 40, c.semantic_model_config.feature_projection_input_dim),
-    },
+    "neucodec": codec,
     "fastspeech2_conformer_with_hifigan": lambda m, c: speech_labels(m, c.model_config),
     "molmo2": lambda _, c: {
         "input_ids": torch.cat(
@@ -732,5 +745,11 @@ INPUTS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
         "input_ids": torch.randint(5, 99, (2, 12)),
         "t_cond": torch.randn(1, 1, c.hidden_size),
     },
+    "xclip": lambda _, c: {
+        "input_ids": torch.randint(5, 99, (2, 12)),
+        "pixel_values": torch.randn(2, c.vision_config.num_frames, 3, 32, 32),
+    },
+    "xcodec": lambda _, c: {"input_values": torch.randn(2, 1, 3200)},
+    "xcodec2": codec,
 }
 """The inputs, from the module and its configuration."""
