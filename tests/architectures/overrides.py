@@ -282,10 +282,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "fast_vlm": {"vision_config": TIMM_TOWER},
     "fastspeech2_conformer_with_hifigan": {"vocoder_config": {"model_in_dim": 32}},
     "gemma3n": {
-        "text_config": GEMMA3N_TEXT,
+        "text_config": {**GEMMA3N_TEXT, "vocab_size": 144},
         "vision_config": {**TIMM_TOWER, "vocab_size": 8, "vocab_offset": 128},
         "audio_config": {"vocab_size": 8, "vocab_offset": 136},
         "vision_soft_tokens_per_image": 4,
+        "audio_soft_tokens_per_image": 4,
     },
     "gemma3n_text": GEMMA3N_TEXT,
     "gradium_phonon_tts": {"flow_head_config": {"condition_dim": 64}},
@@ -314,7 +315,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "mistral_large4_text": {"kv_source_layers": [0, 1, 1, 3]},
     "molmo2": {"vision_config": {"num_hidden_layers": 2}, "adapter_config": {"vision_feature_layer": [1, 0]}},
     "moonshine_streaming": {"num_key_value_heads": 4},
-    "muse_spark": {"audio_config": {"num_hidden_layers": 4}},
+    "muse_spark": {"out_hidden_size": 256, "audio_config": {"num_hidden_layers": 4}},
     "muse_spark_audio": {"num_hidden_layers": 4},
     "nemotron": {"num_key_value_heads": 4},
     "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
@@ -421,7 +422,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "gnn_layers_types": ["self", "cross"],
         "keypoint_detector_config": {"descriptor_decoder_dim": 64},
     },
-    "t5gemma2_encoder": {"text_config": {"dropout_rate": 0.0}},
+    "t5gemma2_encoder": {"mm_tokens_per_image": 4, "text_config": {"dropout_rate": 0.0}},
     "timm_backbone": {"backbone": "test_convnext"},
     "tipsv2_dpt": {
         "neck_hidden_sizes": [16, 16, 32, 32],
@@ -471,6 +472,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 """Fields of the configuration, after shrinking; "first": what the default configuration is made with."""
+
+
+def around(*tokens: int) -> torch.Tensor:
+    """Text with these tokens in it, which stand for an image or for sound."""
+    special = torch.tensor(tokens, dtype=torch.long).expand(2, -1)
+    return torch.cat([torch.randint(5, 99, (2, 4)), special, torch.randint(5, 99, (2, 6))], 1)
 
 
 def series(_: Any, config: Any) -> dict[str, Any]:
@@ -751,5 +758,41 @@ INPUTS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
     },
     "xcodec": lambda _, c: {"input_values": torch.randn(2, 1, 3200)},
     "xcodec2": codec,
+    "emu3": lambda _, c: {
+        "input_ids": around(*[120] * 72),
+        "pixel_values": torch.randn(2, 3, 64, 64),
+        "image_sizes": torch.tensor([[64, 64]] * 2),
+    },
+    "fun_asr_nano": lambda _, c: {
+        "input_ids": around(*[c.audio_token_id] * 16),
+        "input_features": torch.randn(2, 16, c.audio_config.input_size),
+        "input_features_mask": torch.ones(2, 16, dtype=torch.long),
+    },
+    "gemma3n": lambda _, c: {
+        "input_ids": around(*[c.image_token_id] * 4, *[c.audio_token_id] * 4),
+        "pixel_values": torch.randn(2, 3, 64, 64),
+        "input_features": torch.randn(2, 64, c.audio_config.input_feat_size),
+        "input_features_mask": torch.ones(2, 64, dtype=torch.bool),
+    },
+    "hunyuan_vl": lambda _, c: {
+        "input_ids": around(*[c.image_token_id] * 8),
+        "pixel_values": torch.randn(32, 3 * c.vision_config.patch_size**2),
+        "mm_token_type_ids": torch.tensor([[0] * 4 + [1] * 8 + [0] * 6] * 2),
+        "image_grid_thw": torch.tensor([[1, 4, 4]] * 2),
+    },
+    "muse_spark": lambda _, c: {
+        "input_ids": around(*[c.image_token_id] * 4, *[c.audio_token_id] * 2),
+        "pixel_values": torch.randn(32, 3 * c.vision_config.patch_temporal * c.vision_config.patch_size**2),
+        "image_grid_thw": torch.tensor([[1, 4, 4]] * 2),
+        "input_values": torch.randn(2, 3840),
+    },
+    "perception_lm": lambda _, c: {
+        "input_ids": around(*[c.image_token_id] * 16),
+        "pixel_values": torch.randn(2, 1, 3, 64, 64),
+    },
+    "t5gemma2_encoder": lambda _, c: {
+        "input_ids": around(*[c.image_token_index] * 4),
+        "pixel_values": torch.randn(2, 3, 32, 32),
+    },
 }
 """The inputs, from the module and its configuration."""
