@@ -294,6 +294,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "deepstack_layer_map": [[0, 0]],
         "spatial_target_layers": [0, 0, 0, 0],
         "downsample_rate": "1/2",
+        "image_grid_pinpoints": [[32, 32]],
+        "qformer_config": {"num_hidden_layers": 1},
     },
     "hunyuan_vl": {"text_config": {"head_dim": 16}},
     "hunyuan_vl_text": {"head_dim": 16},
@@ -793,6 +795,11 @@ INPUTS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
     "t5gemma2_encoder": lambda _, c: {
         "input_ids": around(*[c.image_token_index] * 4),
         "pixel_values": torch.randn(2, 3, 32, 32),
+    },
+    "granite4_vision": lambda _, c: {
+        "input_ids": around(*[c.image_token_index] * 10),
+        "pixel_values": torch.randn(2, 2, 3, 32, 32),
+        "image_sizes": torch.tensor([[32, 32]] * 2),
     },
 }
 """The inputs, from the module and its configuration."""
