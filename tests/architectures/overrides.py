@@ -160,6 +160,8 @@ DOTS3_TEXT = {
     "swa_v_head_dim": 16,
 }
 
+ROPE_BY_LAYER = {"rope_parameters": {"full_attention": {"rope_theta": 10000.0, "rope_type": "default"}}}
+
 CONFIGS: dict[str, dict[str, Any]] = {
     **{name: {"first": DETR} for name in ("detr", "conditional_detr", "dab-detr", "table-transformer")},
     "deformable_detr": {
@@ -220,15 +222,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "clap_audio_model": CLAP_AUDIO,
     "clvp": {"text_config": {"num_attention_heads": 2}, "speech_config": {"num_attention_heads": 2}},
     "clvp_encoder": {"num_attention_heads": 2},
-    **{
-        name: {
-            "first": {"rope_parameters": {"full_attention": {"rope_theta": 10000.0, "rope_type": "default"}}}
-        }
-        for name in ("cohere_compass_text",)
-    },
+    "cohere_compass": {"first": {"text_config": ROPE_BY_LAYER}},
+    "cohere_compass_text": {"first": ROPE_BY_LAYER},
     "cvt": {"depth": [1, 2, 3]},
     "d_fine": DETECTOR,
     "deimv2": DETECTOR,
+    "deepseek_ocr2": {
+        "vision_config": {"sam_config": {"downsample_channels": [32, 64]}},
+        "text_config": {
+            "num_hidden_layers": 2,
+            "mlp_layer_types": ["dense", "sparse"],
+            "num_experts_per_tok": 2,
+        },
+    },
     "deepseek_v2": {"num_experts_per_tok": 2},
     "depth_anything": {
         "neck_hidden_sizes": [16, 16, 32, 32],
@@ -320,7 +326,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "muse_spark": {"out_hidden_size": 256, "audio_config": {"num_hidden_layers": 4}},
     "muse_spark_audio": {"num_hidden_layers": 4},
     "nemotron": {"num_key_value_heads": 4},
-    "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
+    "nemotron_h_omni": {"image_token_id": 120, "vision_config": {"video_temporal_patch_size": 2}},
     "neucodec": {"encoder_hidden_size": 8, "downsampling_ratios": [2, 4], "quantization_dim": 128},
     "omdet-turbo": {
         "apply_layernorm_after_vision_backbone": False,
@@ -800,6 +806,11 @@ INPUTS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
         "input_ids": around(*[c.image_token_index] * 10),
         "pixel_values": torch.randn(2, 2, 3, 32, 32),
         "image_sizes": torch.tensor([[32, 32]] * 2),
+    },
+    "nemotron_h_omni": lambda _, c: {
+        "input_ids": around(*[c.image_token_id] * 4),
+        "pixel_values": torch.randn(32, 3 * c.vision_config.patch_size**2),
+        "image_grid_hw": torch.tensor([[4, 4]] * 2),
     },
 }
 """The inputs, from the module and its configuration."""
