@@ -145,6 +145,7 @@ OPTIONS: dict[str, Any] = {
     "UNetControlNetXSModel": {"block_out_channels": (32, 64), "norm_num_groups": 8, "num_attention_heads": 2, "ctrl_block_out_channels": (8, 16), "ctrl_num_attention_heads": 2, "ctrl_max_norm_num_groups": 4, "ctrl_conditioning_embedding_out_channels": (16, 16, 16, 16)},
     "AutoencoderKLMiniMaxH3": {"clip_length": 5, "token_drop": 1},
     "Cosmos3OmniTransformer": {"rope_axes_dim": (4, 2, 2), "latent_channel": 4, "patch_latent_dim": 16},
+    "RFD4ProteinaAutoencoder": {"atom37_mask": [[True] * 37] * 16, "allowed_residue_types": [[True] * 16] * 7, "n_residue_types": 16},
     "RFD4ProteinaTransformer": {"nlayers": 2, "tri_mult_c": 16, "feats_seq": ("xt_bb_ca", "xt_local_latents", "token_type"), "feats_cond_seq": ("time_emb_bb_ca", "time_emb_local_latents"), "feats_pair_repr": ("xt_bb_ca_pair_dists",)},
     "WanAnimate2Transformer3DModel": {"dim": WIDTH, "text_len": 8},
     "UVit2DModel": {"micro_cond_encode_dim": 8, "micro_cond_embed_dim": 40, "block_num_heads": 2, "in_channels": WIDTH, "block_out_channels": WIDTH},
@@ -220,6 +221,9 @@ INPUTS: dict[str, Any] = {
     "MultiControlNetModel": lambda m: {**twice("ControlNetModel", "controlnet_cond")(m), "return_dict": False},
     "NucleusMoEImageTransformer2DModel": {},
     "OmniGenTransformer2DModel": {"hidden_states": r(1, 4, 8, 8), "input_ids": torch.arange(TEXT)[None], "input_img_latents": [], "input_image_sizes": {}, "attention_mask": ones(1, TEXT + 1 + 16, TEXT + 1 + 16).long(), "position_ids": torch.arange(TEXT + 17)[None]},
+    "RFD4ProteinaAutoencoder": {
+        "z_latent": r(1, 8, WIDTH), "ca_coors_nm": r(1, 8, 3), "padding_mask": ones(1, 8), "token_type": torch.zeros(1, 8, dtype=torch.long),
+        "conditioning": {"is_in_context_conditioning": torch.zeros(1, 8), "supports_local_latent": torch.ones(1, 8)}},
     "RFD4ProteinaTransformer": {
         "bb_ca": r(1, 8, 3), "local_latents": r(1, 8, WIDTH), "bb_ca_time": torch.tensor([0.5]), "local_latents_time": torch.tensor([0.5]), "padding_mask": ones(1, 8),
         "token_type": torch.zeros(1, 8, dtype=torch.long), "conditioning": {"is_in_context_conditioning": torch.zeros(1, 8), "supports_local_latent": torch.ones(1, 8)}},
