@@ -202,6 +202,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "encoder_config": {"hidden_size_global": 64},
         "decoder_config": {"hidden_size_global": 64},
     },
+    "informer": {"first": SERIES, **SERIES},
+    "time_series_transformer": {"first": SERIES, **SERIES},
     "chameleon": {
         "vocab_size": 256,
         "vocabulary_map": {"<image>": 120, **CHAMELEON_TOKENS},
@@ -226,7 +228,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {"first": ROPE_BY_LAYER},
     "cvt": {"depth": [1, 2, 3]},
     "d_fine": DETECTOR,
-    "deimv2": DETECTOR,
+    "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}},
     "deepseek_ocr2": {
         "vision_config": {"sam_config": {"downsample_channels": [32, 64]}},
         "text_config": {
@@ -236,6 +238,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         },
     },
     "deepseek_v2": {"num_experts_per_tok": 2},
+    "deimv2": DETECTOR,
     "depth_anything": {
         "neck_hidden_sizes": [16, 16, 32, 32],
         "fusion_hidden_size": 16,
@@ -267,6 +270,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "vision_config": {"adapter_in_dim": 64, "adapter_out_dim": 64},
         "audio_config": {"adapter_input_size": 64, "adapter_out_dim": 64},
     },
+    "dots3_note_text": DOTS3_TEXT,
     "edgetam": {
         "vision_config": EDGETAM_VISION,
         "prompt_encoder_config": {"image_size": 64, "patch_size": 16},
@@ -278,15 +282,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "vocabulary_map": {"<image>": 120, "<|extra_200|>": 121, **EMU3_TOKENS},
         "vq_config": {"base_channels": 32, "channel_multiplier": [1, 1, 2, 2], "codebook_size": 128},
     },
+    "ernie4_5_vl_moe": {"text_config": {"moe_k": 2, "rope_parameters": {"mrope_section": [3, 3, 2]}}},
     "esm": {"vocab_size": 128, "pad_token_id": 1, "mask_token_id": 32},
     "falcon_h1": {"mamba_d_ssm": 128},
-    "fun_asr_nano": {"adaptor_config": {"intermediate_size": 16}},
-    "informer": {"first": SERIES, **SERIES},
-    "time_series_transformer": {"first": SERIES, **SERIES},
-    "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}},
-    "ernie4_5_vl_moe": {"text_config": {"moe_k": 2, "rope_parameters": {"mrope_section": [3, 3, 2]}}},
     "fast_vlm": {"vision_config": TIMM_TOWER},
     "fastspeech2_conformer_with_hifigan": {"vocoder_config": {"model_in_dim": 32}},
+    "fun_asr_nano": {"adaptor_config": {"intermediate_size": 16}},
     "gemma3n": {
         "text_config": {**GEMMA3N_TEXT, "vocab_size": 144},
         "vision_config": {**TIMM_TOWER, "vocab_size": 8, "vocab_offset": 128},
@@ -354,10 +355,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "out_features": ["stage1", "stage2", "stage3", "stage4"],
         },
     },
-    **dict.fromkeys(("pe_video_encoder",), PE_VIDEO),
-    "pe_video": {"video_config": PE_VIDEO},
-    "pe_audio_video_encoder": {"video_config": PE_VIDEO},
     "pe_audio_video": {"audio_video_config": {"video_config": PE_VIDEO}},
+    "pe_audio_video_encoder": {"video_config": PE_VIDEO},
+    "pe_video": {"video_config": PE_VIDEO},
+    **dict.fromkeys(("pe_video_encoder",), PE_VIDEO),
     "perception_lm": {
         "vision_config": {
             "architecture": "test_vit",
@@ -462,13 +463,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "out_features": ["stage1"],
         },
     },
-    "zoedepth": {
-        "neck_hidden_sizes": [16, 16, 32, 32],
-        "fusion_hidden_size": 16,
-        "bottleneck_features": 16,
-        "backbone_config": {**DINO, "use_relative_position_bias": True},
-    },
-    "dots3_note_text": DOTS3_TEXT,
     "xcodec": {"codebook_dim": 128, "acoustic_model_config": {"hidden_size": 64, "encoder_hidden_size": 8}},
     "xcodec2": {"encoder_hidden_size": 8, "downsampling_ratios": [2, 4], "quantization_dim": 128},
     "xmod": {"default_language": "en_XX"},
@@ -477,6 +471,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "layers_block_type": ["linear_attention", "hybrid", "hybrid"],
         "attention_hidden_size": 128,
         "attention_head_dim": 32,
+    },
+    "zoedepth": {
+        "neck_hidden_sizes": [16, 16, 32, 32],
+        "fusion_hidden_size": 16,
+        "bottleneck_features": 16,
+        "backbone_config": {**DINO, "use_relative_position_bias": True},
     },
 }
 """Fields of the configuration, after shrinking; "first": what the default configuration is made with."""
@@ -526,31 +526,12 @@ INPUTS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
         "input_features_mask": torch.ones(2, 2 * c.max_source_positions, dtype=torch.long),
     },
     "autoformer": series,
-    "bark": lambda _, c: {"codebook_idx": 1, "input_ids": torch.randint(0, 99, (2, 12, 8))},
     "blip_2_qformer": lambda _, c: {
         "query_embeds": torch.randn(2, 4, c.hidden_size),
         "encoder_hidden_states": torch.randn(2, 6, c.encoder_hidden_size),
     },
     "informer": series,
     "wav2vec2-bert": lambda _, c: {"input_features": torch.randn(2, 32, c.feature_projection_input_dim)},
-    "clap": lambda _, c: {
-        "input_ids": torch.randint(5, 99, (2, 12)),
-        "input_features": torch.randn(2, 1, 128, c.audio_config.num_mel_bins),
-    },
-    "clap_audio_model": lambda _, c: {"input_features": torch.randn(2, 1, 128, c.num_mel_bins)},
-    "decision_transformer": lambda _, c: {
-        "states": torch.randn(2, 4, c.state_dim),
-        "actions": torch.randn(2, 4, c.act_dim),
-        "rewards": torch.randn(2, 4, 1),
-        "returns_to_go": torch.randn(2, 4, 1),
-        "timesteps": torch.arange(4).repeat(2, 1),
-    },
-    "depth_pro": lambda _, c: {"pixel_values": torch.randn(1, 3, 64, 64)},
-    "dia": lambda _, c: {
-        "input_ids": torch.randint(5, 99, (2, 12)),
-        "decoder_input_ids": torch.randint(5, 99, (2, 8, c.decoder_config.num_channels)),
-    },
-    "efficientloftr": lambda _, c: {"pixel_values": torch.randn(1, 2, 3, 64, 64)},
     "lxmert": lambda _, c: {
         "input_ids": torch.randint(5, 99, (2, 12)),
         "visual_feats": torch.randn(2, 4, c.visual_feat_dim),
@@ -606,7 +587,43 @@ INPUTS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
         "past_values_padding": torch.zeros(2, 64, dtype=torch.long),
         "freq": torch.zeros(2, 1, dtype=torch.long),
     },
+    "bark": lambda _, c: {"codebook_idx": 1, "input_ids": torch.randint(0, 99, (2, 12, 8))},
+    "clap": lambda _, c: {
+        "input_ids": torch.randint(5, 99, (2, 12)),
+        "input_features": torch.randn(2, 1, 128, c.audio_config.num_mel_bins),
+    },
+    "clap_audio_model": lambda _, c: {"input_features": torch.randn(2, 1, 128, c.num_mel_bins)},
+    "decision_transformer": lambda _, c: {
+        "states": torch.randn(2, 4, c.state_dim),
+        "actions": torch.randn(2, 4, c.act_dim),
+        "rewards": torch.randn(2, 4, 1),
+        "returns_to_go": torch.randn(2, 4, 1),
+        "timesteps": torch.arange(4).repeat(2, 1),
+    },
+    "depth_pro": lambda _, c: {"pixel_values": torch.randn(1, 3, 64, 64)},
+    "dia": lambda _, c: {
+        "input_ids": torch.randint(5, 99, (2, 12)),
+        "decoder_input_ids": torch.randint(5, 99, (2, 8, c.decoder_config.num_channels)),
+    },
+    "efficientloftr": lambda _, c: {"pixel_values": torch.randn(1, 2, 3, 64, 64)},
+    "emu3": lambda _, c: {
+        "input_ids": around(*[120] * 72),
+        "pixel_values": torch.randn(2, 3, 64, 64),
+        "image_sizes": torch.tensor([[64, 64]] * 2),
+    },
     "fastspeech2_conformer": speech_labels,
+    "fastspeech2_conformer_with_hifigan": lambda m, c: speech_labels(m, c.model_config),
+    "fun_asr_nano": lambda _, c: {
+        "input_ids": around(*[c.audio_token_id] * 16),
+        "input_features": torch.randn(2, 16, c.audio_config.input_size),
+        "input_features_mask": torch.ones(2, 16, dtype=torch.long),
+    },
+    "gemma3n": lambda _, c: {
+        "input_ids": around(*[c.image_token_id] * 4, *[c.audio_token_id] * 4),
+        "pixel_values": torch.randn(2, 3, 64, 64),
+        "input_features": torch.randn(2, 64, c.audio_config.input_feat_size),
+        "input_features_mask": torch.ones(2, 64, dtype=torch.bool),
+    },
     "gemma3n_audio": lambda _, c: {
         "audio_mel": torch.randn(2, 64, c.input_feat_size),
         "audio_mel_mask": torch.zeros(2, 64, dtype=torch.bool),
@@ -616,13 +633,24 @@ INPUTS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
         "pixel_values": torch.randn(2, 36, 3 * c.patch_size**2),
         "pixel_position_ids": torch.cartesian_prod(torch.arange(6), torch.arange(6)).repeat(2, 1, 1),
     },
+    "glm_image_vqmodel": lambda _, c: {"hidden_state": torch.randn(2, c.embed_dim, 4, 4)},
+    "granite4_vision": lambda _, c: {
+        "input_ids": around(*[c.image_token_index] * 10),
+        "pixel_values": torch.randn(2, 2, 3, 32, 32),
+        "image_sizes": torch.tensor([[32, 32]] * 2),
+    },
     **{
         n: lambda _, c: {
             "input_features": torch.randn(2, 64, 4 * getattr(c, "encoder_config", c).num_mel_bins)
         }
         for n in ("granite_speech5_ctc", "granite_speech5_encoder")
     },
-    "glm_image_vqmodel": lambda _, c: {"hidden_state": torch.randn(2, c.embed_dim, 4, 4)},
+    "hunyuan_vl": lambda _, c: {
+        "input_ids": around(*[c.image_token_id] * 8),
+        "pixel_values": torch.randn(32, 3 * c.vision_config.patch_size**2),
+        "mm_token_type_ids": torch.tensor([[0] * 4 + [1] * 8 + [0] * 6] * 2),
+        "image_grid_thw": torch.tensor([[1, 4, 4]] * 2),
+    },
     "inkling2_vision": lambda _, c: {
         "pixel_values": torch.randn(8, 2 * c.patch_size, 2 * c.patch_size, 3),
         "image_grid_thw": torch.tensor([[1, 2, 2]] * 2),
@@ -660,29 +688,6 @@ INPUTS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
         }
         for n in ("minicpm_ocr_vision", "minicpmv4_7_vision")
     },
-    "muse_glimmer_assistant": lambda _, c: {
-        "noise_embeds": torch.randn(2, 4, c.hidden_size),
-        "context_hidden_states": torch.randn(2, 6, c.hidden_size * len(c.target_layer_ids)),
-    },
-    **{
-        n: lambda _, c: {
-            "pixel_values": torch.randn(32, 3 * c.patch_temporal * c.patch_size**2),
-            "grid_thw": torch.tensor([[1, 4, 4]] * 2),
-        }
-        for n in ("muse_glimmer_vision", "muse_spark_vision")
-    },
-    "musicgen": lambda _, c: {
-        "input_ids": torch.randint(5, 99, (2, 12)),
-        "decoder_input_ids": torch.randint(5, 99, (2 * c.decoder.num_codebooks, 8)),
-    },
-    "musicgen_melody": lambda _, c: {
-        "input_ids": torch.randint(5, 99, (2, 12)),
-        "input_features": torch.randn(2, 16, c.num_chroma),
-        "decoder_input_ids": torch.randint(5, 99, (2 * c.decoder.num_codebooks, 8)),
-    },
-    "nemotron3_5_transcribe_word_timestamp": lambda _, c: {"inputs_embeds": torch.randn(2, 8, c.hidden_size)},
-    "neucodec": codec,
-    "fastspeech2_conformer_with_hifigan": lambda m, c: speech_labels(m, c.model_config),
     "molmo2": lambda _, c: {
         "input_ids": torch.cat(
             [
@@ -697,7 +702,40 @@ INPUTS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
         "image_token_pooling": torch.arange(128)[::4][:32].reshape(8, 4),
         "image_grids": torch.tensor([[2, 2, 0, 0]] * 2),
     },
+    "muse_glimmer_assistant": lambda _, c: {
+        "noise_embeds": torch.randn(2, 4, c.hidden_size),
+        "context_hidden_states": torch.randn(2, 6, c.hidden_size * len(c.target_layer_ids)),
+    },
+    **{
+        n: lambda _, c: {
+            "pixel_values": torch.randn(32, 3 * c.patch_temporal * c.patch_size**2),
+            "grid_thw": torch.tensor([[1, 4, 4]] * 2),
+        }
+        for n in ("muse_glimmer_vision", "muse_spark_vision")
+    },
+    "muse_spark": lambda _, c: {
+        "input_ids": around(*[c.image_token_id] * 4, *[c.audio_token_id] * 2),
+        "pixel_values": torch.randn(32, 3 * c.vision_config.patch_temporal * c.vision_config.patch_size**2),
+        "image_grid_thw": torch.tensor([[1, 4, 4]] * 2),
+        "input_values": torch.randn(2, 3840),
+    },
     "muse_spark_audio": lambda _, c: {"input_values": torch.randn(2, 3840)},
+    "musicgen": lambda _, c: {
+        "input_ids": torch.randint(5, 99, (2, 12)),
+        "decoder_input_ids": torch.randint(5, 99, (2 * c.decoder.num_codebooks, 8)),
+    },
+    "musicgen_melody": lambda _, c: {
+        "input_ids": torch.randint(5, 99, (2, 12)),
+        "input_features": torch.randn(2, 16, c.num_chroma),
+        "decoder_input_ids": torch.randint(5, 99, (2 * c.decoder.num_codebooks, 8)),
+    },
+    "nemotron3_5_transcribe_word_timestamp": lambda _, c: {"inputs_embeds": torch.randn(2, 8, c.hidden_size)},
+    "nemotron_h_omni": lambda _, c: {
+        "input_ids": around(*[c.image_token_id] * 4),
+        "pixel_values": torch.randn(32, 3 * c.vision_config.patch_size**2),
+        "image_grid_hw": torch.tensor([[4, 4]] * 2),
+    },
+    "neucodec": codec,
     "omdet-turbo": lambda _, c: {
         "pixel_values": torch.randn(2, 3, 64, 64),
         "classes_input_ids": torch.randint(5, 99, (3, 6)),
@@ -707,6 +745,10 @@ INPUTS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
         "classes_structure": torch.tensor([2, 1]),
     },
     "perceiver": lambda _, c: {"input_ids": torch.randint(5, 99, (2, c.max_position_embeddings))},
+    "perception_lm": lambda _, c: {
+        "input_ids": around(*[c.image_token_id] * 16),
+        "pixel_values": torch.randn(2, 1, 3, 64, 64),
+    },
     "pi0": lambda _, c: {
         "state": torch.randn(2, c.max_state_dim),
         "noise": torch.randn(2, c.chunk_size, c.max_action_dim),
@@ -738,12 +780,16 @@ INPUTS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
     },
     "speech-encoder-decoder": speech,
     "speecht5": speech,
+    "superglue": lambda _, c: {"pixel_values": torch.randn(1, 2, 3, 64, 64)},
+    "t5gemma2_encoder": lambda _, c: {
+        "input_ids": around(*[c.image_token_index] * 4),
+        "pixel_values": torch.randn(2, 3, 32, 32),
+    },
+    "timesfm2_5": lambda _, c: {"past_values": torch.randn(2, 64)},
     "tvp": lambda _, c: {
         "input_ids": torch.randint(5, 99, (1, 12)),
         "pixel_values": torch.randn(1, 4, 3, 64, 64),
     },
-    "superglue": lambda _, c: {"pixel_values": torch.randn(1, 2, 3, 64, 64)},
-    "timesfm2_5": lambda _, c: {"past_values": torch.randn(2, 64)},
     "vibevoice_acoustic_tokenizer_decoder": lambda _, c: {"hidden_states": torch.randn(2, c.hidden_size, 8)},
     "vibevoice_acoustic_tokenizer_encoder": lambda _, c: {"hidden_states": torch.randn(2, c.channels, 64)},
     "video_llama_3_vision": lambda _, c: {
@@ -766,51 +812,5 @@ INPUTS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
     },
     "xcodec": lambda _, c: {"input_values": torch.randn(2, 1, 3200)},
     "xcodec2": codec,
-    "emu3": lambda _, c: {
-        "input_ids": around(*[120] * 72),
-        "pixel_values": torch.randn(2, 3, 64, 64),
-        "image_sizes": torch.tensor([[64, 64]] * 2),
-    },
-    "fun_asr_nano": lambda _, c: {
-        "input_ids": around(*[c.audio_token_id] * 16),
-        "input_features": torch.randn(2, 16, c.audio_config.input_size),
-        "input_features_mask": torch.ones(2, 16, dtype=torch.long),
-    },
-    "gemma3n": lambda _, c: {
-        "input_ids": around(*[c.image_token_id] * 4, *[c.audio_token_id] * 4),
-        "pixel_values": torch.randn(2, 3, 64, 64),
-        "input_features": torch.randn(2, 64, c.audio_config.input_feat_size),
-        "input_features_mask": torch.ones(2, 64, dtype=torch.bool),
-    },
-    "hunyuan_vl": lambda _, c: {
-        "input_ids": around(*[c.image_token_id] * 8),
-        "pixel_values": torch.randn(32, 3 * c.vision_config.patch_size**2),
-        "mm_token_type_ids": torch.tensor([[0] * 4 + [1] * 8 + [0] * 6] * 2),
-        "image_grid_thw": torch.tensor([[1, 4, 4]] * 2),
-    },
-    "muse_spark": lambda _, c: {
-        "input_ids": around(*[c.image_token_id] * 4, *[c.audio_token_id] * 2),
-        "pixel_values": torch.randn(32, 3 * c.vision_config.patch_temporal * c.vision_config.patch_size**2),
-        "image_grid_thw": torch.tensor([[1, 4, 4]] * 2),
-        "input_values": torch.randn(2, 3840),
-    },
-    "perception_lm": lambda _, c: {
-        "input_ids": around(*[c.image_token_id] * 16),
-        "pixel_values": torch.randn(2, 1, 3, 64, 64),
-    },
-    "t5gemma2_encoder": lambda _, c: {
-        "input_ids": around(*[c.image_token_index] * 4),
-        "pixel_values": torch.randn(2, 3, 32, 32),
-    },
-    "granite4_vision": lambda _, c: {
-        "input_ids": around(*[c.image_token_index] * 10),
-        "pixel_values": torch.randn(2, 2, 3, 32, 32),
-        "image_sizes": torch.tensor([[32, 32]] * 2),
-    },
-    "nemotron_h_omni": lambda _, c: {
-        "input_ids": around(*[c.image_token_id] * 4),
-        "pixel_values": torch.randn(32, 3 * c.vision_config.patch_size**2),
-        "image_grid_hw": torch.tensor([[4, 4]] * 2),
-    },
 }
 """The inputs, from the module and its configuration."""
