@@ -37,9 +37,8 @@ HGNET = {
     "stage_numb_of_layers": [1, 1, 1, 1],
     "out_features": ["stage1", "stage2", "stage3", "stage4"],
 }
-THREE_STAGES = ["stage2", "stage3", "stage4"]
 DETECTOR = {
-    "backbone_config": {**HGNET, "out_features": THREE_STAGES},
+    "backbone_config": {**HGNET, "out_features": ["stage2", "stage3", "stage4"]},
     "encoder_in_channels": [32, 32, 64],
     "decoder_in_channels": [64, 64, 64],
 }
@@ -103,14 +102,6 @@ EDGETAM_VISION = {
 # Names of the tokens that stand for the codes of an image: 128 of them from 128 on.
 CHAMELEON_TOKENS = {f"IMGIMG{''.join('ABCDEFGHIJ'[int(d)] for d in str(i))}Z": 128 + i for i in range(128)}
 EMU3_TOKENS = {f"<|visual token {i:06}|>": 128 + i for i in range(128)}
-
-CLAP_AUDIO = {
-    "spec_size": 64,
-    "window_size": 2,
-    "patch_embeds_hidden_size": 16,
-    "hidden_size": 128,
-    "num_hidden_layers": 4,
-}
 
 TIMM_TOWER = {
     "architecture": "test_convnext",
@@ -220,10 +211,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "number_output_channels": 16,
         "backbone_config": {**DINO, "reshape_hidden_states": True, "return_class_token": True},
     },
-    "clap": {"audio_config": CLAP_AUDIO},
-    "clap_audio_model": CLAP_AUDIO,
+    "clap": {
+        "audio_config": {
+            "spec_size": 64,
+            "window_size": 2,
+            "patch_embeds_hidden_size": 16,
+            "hidden_size": 128,
+            "num_hidden_layers": 4,
+        }
+    },
     "clvp": {"text_config": {"num_attention_heads": 2}, "speech_config": {"num_attention_heads": 2}},
-    "clvp_encoder": {"num_attention_heads": 2},
     "cohere_compass": {"first": {"text_config": ROPE_BY_LAYER}},
     "cohere_compass_text": {"first": ROPE_BY_LAYER},
     "cvt": {"depth": [1, 2, 3]},
@@ -320,7 +317,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         }
     },
     "ministral": {"head_dim": 16},
-    **{n: {"text_config": {"kv_source_layers": [0, 1, 1, 3]}} for n in ("mistral_large4",)},
+    "mistral_large4": {"text_config": {"kv_source_layers": [0, 1, 1, 3]}},
     "mistral_large4_text": {"kv_source_layers": [0, 1, 1, 3]},
     "molmo2": {"vision_config": {"num_hidden_layers": 2}, "adapter_config": {"vision_feature_layer": [1, 0]}},
     "moonshine_streaming": {"num_key_value_heads": 4},
@@ -592,7 +589,6 @@ INPUTS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
         "input_ids": torch.randint(5, 99, (2, 12)),
         "input_features": torch.randn(2, 1, 128, c.audio_config.num_mel_bins),
     },
-    "clap_audio_model": lambda _, c: {"input_features": torch.randn(2, 1, 128, c.num_mel_bins)},
     "decision_transformer": lambda _, c: {
         "states": torch.randn(2, 4, c.state_dim),
         "actions": torch.randn(2, 4, c.act_dim),
