@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .overrides import CLASSES, CONFIGS, INPUTS
+from .overrides import CLASSES, CONFIGS, INPUTS, PARTS
 from .zoo import Made
 
 VOCABULARY = 128
@@ -77,6 +77,9 @@ def make(name: str, model: str, inputs: str) -> Made:
     torch.manual_seed(0)
     config = configuration(name)
     module = class_of(name, model)(config)
+    if name in PARTS:
+        module = module.get_submodule(PARTS[name])
+        config = getattr(module, "config", config)
     torch.manual_seed(0)
     made = INPUTS[name](module, config) if name in INPUTS else arguments(module, config, inputs)
     return module.float(), made

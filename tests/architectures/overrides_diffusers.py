@@ -52,7 +52,40 @@ def ones(*shape: int) -> torch.Tensor:
     return torch.ones(*shape, dtype=torch.bool)
 
 
+def tiled(kind: Any) -> Any:
+    """Allegro's autoencoder, which encodes in tiles only."""
+    from . import of_diffusers
+
+    options = {
+        "temporal_downsample_blocks": (True, True),
+        "temporal_upsample_blocks": (True, True),
+        "norm_num_groups": 8,
+    }
+    made = kind(**{**of_diffusers.shrunk(kind), **options})
+    made.enable_tiling()
+    made.kernel, made.stride = (8, 16, 16), (4, 8, 8)
+    made.tile_overlap_t, made.tile_overlap_h, made.tile_overlap_w = 4, 8, 8
+    return made
+
+
+def with_transformer(kind: Any) -> Any:
+    """A control net that takes its embedders from the transformer it controls."""
+    from . import of_diffusers
+
+    options = {"control_layers_places": [0], "control_refiner_layers_places": [0], "control_in_dim": 8}
+    made = kind(**{**of_diffusers.shrunk(kind), **options})
+    made.gradient_checkpointing = False  # its forward asks for it and its constructor does not set it
+    return kind.from_transformer(made, of_diffusers.build("ZImageTransformer2DModel"))
+
+
+def kv_cache(module: Any) -> Any:
+    from diffusers.models.transformers.transformer_wan_animate_2 import WanAnimate2KVCache
+
+    return WanAnimate2KVCache(module.config.num_layers)
+
+
 OPTIONS: dict[str, Any] = {
+    "AutoencoderKLAllegro": tiled,
     "AutoencoderKLHunyuanImage": {"in_channels": 3, "out_channels": 3, "latent_channels": 4, "sample_size": 32,
         "block_out_channels": (32, 64), "layers_per_block": 1, "spatial_compression_ratio": 2},
     "AutoencoderKLHunyuanImageRefiner": {"latent_channels": 4, "block_out_channels": (32, 32, 64), "spatial_compression_ratio": 4, "temporal_compression_ratio": 2},
@@ -69,12 +102,12 @@ OPTIONS: dict[str, Any] = {
     "ControlNetUnionModel": {"addition_time_embed_dim": 8},
     "DreamLiteTransformer2DModel": {"in_channels": WIDTH},
     "EasyAnimateTransformer3DModel": {"in_channels": 4, "out_channels": 4, "patch_size": 2, "mmdit_layers": 1},
-    "HunyuanDiT2DControlNetModel": {"in_channels": 4, "patch_size": 2, "hidden_size": WIDTH, "transformer_num_layers": 2, "sample_size": 8, "text_len": TEXT, "text_len_t5": TEXT, "cross_attention_dim_t5": 48},
+    "HunyuanDiT2DControlNetModel": {"in_channels": 4, "patch_size": 2, "hidden_size": WIDTH, "transformer_num_layers": 4, "sample_size": 8, "text_len": TEXT, "text_len_t5": TEXT, "cross_attention_dim_t5": 48},
     "HunyuanDiT2DModel": {"in_channels": 4, "patch_size": 2, "hidden_size": WIDTH, "num_layers": 2, "sample_size": 8, "text_len": TEXT, "text_len_t5": TEXT, "cross_attention_dim_t5": 48},
     "HunyuanDiT2DMultiControlNetModel": pair("HunyuanDiT2DControlNetModel"),
     "HunyuanVideo15Transformer3DModel": {"in_channels": 9, "out_channels": 4, "text_embed_2_dim": WIDTH, "image_embed_dim": WIDTH},
-    "HunyuanVideoFramepackTransformer3DModel": {"has_image_proj": True, "image_proj_dim": WIDTH},
-    "Kandinsky3UNet": {"groups": 4, "time_embedding_dim": WIDTH, "block_out_channels": (32, 64), "layers_per_block": 1, "attention_head_dim": 16},
+    "HunyuanVideoFramepackTransformer3DModel": {"has_clean_x_embedder": True, "has_image_proj": True, "image_proj_dim": WIDTH},
+    "Kandinsky3UNet": {"groups": 4, "time_embedding_dim": WIDTH, "block_out_channels": (32, 64), "layers_per_block": 2, "attention_head_dim": 16},
     "Kandinsky6SRLatentUpscalerBank": {"in_channels": 8, "stage_channels": (64, 32, 16)},
     "LTX2VideoDiffusionDecoderModel": {"latent_channels": 8, "patch_size": 2, "decoder_head_dim": 16, "decoder_stage_channels": (64, 32, 32), "decoder_stage_depths": (1, 1, 1), "decoder_stage_kernels": ((3, 3, 3), (3, 3, 3)), "decoder_upsample_strides": ((1, 2, 2), (2, 1, 1)), "decoder_upsample_channel_reductions": (2, 1), "decoder_stage5_kernel": (3, 3, 3)},
     "LatteTransformer3DModel": {"in_channels": 4, "out_channels": 4, "patch_size": 2, "sample_size": 8, "video_length": 2, "cross_attention_dim": WIDTH, "caption_channels": WIDTH, "norm_type": "ada_norm_single", "num_embeds_ada_norm": 64},
@@ -94,7 +127,7 @@ OPTIONS: dict[str, Any] = {
     "UNetSpatioTemporalConditionModel": {"num_attention_heads": (2, 2), "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 24},
     "WanAnimateTransformer3DModel": {"motion_encoder_channel_sizes": {"4": 16, "8": 16, "16": 16}, "motion_encoder_size": 16, "motion_style_dim": 8, "motion_dim": 4, "motion_encoder_dim": 16, "face_encoder_hidden_dim": 16, "face_encoder_num_heads": 2, "inject_face_latents_blocks": 1, "image_dim": None, "in_channels": 12, "latent_channels": 4, "out_channels": 4},
     "WanVACETransformer3DModel": {"vace_layers": [0], "vace_in_channels": 16},
-    "ZImageControlNetModel": {"control_layers_places": [0], "control_refiner_layers_places": [0], "control_in_dim": 8},
+    "ZImageControlNetModel": with_transformer,
     "AnimaTextConditioner": {"source_dim": WIDTH, "min_sequence_length": 8},
     "AutoencoderOobleck": {"encoder_hidden_size": 16, "channel_multiples": [1, 2], "downsampling_ratios": [2, 4], "decoder_channels": 16, "decoder_input_channels": 8},
     "AutoencoderRAE": {"encoder_hidden_size": 384, "encoder_patch_size": 14, "encoder_num_hidden_layers": 1, "decoder_hidden_size": 32, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 64, "patch_size": 4, "encoder_input_size": 28, "image_size": 8},
@@ -110,6 +143,11 @@ OPTIONS: dict[str, Any] = {
     "PriorTransformer": {"num_embeddings": TEXT},
     "QwenImageMultiControlNetModel": pair("QwenImageControlNetModel", count=1),
     "UNetControlNetXSModel": {"block_out_channels": (32, 64), "norm_num_groups": 8, "num_attention_heads": 2, "ctrl_block_out_channels": (8, 16), "ctrl_num_attention_heads": 2, "ctrl_max_norm_num_groups": 4, "ctrl_conditioning_embedding_out_channels": (16, 16, 16, 16)},
+    "AutoencoderKLMiniMaxH3": {"clip_length": 5, "token_drop": 1},
+    "Cosmos3OmniTransformer": {"rope_axes_dim": (4, 2, 2), "latent_channel": 4, "patch_latent_dim": 16},
+    "RFD4ProteinaAutoencoder": {"atom37_mask": [[True] * 37] * 16, "allowed_residue_types": [[True] * 16] * 7, "n_residue_types": 16},
+    "RFD4ProteinaTransformer": {"nlayers": 2, "tri_mult_c": 16, "feats_seq": ("xt_bb_ca", "xt_local_latents", "token_type"), "feats_cond_seq": ("time_emb_bb_ca", "time_emb_local_latents"), "feats_pair_repr": ("xt_bb_ca_pair_dists",)},
+    "WanAnimate2Transformer3DModel": {"dim": WIDTH, "text_len": 8},
     "UVit2DModel": {"micro_cond_encode_dim": 8, "micro_cond_embed_dim": 40, "block_num_heads": 2, "in_channels": WIDTH, "block_out_channels": WIDTH},
     "UNetMotionModel": {"num_attention_heads": 2, "motion_num_attention_heads": 2, "motion_max_seq_length": 32},
 }  # fmt: skip
@@ -131,7 +169,8 @@ INPUTS: dict[str, Any] = {
     "AnyFlowFARTransformer3DModel": {**latents_5d(16), "timestep": torch.full((1, 2), 0.5), "r_timestep": torch.full((1, 2), 0.25), "chunk_partition": [1, 1]},
     "AnyFlowTransformer3DModel": {**latents_5d(16), "timestep": torch.full((1, 2), 0.5), "r_timestep": torch.full((1, 2), 0.25)},
     "AutoencoderKLLTX2Audio": {"sample": r(1, 2, 16, 64)},
-    "AutoencoderKLMiniMaxH3": {"sample": r(1, 3, 17, 32, 32)},
+    "AutoencoderKLAllegro": {"sample": r(1, 3, 8, 16, 24)},
+    "AutoencoderKLMiniMaxH3": {"sample": r(1, 3, 10, 32, 32)},
     "AutoencoderKLMochi": {"sample": r(1, 3, 7, 16, 16)},
     "AutoencoderKLKVAEAudio": {"sample": r(1, 1, 256)},
     "AutoencoderKLMiniMaxH3Audio": {"sample": r(1, 1, 256)},
@@ -143,6 +182,10 @@ INPUTS: dict[str, Any] = {
     "ConsistencyDecoderVAE": {"sample": r(1, 3, 32, 32)},
     "ControlNetUnionModel": {"controlnet_cond": [r(1, 3, 64, 64)], **UNION},
     "Cosmos3AVAEAudioTokenizer": {"sample": r(1, 2, 3840)},
+    "Cosmos3OmniTransformer": {
+        "input_ids": torch.arange(6), "text_indexes": torch.arange(6), "position_ids": torch.arange(66).reshape(3, 22) % 7, "und_len": 6, "sequence_length": 22,
+        "vision_tokens": [r(1, 4, 1, 8, 8)], "vision_token_shapes": [(1, 4, 4)], "vision_sequence_indexes": torch.arange(6, 22), "vision_mse_loss_indexes": torch.arange(6, 22),
+        "vision_timesteps": torch.full((16,), 0.5), "vision_noisy_frame_indexes": [torch.tensor([0])]},
     "CosmosControlNetModel": {"controls_latents": video(16), "latents": video(16), "condition_mask": torch.zeros(1, 1, 2, 8, 8), "padding_mask": torch.zeros(1, 1, 8, 8)},
     "CosmosTransformer3DModel": {"padding_mask": torch.zeros(1, 1, 8, 8)},
     "DreamLiteTransformer2DModel": {"hidden_states": r(1, WIDTH, 8, 8), "encoder_hidden_states": None},
@@ -175,15 +218,21 @@ INPUTS: dict[str, Any] = {
     "MiniMaxMusic3Transformer1DModel": {"encoder_hidden_states": r(1, 16, WIDTH)},
     "MiniMaxMusic3Vocoder": {"latents": r(1, 128, 8)},
     "MultiAdapter": {"xs": r(2, 1, 3, 32, 32), "x": None},
-    "MultiControlNetModel": twice("ControlNetModel", "controlnet_cond"),
+    "MultiControlNetModel": lambda m: {**twice("ControlNetModel", "controlnet_cond")(m), "return_dict": False},
     "NucleusMoEImageTransformer2DModel": {},
-    "OmniGenTransformer2DModel": {"hidden_states": r(1, 4, 8, 8), "input_ids": torch.arange(TEXT)[None], "input_img_latents": [], "input_image_sizes": {}, "attention_mask": ones(1, TEXT + 1 + 16, TEXT + 1 + 16), "position_ids": torch.arange(TEXT + 17)[None]},
+    "OmniGenTransformer2DModel": {"hidden_states": r(1, 4, 8, 8), "input_ids": torch.arange(TEXT)[None], "input_img_latents": [], "input_image_sizes": {}, "attention_mask": ones(1, TEXT + 1 + 16, TEXT + 1 + 16).long(), "position_ids": torch.arange(TEXT + 17)[None]},
+    "RFD4ProteinaAutoencoder": {
+        "z_latent": r(1, 8, WIDTH), "ca_coors_nm": r(1, 8, 3), "padding_mask": ones(1, 8), "token_type": torch.zeros(1, 8, dtype=torch.long),
+        "conditioning": {"is_in_context_conditioning": torch.zeros(1, 8), "supports_local_latent": torch.ones(1, 8)}},
+    "RFD4ProteinaTransformer": {
+        "bb_ca": r(1, 8, 3), "local_latents": r(1, 8, WIDTH), "bb_ca_time": torch.tensor([0.5]), "local_latents_time": torch.tensor([0.5]), "padding_mask": ones(1, 8),
+        "token_type": torch.zeros(1, 8, dtype=torch.long), "conditioning": {"is_in_context_conditioning": torch.zeros(1, 8), "supports_local_latent": torch.ones(1, 8)}},
     "SD3ControlNetModel": {"controlnet_cond": r(1, 16, 8, 8)},
     "SD3MultiControlNetModel": twice("SD3ControlNetModel", "controlnet_cond"),
     "SanaControlNetModel": {"controlnet_cond": r(1, 32, 8, 8)},
     "SanaWMLTX2RefinerTransformer3DModel": {"hidden_states": r(1, TOKENS, 128), "video_rotary_emb": (r(1, TOKENS, WIDTH), r(1, TOKENS, WIDTH))},
-    "SanaWMTransformer3DModel": {"mask": torch.ones(1, TEXT)},
-    "SparseControlNetModel": {"sample": video(4), "controlnet_cond": r(1, 4, 2, 8, 8), "conditioning_mask": torch.ones(1, 1, 2, 8, 8)},
+    "SanaWMTransformer3DModel": {"mask": torch.ones(1, TEXT), "timestep": torch.full((1, 1, 2), 0.5)},
+    "SparseControlNetModel": {"sample": video(4), "encoder_hidden_states": r(2, TEXT, WIDTH), "controlnet_cond": r(1, 4, 2, 8, 8), "conditioning_mask": torch.ones(1, 1, 2, 8, 8)},
     "StableAudioDiTModel": {"global_hidden_states": r(1, 1, WIDTH), "rotary_embedding": (r(TOKENS + 1, 8), r(TOKENS + 1, 8))},
     "StableCascadeUNet": {"timestep_ratio": torch.tensor([0.5]), "clip_text_pooled": r(1, 1, 1280)},
     "T5FilmDecoder": {"encodings_and_masks": [(r(1, 8, WIDTH), torch.ones(1, 8))], "decoder_input_tokens": r(1, 256, 128), "decoder_noise_time": torch.tensor([0.5])},
@@ -191,24 +240,28 @@ INPUTS: dict[str, Any] = {
     "TransformerTemporalModel": {"hidden_states": r(2, WIDTH, 4, 4), "num_frames": 2, "encoder_hidden_states": None, "timestep": None},
     "UNet1DModel": {"sample": r(1, 2, 256)},
     "UNetControlNetXSModel": {"sample": r(1, 4, 8, 8), "controlnet_cond": r(1, 3, 64, 64)},
+    "UNetMotionModel": {"encoder_hidden_states": r(2, TEXT, WIDTH)},
     "UNetSpatioTemporalConditionModel": {"sample": r(1, 2, 8, 8, 8), "added_time_ids": torch.tensor([[6.0, 127, 0.02]])},
     "UVit2DModel": {"input_ids": torch.arange(64).reshape(1, 8, 8), "pooled_text_emb": r(1, WIDTH), "micro_conds": r(1, 5)},
     "WanAnimateTransformer3DModel": {"hidden_states": r(1, 12, 5, 8, 8), "pose_hidden_states": r(1, 4, 4, 8, 8), "face_pixel_values": r(1, 3, 13, 16, 16)},
+    "WanAnimate2Transformer3DModel": lambda m: {
+        "hidden_states": [r(16, 2, 8, 8)], "condition_latents": [r(20, 2, 8, 8)], "encoder_hidden_states": [r(TEXT, m.config.text_dim)], "seq_len": 32,
+        "kv_cache": kv_cache(m), "kv_cache_mode": "extract", "encoder_hidden_states_image": r(1, 4, 1280), "offset_grid_sizes": torch.tensor([[2, 4, 4]])},
     "WanVACETransformer3DModel": {"control_hidden_states": r(1, 16, 2, 8, 8), "control_hidden_states_scale": torch.ones(1)},
-    "ZImageControlNetModel": {"x": [r(16, 1, 8, 8)], "t": torch.tensor([0.5]), "cap_feats": [r(TEXT, 32)], "control_context": [r(8, 1, 8, 8)]},
+    "ZImageControlNetModel": {"x": [r(16, 1, 8, 8)], "t": torch.tensor([0.5]), "cap_feats": [r(TEXT, 2560)], "control_context": [r(8, 1, 8, 8)]},
     "ZImageTransformer2DModel": {"x": [r(16, 1, 8, 8)], "t": torch.tensor([0.5]), "cap_feats": [r(TEXT, 2560)]},
     "AutoencoderOobleck": {"sample": r(1, 2, 256)},
     "AutoencoderRAE": {"sample": r(1, 3, 28, 28)},
-    "BriaFibo2Transformer2DModel": {"hidden_states": r(1, 32, 8, 8), "encoder_hidden_states": r(1, TEXT, 64)},
-    "FluxMultiControlNetModel": lambda m: {**twice("FluxControlNetModel", "controlnet_cond")(m), "controlnet_mode": [torch.tensor([0]), torch.tensor([1])]},
+    "BriaFibo2Transformer2DModel": {"hidden_states": r(1, 32, 8, 8), "encoder_hidden_states": r(1, 2, TEXT, 64)},
+    "FluxMultiControlNetModel": lambda m: {**twice("FluxControlNetModel", "controlnet_cond")(m), "controlnet_mode": [torch.tensor([0]), torch.tensor([1])], "return_dict": False},
     "HiDreamImageTransformer2DModel": {"hidden_states": r(1, 4, 8, 8), "encoder_hidden_states_t5": r(1, TEXT, WIDTH), "encoder_hidden_states_llama3": r(2, 1, TEXT, WIDTH), "pooled_embeds": r(1, WIDTH), "img_ids": None},
-    "HunyuanVideoFramepackTransformer3DModel": {"image_embeds": r(1, 4, WIDTH), "indices_latents": torch.arange(2)},
+    "HunyuanVideoFramepackTransformer3DModel": {"image_embeds": r(1, 4, WIDTH), "indices_latents": torch.arange(2), "latents_clean": video(16, 1), "indices_latents_clean": torch.arange(1), "latents_history_2x": video(16), "indices_latents_history_2x": torch.arange(2), "latents_history_4x": video(16, 4), "indices_latents_history_4x": torch.arange(4)},
     "Kandinsky3UNet": {"encoder_attention_mask": ones(1, TEXT)},
     "PriorTransformer": {"hidden_states": r(1, WIDTH), "proj_embedding": r(1, WIDTH), "encoder_hidden_states": r(1, TEXT, WIDTH), "attention_mask": ones(1, TEXT)},
     "QwenImage21Transformer2DModel": {"encoder_hidden_states": r(1, 6, WIDTH), "encoder_hidden_states_mask": ones(1, 6), "img_mask": torch.tensor([[False] * 6 + [True] * 4]), "img_shapes": [[(1, 4, 4)]]},
     "QwenImageMultiControlNetModel": lambda m: {**twice("QwenImageControlNetModel")(m), "controlnet_cond": [r(1, TOKENS, 64)], "conditioning_scale": [1.0]},
     "StableAudio3DiTModel": {"hidden_states": r(1, 256, TOKENS), "global_hidden_states": r(1, WIDTH), "local_add_cond": r(1, 32, TOKENS)},
-    "MultiControlNetUnionModel": lambda m: {**twice("ControlNetUnionModel", "controlnet_cond", "control_type", "control_type_idx")(m), "controlnet_cond": [r(1, 1, 3, 64, 64)] * 2},
+    "MultiControlNetUnionModel": lambda m: {**twice("ControlNetUnionModel", "controlnet_cond", "control_type", "control_type_idx")(m), "controlnet_cond": [r(1, 1, 3, 64, 64)] * 2, "return_dict": False},
     "LuminaNextDiT2DModel": {"hidden_states": r(1, 4, 8, 8), "image_rotary_emb": torch.polar(torch.ones(4, 4, 8), r(4, 4, 8)), "cross_attention_kwargs": {}},
 }  # fmt: skip
 """Arguments of forward on top of those made from its signature (None: leave it out), or a function of the model."""

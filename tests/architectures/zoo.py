@@ -73,6 +73,9 @@ def settle(made: Made) -> Made:
                 setattr(part, name, 0.0)
             if isinstance(value, (nn.RNNBase, nn.MultiheadAttention)):
                 value.dropout = 0.0
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                # What weight_norm computes before each forward; a deep copy refuses it.
+                setattr(part, name, value.detach())
     # Zero is what many gates, residual branches and biases start from: then nothing behind them reaches the output.
     # Other parameters are left as the allocator gave them, for a checkpoint to fill.
     generator = torch.Generator().manual_seed(0)
