@@ -3,9 +3,15 @@
 //! `proto` are the messages, `Module` answers the questions: what runs, in which order, what was fused, and from which
 //! of the user's lines. Nothing here may compile, and nothing here depends on XLA or on the IR.
 
+mod chip;
+mod cost;
 pub mod proto;
+mod replay;
 mod summary;
 
+pub use chip::{CHIPS, Chip};
+pub use cost::{Cost, Floor};
+pub use replay::Replay;
 pub use summary::{Fusion, Summary};
 
 use prost::Message;
@@ -17,6 +23,8 @@ pub struct Module {
     proto: proto::Module,
     /// Position of each computation, by its id.
     by_id: HashMap<i64, usize>,
+    /// Computation and position of each instruction, by its id.
+    instructions: HashMap<i64, (usize, usize)>,
 }
 
 impl Module {
@@ -31,7 +39,18 @@ impl Module {
             other => return Err(format!("the plugin's optimized program is {other:?}, not HLO")),
         };
         let by_id = module.computations.iter().enumerate().map(|(i, c)| (c.id, i)).collect();
-        Ok(Module { proto: module, by_id })
+        let instructions = module.computations.iter().enumerate();
+        let instructions = instructions
+            .flat_map(|(c, computation)| {
+                computation.instructions.iter().enumerate().map(move |(i, x)| (x.id, (c, i)))
+            })
+            .collect();
+        Ok(Module { proto: module, by_id, instructions })
+    }
+
+    /// An instruction of any computation.
+    pub fn instruction(&self, id: i64) -> Option<&Instruction> {
+        self.instructions.get(&id).map(|&(c, i)| &self.proto.computations[c].instructions[i])
     }
 
     pub fn proto(&self) -> &proto::Module {

@@ -45,8 +45,13 @@ pub struct Instruction {
     pub shape: Option<Shape>,
     #[prost(message, optional, tag = "7")]
     pub metadata: Option<Metadata>,
+    #[prost(message, optional, tag = "8")]
+    pub literal: Option<Literal>,
     #[prost(string, tag = "11")]
     pub fusion_kind: String,
+    /// Which element a `get-tuple-element` takes.
+    #[prost(int64, tag = "13")]
+    pub tuple_index: i64,
     #[prost(string, tag = "28")]
     pub custom_call_target: String,
     #[prost(int64, tag = "35")]
@@ -58,6 +63,49 @@ pub struct Instruction {
     /// JSON of the backend's own.
     #[prost(bytes = "vec", tag = "43")]
     pub backend_config: Vec<u8>,
+    #[prost(message, repeated, tag = "49")]
+    pub replica_groups: Vec<ReplicaGroup>,
+    /// EQ, NE, LT, LE, GT or GE.
+    #[prost(string, tag = "63")]
+    pub comparison_direction: String,
+    #[prost(message, optional, tag = "87")]
+    pub device_list: Option<DeviceList>,
+}
+
+/// A constant; only integers are read.
+#[derive(Clone, PartialEq, Message)]
+pub struct Literal {
+    #[prost(int32, repeated, tag = "4")]
+    pub s32s: Vec<i32>,
+    #[prost(int64, repeated, tag = "5")]
+    pub s64s: Vec<i64>,
+    #[prost(uint32, repeated, tag = "6")]
+    pub u32s: Vec<u32>,
+    #[prost(uint64, repeated, tag = "7")]
+    pub u64s: Vec<u64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ReplicaGroup {
+    #[prost(int64, repeated, tag = "1")]
+    pub replica_ids: Vec<i64>,
+}
+
+/// The groups of a collective, listed or as a reshaped and transposed range.
+#[derive(Clone, PartialEq, Message)]
+pub struct DeviceList {
+    #[prost(message, repeated, tag = "1")]
+    pub replica_groups: Vec<ReplicaGroup>,
+    #[prost(message, optional, tag = "2")]
+    pub iota: Option<IotaGroups>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct IotaGroups {
+    #[prost(int64, tag = "1")]
+    pub groups: i64,
+    #[prost(int64, tag = "2")]
+    pub devices_per_group: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
