@@ -1,0 +1,198 @@
+//! Costs and replays of small modules, written with the messages that a plugin writes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use prost::Message;
+use torchtpu_hlo::proto::{self, Computation, Instruction, Literal, ReplicaGroup, Shape};
+use torchtpu_hlo::{Chip, Module};
+
+const F32: i32 = 11;
+const S32: i32 = 4;
+
+/// An instruction that makes `f32[elements]`.
+fn op(id: i64, opcode: &str, elements: i64, operands: &[i64]) -> Instruction {
+    Instruction {
+        name: format!("{opcode}.{id}"),
+        opcode: opcode.into(),
+        shape: Some(Shape { element_type: F32, dimensions: vec![elements], tuple_shapes: vec![] }),
+        id,
+        operand_ids: operands.to_vec(),
+        ..Instruction::default()
+    }
+}
+
+fn with(mut instruction: Instruction, config: &str) -> Instruction {
+    instruction.backend_config = config.into();
+    instruction
+}
+
+fn work(id: i64, cycles: u64) -> Instruction {
+    with(op(id, "fusion", 8, &[]), &format!(r#"{{"x":1,"estimated_cycles":"{cycles}"}}"#))
+}
+
+fn constant(id: i64, value: i32) -> Instruction {
+    let shape = Some(Shape { element_type: S32, dimensions: vec![], tuple_shapes: vec![] });
+    let literal = Some(Literal { s32s: if value == 0 { vec![] } else { vec![value] }, ..Literal::default() });
+    Instruction { shape, literal, ..op(id, "constant", 1, &[]) }
+}
+
+fn module(computations: Vec<(i64, Vec<Instruction>)>) -> Module {
+    let entry_computation_id = computations.last().unwrap().0;
+    let computations = computations.into_iter().map(|(id, instructions)| Computation {
+        name: format!("c{id}"),
+        id,
+        root_id: instructions.last().unwrap().id,
+        instructions,
+    });
+    let computations = computations.collect();
+    let module = proto::Module { computations, entry_computation_id, ..proto::Module::default() };
+    Module::decode("hlo", &module.encode_to_vec()).unwrap()
+}
+
+fn v5e() -> &'static Chip {
+    Chip::of("v5e:2x2").unwrap()
+}
+
+#[test]
+fn chips() {
+    assert_eq!(Chip::of("tpu7x:4x4x4").unwrap().name, "tpu7x");
+    assert_eq!(Chip::of("v99:1x1"), None);
+}
+
+#[test]
+fn estimates_add_up_and_gaps_are_named() {
+    let all = vec![
+        work(1, 100),
+        work(2, 20),
+        op(3, "copy", 8, &[]),
+        // What libtpu writes where it does not know.
+        work(4, (1 << 62) + 5),
+        op(5, "bitcast", 8, &[]),
+        with(op(6, "add", 8, &[]), r#"{"estimated_cycles":"3"}"#),
+    ];
+    let cost = module(vec![(1, all)]).cost(v5e());
+    assert_eq!((cost.estimated, cost.floor), (123, 0));
+    assert_eq!(cost.by_opcode.into_iter().collect::<Vec<_>>(), [("add".into(), 3), ("fusion".into(), 120)]);
+    assert_eq!(cost.unknown, ["copy.3", "fusion.4"]);
+}
+
+/// `while (i < limit) { work; i += step }`, from `start`.
+fn counted(limit: i32, step: i32, start: i32, config: &str) -> Module {
+    let tuple_index = 0;
+    let condition = vec![
+        op(10, "parameter", 1, &[]),
+        Instruction { tuple_index, ..op(11, "get-tuple-element", 1, &[10]) },
+        constant(12, limit),
+        Instruction { comparison_direction: "LT".into(), ..op(13, "compare", 1, &[11, 12]) },
+    ];
+    let body = vec![
+        op(20, "parameter", 1, &[]),
+        Instruction { tuple_index, ..op(21, "get-tuple-element", 1, &[20]) },
+        constant(22, step),
+        op(23, "add", 1, &[21, 22]),
+        work(24, 10),
+        op(25, "tuple", 1, &[23]),
+    ];
+    let entry = vec![
+        constant(30, start),
+        op(31, "copy", 1, &[30]),
+        op(32, "tuple", 1, &[31]),
+        Instruction { called_computation_ids: vec![2, 1], ..with(op(33, "while", 1, &[32]), config) },
+    ];
+    module(vec![(1, condition), (2, body), (3, entry)])
+}
+
+#[test]
+fn loops_run_as_often_as_they_do() {
+    let known = r#"{"known_trip_count":{"n":"5"}}"#;
+    for (module, trips) in [
+        (counted(8, 1, 0, ""), 8),
+        (counted(9, 2, 1, ""), 4),
+        (counted(8, 3, 1, ""), 3),
+        (counted(8, 1, 0, known), 5),
+    ] {
+        let cost = module.cost(v5e());
+        assert_eq!(cost.estimated, 10 * trips);
+        assert!(cost.unknown_trips.is_empty());
+    }
+    let cost = counted(8, -1, 0, "").cost(v5e());
+    assert_eq!((cost.estimated, cost.unknown_trips), (10, vec!["while.33".to_string()]));
+}
+
+fn kernel(id: i64, elements: i64, config: &str) -> Instruction {
+    let custom_call_target = "tpu_custom_call".into();
+    Instruction { custom_call_target, ..with(op(id, "custom-call", elements, &[1]), config) }
+}
+
+#[test]
+fn kernels_without_an_estimate_have_a_floor() {
+    let bytes = 4.0 * (1e6 + 2e6) / v5e().hbm_bandwidth * v5e().clock;
+    let cost =
+        module(vec![(1, vec![op(1, "parameter", 2_000_000, &[]), kernel(2, 1_000_000, "")])]).cost(v5e());
+    assert_eq!((cost.estimated, cost.floor), (0, bytes.round() as u64));
+    assert_eq!((&*cost.kernels[0].name, cost.kernels[0].bytes), ("custom-call.2", 12_000_000));
+    // One that says how much it computes is bound by whichever takes longer.
+    let config = r#"{"custom_call_config":{"cost_estimate":{"flops": 200000000000}}}"#;
+    let cost = module(vec![(1, vec![op(1, "parameter", 8, &[]), kernel(2, 8, config)])]).cost(v5e());
+    assert_eq!(cost.floor, (2e11 / v5e().peak * v5e().clock).round() as u64);
+    assert_eq!(cost.unknown, ["custom-call.2"]);
+}
+
+fn group(mut instruction: Instruction, size: i64) -> Instruction {
+    instruction.replica_groups = vec![ReplicaGroup { replica_ids: (0..size).collect() }];
+    instruction
+}
+
+/// Cycles of a ring over 4 devices in which each passes on 3/4 of so many elements.
+fn gather(elements: f64) -> f64 {
+    (3e-6 + 4.0 * elements * 0.75 / v5e().ring) * v5e().clock
+}
+
+#[test]
+fn the_core_waits_for_what_nothing_hides() {
+    let replay =
+        module(vec![(1, vec![work(1, 1000), group(op(2, "all-gather", 1 << 20, &[1]), 4)])]).replay(v5e(), 8);
+    assert_eq!(replay.compute, 1000.0);
+    assert!((replay.exposed - gather((1 << 20) as f64)).abs() < 1e-6);
+    assert_eq!(replay.synchronous["all-gather"], 1);
+    assert_eq!(replay.total(), replay.compute + replay.exposed);
+}
+
+#[test]
+fn compute_hides_a_transfer_once() {
+    let elements = 1 << 20;
+    let time = gather(elements as f64);
+    let start = |id| group(op(id, "all-gather-start", elements, &[]), 4);
+    let done = |id, of| op(id, "all-gather-done", elements, &[of]);
+    let hidden = |cycles: u64, both: bool| {
+        let mut all = vec![start(1)];
+        all.extend(both.then(|| start(2)));
+        all.push(work(3, cycles));
+        all.push(done(4, 1));
+        all.extend(both.then(|| done(5, 2)));
+        module(vec![(1, all)]).replay(v5e(), 4)
+    };
+    let enough = time.ceil() as u64;
+    assert_eq!(hidden(enough, false).exposed, 0.0);
+    assert!((hidden(enough / 2, false).exposed - (time - (enough / 2) as f64)).abs() < 1e-6);
+    // Two take turns on the links, so that the second is still under way.
+    let two = hidden(enough, true);
+    assert!((two.exposed - (2.0 * time - enough as f64)).abs() < 1e-6, "{two:?}");
+    assert!((two.transfers - 2.0 * time).abs() < 1e-6);
+}
+
+#[test]
+fn permutes_take_one_direction_each() {
+    let start = |id| op(id, "collective-permute-start", 1 << 20, &[]);
+    let done = |id, of| op(id, "collective-permute-done", 1 << 20, &[of]);
+    let replay = module(vec![(1, vec![start(1), start(2), done(3, 1), done(4, 2)])]).replay(v5e(), 4);
+    assert!((replay.exposed * 2.0 - replay.transfers).abs() < 1e-6, "{replay:?}");
+}
+
+#[test]
+fn a_program_that_calls_itself_ends() {
+    let call = Instruction { called_computation_ids: vec![1], ..op(1, "call", 1, &[]) };
+    let module = module(vec![(1, vec![call])]);
+    assert_eq!(module.cost(v5e()).estimated, 0);
+    assert_eq!(module.replay(v5e(), 4).compute, 0.0);
+}
