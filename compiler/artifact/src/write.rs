@@ -84,6 +84,12 @@ impl Writer {
         done.map_err(|e| format!("cannot write {}: {e}", self.target.display()))
     }
 
+    /// `finish` with a label that is JSON already.
+    pub fn finish_json(self, label: &str, key: Option<&SigningKey>) -> Result<(), String> {
+        let label = serde_json::from_str(label).map_err(|e| format!("the label is no JSON: {e}"))?;
+        self.finish(label, key)
+    }
+
     fn close(&mut self, manifest: &[u8], key: Option<&SigningKey>) -> io::Result<()> {
         let signed = prefix(self.at, manifest);
         self.put(manifest)?;

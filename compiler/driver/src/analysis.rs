@@ -200,7 +200,7 @@ impl Executable {
     }
 }
 
-fn memory(stats: CompiledMemoryStats) -> BTreeMap<&'static str, i64> {
+pub(crate) fn memory(stats: CompiledMemoryStats) -> BTreeMap<&'static str, i64> {
     BTreeMap::from([
         ("arguments", stats.arguments),
         ("outputs", stats.outputs),

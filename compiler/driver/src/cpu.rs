@@ -7,16 +7,19 @@
 
 use torchtpu_emit::EmitOptions;
 use torchtpu_ir::{Builder, CompileError, DType, Graph, NodeId, Op, TensorType, Value};
-use torchtpu_pjrt::OptionValue;
+use torchtpu_pjrt::{Client, OptionValue};
 
 /// The name by which the plugin calls its platform.
 pub const PLATFORM: &str = "cpu";
 
-/// XLA options of every compilation, unless the user sets them.
+/// XLA options of every compilation on this plugin, unless the user sets them; none for another plugin.
 ///
 /// oneDNN is not among them, though it is as fast: its batched products hang in the plugin's thread pool.
-pub fn options() -> [(&'static str, OptionValue); 2] {
-    [
+pub fn options(client: &Client) -> Vec<(&'static str, OptionValue)> {
+    if client.platform_name() != PLATFORM {
+        return Vec::new();
+    }
+    vec![
         // Reductions by maximum and minimum keep NaN.
         ("xla_cpu_enable_fast_min_max", OptionValue::Bool(false)),
         // The short floats are rounded after every operation.

@@ -197,7 +197,7 @@ impl Executable {
         zero_copy: bool,
     ) -> Result<Executable> {
         let options = CompileOptions {
-            env_option_overrides: xla_options(settings, client)?,
+            env_option_overrides: xla_options(settings, cpu::options(client))?,
             ..CompileOptions::default()
         };
         let start = Instant::now();
@@ -531,7 +531,11 @@ fn overlaps(a: &TensorRef<'_>, b: &TensorRef<'_>) -> bool {
     b.bytes() > 0 && a0 < b0 + b.bytes() && b0 < a0 + a.bytes()
 }
 
-fn xla_options(settings: &CompileSettings, client: &Client) -> Result<Vec<(String, OptionValue)>> {
+/// The user's options, and before them those that are needed, unless the user says otherwise.
+pub(crate) fn xla_options(
+    settings: &CompileSettings,
+    needed: Vec<(&'static str, OptionValue)>,
+) -> Result<Vec<(String, OptionValue)>> {
     let chosen = settings.xla_options.iter().map(|(name, value)| {
         let value = match value {
             serde_json::Value::Bool(v) => OptionValue::Bool(*v),
@@ -553,7 +557,6 @@ fn xla_options(settings: &CompileSettings, client: &Client) -> Result<Vec<(Strin
         };
         Ok((name.clone(), value))
     });
-    let needed = if client.platform_name() == cpu::PLATFORM { Vec::from(cpu::options()) } else { Vec::new() };
     let unset = needed.into_iter().filter(|(name, _)| !settings.xla_options.contains_key(*name));
     unset.map(|(name, value)| Ok((name.to_string(), value))).chain(chosen).collect()
 }

@@ -1,10 +1,11 @@
 //! Joins the stages. `program` is the straight line from an FX payload to StableHLO, `executable` what runs it,
 //! `bucket` one executable for a range of sizes, `cache` what a later process finds, `cpu` what the CPU plugin needs
 //! said differently, `host` the only place that touches the caller's memory, `options` what can be asked for,
-//! `analysis` what `explain` reports.
+//! `analysis` what `explain` reports, `ahead` compiling for devices that are not there.
 //!
 //! Nothing here may know of Python.
 
+pub mod ahead;
 pub mod analysis;
 pub mod bucket;
 pub mod cache;
@@ -19,6 +20,8 @@ pub use executable::{Executable, Output, live_buffers};
 pub use host::{Memory, TensorRef};
 pub use options::{CompileSettings, ProgramSettings};
 pub use program::{Program, Source};
+pub use torchtpu_artifact as artifact;
+pub use torchtpu_hlo as hlo;
 pub use torchtpu_ir::{CompileError, DType, Stage};
 pub use torchtpu_lowering::Failure;
 pub use torchtpu_pjrt as pjrt;

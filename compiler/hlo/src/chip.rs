@@ -1,7 +1,9 @@
 //! What a device of each TPU generation can do, from the generations' public specifications.
 
+use serde::Serialize;
+
 /// One device, as a topology counts them: a chip, but on v2, v3 and tpu7x one of a chip's two cores.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, PartialEq, Serialize)]
 pub struct Chip {
     /// The first part of a topology's name.
     pub name: &'static str,

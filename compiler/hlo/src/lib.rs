@@ -53,6 +53,15 @@ impl Module {
         self.instructions.get(&id).map(|&(c, i)| &self.proto.computations[c].instructions[i])
     }
 
+    /// A plugin's optimized program as an HloModuleProto, which is what other tools read.
+    pub fn unwrap(format: &str, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
+        if format != "hlo_with_config" {
+            return Ok(bytes);
+        }
+        let outer = proto::RawModuleWithConfig::decode(&*bytes);
+        outer.map(|o| o.hlo_module).map_err(|e| format!("cannot read the plugin's HLO: {e}"))
+    }
+
     pub fn proto(&self) -> &proto::Module {
         &self.proto
     }

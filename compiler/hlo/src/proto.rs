@@ -9,6 +9,13 @@ pub struct ModuleWithConfig {
     pub hlo_module: Option<Module>,
 }
 
+/// The same, with the module as it was written.
+#[derive(Clone, PartialEq, Message)]
+pub struct RawModuleWithConfig {
+    #[prost(bytes = "vec", tag = "1")]
+    pub hlo_module: Vec<u8>,
+}
+
 #[derive(Clone, PartialEq, Message)]
 pub struct Module {
     #[prost(string, tag = "1")]

@@ -1,9 +1,10 @@
 //! Topologies: devices that are described but not there, to compile for ahead of time.
 
+use crate::client::invalid;
 use crate::executable::{Compiled, Owner, compile_args};
-use crate::gate::{Api, call, destroy, object, text};
+use crate::gate::{Api, array, call, destroy, object, text};
 use crate::options::CompileOptions;
-use crate::types::OptionValue;
+use crate::types::{Attribute, OptionValue};
 use crate::{Plugin, Result, ffi};
 use std::fmt;
 use std::ptr::NonNull;
@@ -62,12 +63,32 @@ impl Topology {
     }
 
     pub fn num_devices(&self) -> Result<usize> {
+        Ok(self.devices()?.len())
+    }
+
+    /// What the plugin says of each device: its kind, such as `TPU v5 lite`, and attributes such as `coords`.
+    pub fn device(&self, index: usize) -> Result<(String, Vec<(String, Attribute)>)> {
+        const CALL: &str = "PJRT_TopologyDescription_GetDeviceDescriptions";
+        let api = self.inner.api;
+        let devices = self.devices()?;
+        let device = *devices.get(index).ok_or_else(|| invalid(CALL, format!("no device {index}")))?;
+        // SAFETY: descriptions live as long as the topology, and so do their strings.
+        unsafe {
+            let kind = call!(api, PJRT_DeviceDescription_Kind { device_description: device })?;
+            let known = call!(api, PJRT_DeviceDescription_Attributes { device_description: device })?;
+            let attributes = Attribute::read_all(array(known.attributes, known.num_attributes));
+            Ok((text(kind.device_kind, kind.device_kind_size), attributes))
+        }
+    }
+
+    fn devices(&self) -> Result<&[*mut ffi::PJRT_DeviceDescription]> {
         let topology = self.inner.raw.as_ptr();
-        // SAFETY: the topology is alive.
-        let args = unsafe {
-            call!(self.inner.api, PJRT_TopologyDescription_GetDeviceDescriptions { topology: topology })
-        }?;
-        Ok(args.num_descriptions)
+        // SAFETY: the topology is alive, and its list lives as long.
+        unsafe {
+            let args =
+                call!(self.inner.api, PJRT_TopologyDescription_GetDeviceDescriptions { topology: topology })?;
+            Ok(array(args.descriptions, args.num_descriptions))
+        }
     }
 
     /// Compiles an MLIR program without a device. The result can be inspected and serialized, and a client on such

@@ -35,6 +35,12 @@ fn ahead_of_time() {
     let plugin = Plugin::load(libtpu).unwrap();
     let topology = Topology::create(plugin, "v5e:2x2", &[]).unwrap();
     assert_eq!((topology.num_devices().unwrap(), topology.platform_name().unwrap().as_str()), (4, "tpu"));
+    let (kind, attributes) = topology.device(3).unwrap();
+    assert!(
+        kind.starts_with("TPU") && attributes.iter().any(|(name, _)| name == "coords"),
+        "{kind} {attributes:?}"
+    );
+    assert!(topology.device(4).is_err());
     let program = "func.func @main(%a: tensor<128x128xf32>) -> tensor<128x128xf32> {
       %b = stablehlo.add %a, %a : tensor<128x128xf32>
       return %b : tensor<128x128xf32>

@@ -2,6 +2,7 @@
 //! business; here values cross the border, errors become `TorchTPUError`, and the GIL is given back while working.
 #![allow(clippy::useless_conversion)] // pyo3's macros convert errors into themselves.
 
+mod ahead;
 mod cache;
 mod dlpack;
 
@@ -483,6 +484,11 @@ fn _torchtpu(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Program>()?;
     m.add_class::<Executable>()?;
     m.add_class::<cache::Cache>()?;
+    m.add_class::<ahead::ArtifactWriter>()?;
+    m.add_class::<ahead::ArtifactFile>()?;
+    m.add_function(wrap_pyfunction!(ahead::describe_topology, m)?)?;
+    m.add_function(wrap_pyfunction!(ahead::compile_ahead, m)?)?;
+    m.add_function(wrap_pyfunction!(ahead::judge, m)?)?;
     m.add("COMPILER", torchtpu_driver::cache::COMPILER)?;
     m.add_function(wrap_pyfunction!(lowered_targets, m)?)?;
     m.add_function(wrap_pyfunction!(unsupported, m)?)?;
