@@ -74,8 +74,13 @@ def _find_cpu() -> str:
     return path
 
 
+def libtpu_path() -> str | None:
+    """Where libtpu is installed, whether or not there is a TPU."""
+    return _in_package("libtpu", "libtpu.so")
+
+
 def _find_tpu() -> str:
-    path = _in_package("libtpu", "libtpu.so")
+    path = libtpu_path()
     if path is None:
         raise TorchTPUError("libtpu is not installed\nhelp: pip install 'torchtpu-dynamo[tpu]'")
     if not _has_tpu():
@@ -103,7 +108,7 @@ def plugin_path(choice: str | None = None) -> str:
     not installed."""
     choice = choice or os.environ.get("TORCHTPU_PLUGIN")
     if not choice:
-        choice = "tpu" if _has_tpu() and _in_package("libtpu", "libtpu.so") is not None else "cpu"
+        choice = "tpu" if _has_tpu() and libtpu_path() is not None else "cpu"
     if choice in _FIND:
         return _FIND[choice]()
     if os.sep not in choice and not os.path.exists(choice):
