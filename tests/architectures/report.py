@@ -148,8 +148,10 @@ def main() -> None:
     results = load(sys.argv[1:])
     PATH.write_text(text(results))
     here = Path(__file__).parent
-    passed = sorted(f"{lib}/{name}" for (lib, name), r in results.items() if r["status"] == "pass")
-    (here / "passed.txt").write_text("".join(f"{name}\n" for name in passed))
+    passed = sorted(
+        f"{lib}/{name} {r['seconds']:.0f}\n" for (lib, name), r in results.items() if r["status"] == "pass"
+    )
+    (here / "passed.txt").write_text("".join(passed))
     failed, ran = failures(results), {f"{lib}/{name}" for lib, name in results}
     listed = {key for key in known_failures() if key.rpartition(" ")[0] in ran}
     for key in sorted(failed.keys() ^ listed):
