@@ -117,7 +117,7 @@ def text(results: dict[tuple[str, str], Result]) -> str:
         "float64" if said == "float64" else "other weights"
         for r in results.values()
         for m in MODES
-        if (said := r.get(m, {}).get("again") or r.get(m, {}).get("draw"))
+        if (said := r.get(m, {}).get("again"))
     )
     noisy = sum("noise" in r.get(m, {}) for r in results.values() for m in MODES)
     random = sorted(
