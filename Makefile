@@ -107,8 +107,10 @@ conformance: setup-test $(EXTENSION) ## PyTorch's OpInfo, module_db, hop_db (SUI
 	done
 	@$(BIN)/python -m tests.conformance --suite hops --dtypes $(TRAIN) --fallback --workers $(WORKERS) --shard $(SHARD) \
 		--out build/conformance/hops-fallback-$(subst /,of,$(SHARD)).jsonl
-	@$(BIN)/python -m tests.conformance --dtypes $(TRAIN) --dynamic --workers $(WORKERS) --shard $(SHARD) --max-samples $(SAMPLES) \
-		--out build/conformance/opinfo-dynamic-$(subst /,of,$(SHARD)).jsonl
+	@for train in "" --train; do \
+		$(BIN)/python -m tests.conformance --dtypes $(TRAIN) --dynamic $$train --workers $(WORKERS) --shard $(SHARD) --max-samples $(SAMPLES) \
+			--out build/conformance/opinfo-dynamic$$train-$(subst /,of,$(SHARD)).jsonl; \
+	done
 	@$(BIN)/python scripts/conformance_table.py build/conformance/*.jsonl
 
 architectures: setup-test $(EXTENSION) ## the models of timm, diffusers and transformers, one JSON line each in build/architectures (hours)

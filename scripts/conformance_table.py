@@ -27,7 +27,8 @@ equal. An entry passes if all of its samples do.
 - *ceiling*: entries that pass here or under `backend="aot_eager"`: what dynamo can compile at all.
 - *share*: passes, of the ceiling.
 - *by float64*: passes of which a sample exceeds the tolerance, and is as near to float64 as eager's own result is
-  (within a factor of 4): gradients that cancel to rounding, and short floats where eager rounds on the way.
+  (within a factor of 4): short floats where eager rounds on the way; or of which a gradient is off by no more than one
+  rounding of the sample's largest result or gradient: those that cancel.
 - *fallback*: with `options={"fallback": "eager"}`, which lets the host run what has no lowering.
 - *dynamic*: with `dynamic=True`, so that all sizes are symbols.
 

@@ -48,9 +48,14 @@ def check_process() -> None:
         )
 
 
-@functools.cache
+_found: dict[tuple[str, ...], str] = {}
+"""What is installed; what is not may be by the next call."""
+
+
 def _in_package(package: str, *patterns: str) -> str | None:
     """The first file under an installed package that matches; the package is found, not imported."""
+    if (package, *patterns) in _found:
+        return _found[package, *patterns]
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):
@@ -58,6 +63,7 @@ def _in_package(package: str, *patterns: str) -> str | None:
     for folder in (spec.submodule_search_locations or []) if spec is not None else []:
         for pattern in patterns:
             for path in sorted(glob.glob(os.path.join(folder, pattern))):
+                _found[package, *patterns] = path
                 return path
     return None
 

@@ -15,6 +15,6 @@ def cause(detail: str, status: str) -> str:
     for pattern, name in CAUSES:
         if found := re.search(pattern, detail):
             return name.format(*found.groups())
-    # The message without what differs from model to model.
-    short = re.sub(r"\d+(\.\d+)?(e[-+]\d+)?", "N", detail)[:120]
+    # The message without its place, and without what differs from model to model.
+    short = re.sub(r"\d+(\.\d+)?(e[-+]\d+)?", "N", detail.partition(" at: ")[0])[:120]
     return f"{status}: {short}"

@@ -355,7 +355,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "pe_audio_video": {"audio_video_config": {"video_config": PE_VIDEO}},
     "pe_audio_video_encoder": {"video_config": PE_VIDEO},
     "pe_video": {"video_config": PE_VIDEO},
-    **dict.fromkeys(("pe_video_encoder",), PE_VIDEO),
+    "pe_video_encoder": PE_VIDEO,
     "perception_lm": {
         "vision_config": {
             "architecture": "test_vit",

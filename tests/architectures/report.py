@@ -53,9 +53,9 @@ def text(results: dict[tuple[str, str], Result]) -> str:
         'class), tiny, with random weights, in float32, `torch.compile(model, backend="tpu")` on the CPU plugin, against',
         "eager PyTorch: the results of a forward pass, and in training the results and the gradients of all parameters,",
         "each within 1e-4 of its largest element (or, where float32 itself allows no better, within 4 times eager's own",
-        "error against float64). A mismatch is tried again with other weights, since rounding decides the sign of what is",
-        "0 but for rounding, and with it a relu's gradient. `tests/architectures/list.json` is the frozen list;",
-        '"run" is how many of it ran.',
+        "error against float64). A mismatch is tried again with other weights and in float64, since rounding decides",
+        "the sign of what is 0 but for rounding, so a relu's gradient, and which of near-equal scores are the highest.",
+        '`tests/architectures/list.json` is the frozen list, and "run" is how many of it ran.',
         "",
         "aot_eager was run where ours does not pass. Where ours passes, an entry is counted as one that aot_eager compiles",
         "without running it: both get the same graphs from dynamo and AOTAutograd.",
@@ -113,6 +113,12 @@ def text(results: dict[tuple[str, str], Result]) -> str:
     for why, entries in sorted(rest.items(), key=lambda item: (-len(item[1]), item[0])):
         listed = ", ".join(n + (f" ({m[0]})" if len(m) == 1 else "") for n, m in entries.items())
         out.append(f"| {why.replace('|', '/').replace('<', '&lt;')} | {listed} |")
+    again = Counter(
+        "float64" if said == "float64" else "other weights"
+        for r in results.values()
+        for m in MODES
+        if (said := r.get(m, {}).get("again"))
+    )
     noisy = sum("noise" in r.get(m, {}) for r in results.values() for m in MODES)
     random = sorted(
         {f"{lib}/{name}" for (lib, name), r in results.items() for m in MODES if r.get(m, {}).get("random")}
@@ -120,6 +126,9 @@ def text(results: dict[tuple[str, str], Result]) -> str:
     breaks = Counter(r.get("forward", {}).get("breaks", 0) > 0 for r in results.values())[True]
     out += ["", "## Notes", ""]
     out += [f"- In {noisy} comparisons a tensor was accepted by its distance from float64."]
+    out += [
+        f"- {again['other weights']} comparisons passed with other weights, {again['float64']} in float64."
+    ]
     out += [f"- {breaks} models are traced in more than one graph; aot_eager sees the same breaks."]
     if random:
         out += [f"- Random in eager mode, so compared by shapes and dtypes alone: {', '.join(random)}."]
@@ -139,8 +148,10 @@ def main() -> None:
     results = load(sys.argv[1:])
     PATH.write_text(text(results))
     here = Path(__file__).parent
-    passed = sorted(f"{lib}/{name}" for (lib, name), r in results.items() if r["status"] == "pass")
-    (here / "passed.txt").write_text("".join(f"{name}\n" for name in passed))
+    passed = sorted(
+        f"{lib}/{name} {r['seconds']:.0f}\n" for (lib, name), r in results.items() if r["status"] == "pass"
+    )
+    (here / "passed.txt").write_text("".join(passed))
     failed, ran = failures(results), {f"{lib}/{name}" for lib, name in results}
     listed = {key for key in known_failures() if key.rpartition(" ")[0] in ran}
     for key in sorted(failed.keys() ^ listed):

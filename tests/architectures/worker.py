@@ -10,8 +10,9 @@ set. Both are float32 sums in another order, so neither error is the larger one 
 float32 by its own casts is not float64 in the reference either, so this can only refuse what is right.
 
 Rounding also decides on which side of 0 the input of a relu falls that is 0 but for rounding, and a gradient is there
-or not. So a mismatch is tried again with other weights, `DRAWS` times; a wrong program is wrong with all weights. The
-mode's `draw` says with which it passed."""
+or not; and which of near-equal scores are the highest, and other candidates are chosen. So a mismatch is tried again
+with other weights, `DRAWS` times, and in float64; a wrong program is wrong with all weights and dtypes. The mode's `again`
+says with which it passed."""
 
 from __future__ import annotations
 
@@ -57,12 +58,14 @@ def run(entry: dict[str, Any]) -> dict[str, Any]:
     answer: dict[str, Any] = {}
     for mode in ("forward", "training"):
         result = attempt(entry, entry["backend"], mode == "training")
-        for draw in range(1, DRAWS + 1):
-            if result["status"] != "mismatch":
-                break
-            again = attempt(entry, entry["backend"], mode == "training", draw)
-            if again["status"] == "pass":
-                result = {**again, "draw": draw, "first": result["detail"]}
+        if result["status"] == "mismatch":
+            draws = [f"other weights {draw}" for draw in range(1, DRAWS + 1)]
+            chosen = "AssertionError: result" in result["detail"]  # no relu's gradient
+            for how in ["float64", *draws] if chosen else [*draws, "float64"]:
+                again = attempt(entry, entry["backend"], mode == "training", how)
+                if again["status"] == "pass":
+                    result = {**again, "again": how, "first": result["detail"]}
+                    break
         if result["status"] not in ("pass", "eager_error") and entry["backend"] != "aot_eager":
             result["baseline"] = attempt(entry, "aot_eager", mode == "training")
         answer[mode] = result
@@ -71,15 +74,17 @@ def run(entry: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def attempt(entry: dict[str, Any], backend: str, training: bool, draw: int = 0) -> dict[str, Any]:
+def attempt(entry: dict[str, Any], backend: str, training: bool, how: str = "") -> dict[str, Any]:
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     start = time.perf_counter()
     try:
         made = zoo.make(entry["library"], entry["name"])
         made[0].train(training)
-        if draw:
-            redraw(made[0], draw)
+        if how == "float64":
+            made = in_float64(made)
+        elif how:
+            redraw(made[0], int(how.rpartition(" ")[2]))
         expected = outcome(fresh(made), training, 1)
         drawn = not torch.equal(torch.get_rng_state(), torch.Generator().manual_seed(1).get_state())
         # Our backend draws other numbers than eager: values say nothing where they depend on what was drawn.

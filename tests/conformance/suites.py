@@ -86,7 +86,7 @@ def values_at(
 ) -> tuple[torch.Tensor, ...]:
     """In place of indices the elements at them, and that they differ from one another."""
     values, indices = (None, found) if isinstance(found, torch.Tensor) else found
-    at = ["k", "dim"].index("dim") if op.name in ("topk", "kthvalue") else 0
+    at = 1 if op.name in ("topk", "kthvalue") else 0
     dim = kwargs.get("dim", args[at] if len(args) > at and isinstance(args[at], int) else -1)
     if x.dim() == 0:
         return (indices,) if values is None else (values, indices)

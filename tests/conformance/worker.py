@@ -3,9 +3,9 @@
 Status of an entry is the worst of its samples: mismatch (a wrong number), error (an exception that is not ours),
 refused (our error), eager_error (eager itself fails), pass; unsupported_dtype and no_samples where nothing ran.
 Where a tolerance is exceeded, the same sample in float64 decides: a result that is as near to it as eager's own passes
-(bfloat16 where eager rounds on the way), and so does what is off by one rounding of the sample's largest element
-(gradients that cancel). The entry's `exact` counts such samples. What does not pass is tried again with `aot_eager`:
-`ceiling` tells how that fared, on the same samples."""
+(bfloat16 where eager rounds on the way), and so does a gradient that is off by one rounding of the sample's largest
+result or gradient (what cancels). The entry's `exact` counts such samples. What does not pass is tried again with
+`aot_eager`: `ceiling` tells how that fared, on the same samples."""
 
 from __future__ import annotations
 
@@ -132,7 +132,9 @@ def as_exact(sample: Sample, train: bool, actual: Any, expected: Any) -> bool:
     trees = [pytree.tree_leaves(tree) for tree in (actual, expected, exact)]
     if len({len(leaves) for leaves in trees}) > 1:
         return False
-    floating = [x.detach() for x in trees[2] if isinstance(x, torch.Tensor) and x.is_floating_point()]
+    # Gradients alone cancel; of other results, and of the inputs, nothing is forgiven.
+    results = pytree.tree_leaves(exact[0]) if train else []
+    floating = [x.detach() for x in results if isinstance(x, torch.Tensor) and x.is_floating_point()]
     scale = max(map(largest, floating), default=0.0)
     for a, e, r in zip(*trees, strict=True):
         try:

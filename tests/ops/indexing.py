@@ -149,6 +149,15 @@ CASES = [
         fixture=False,
     ),
     case(
+        "index_put_mask_of_nothing",
+        lambda x, m, v: put(x, [m], v),
+        f32(3, 4),
+        mask(3, then=torch.zeros_like),
+        f32(0, 4),
+        train=True,
+        fixture=False,
+    ),
+    case(
         "index_put_mask_accumulate",
         lambda x, m, v: put(x, [m], v, True),
         i64(3, 4),

@@ -203,6 +203,7 @@ def test_out_of_memory() -> None:
 
 CTRL_C = """
 import os, signal, sys, threading, time, torch, torchtpu_dynamo
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 def deep(x):
     for i in range(1500):
         x = torch.sin(x @ x) + i

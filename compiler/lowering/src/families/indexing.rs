@@ -357,6 +357,10 @@ fn mask_put(
     let from_end = shape.len() - dim;
     let rank = cx.b.rank(values);
     let count = rank.checked_sub(from_end).map_or(1, |i| cx.b.shape(values)[i]);
+    if count == 0 {
+        // No values: no element of the mask is true.
+        return cx.b.reshape(v, &ty.shape);
+    }
     let values = if count == 1 {
         cx.b.broadcast_to(values, &shape)?
     } else {
