@@ -92,8 +92,10 @@ def compile_with(
     compiler: Compiler,
     wrap: Callable[[Callable[..., Any]], Any] = lambda compile: compile,
     configured: Callable[[], contextlib.AbstractContextManager[Any]] = configuration,
+    static: Sequence[int] | None = None,
 ) -> Callable[..., Any]:
-    """Runs AOTAutograd, configured so, and hands its graphs to `compiler`, as what `wrap` makes of it."""
+    """Runs AOTAutograd, configured so, and hands its graphs to `compiler`, as what `wrap` makes of it. `static` are the
+    inputs that are parameters and buffers, where dynamo does not tell."""
     parameters: set[str] = set()
 
     def compile_expanded(aot_gm: torch.fx.GraphModule, kind: str, static: Sequence[int]) -> Boxed:
@@ -104,10 +106,10 @@ def compile_with(
         return compiler(aot_gm, kind, static)
 
     def compile_forward(kind: str, aot_gm: torch.fx.GraphModule, _: Sequence[Any]) -> Boxed:
-        static = static_inputs()
+        known = static_inputs() if static is None else static
         names = [n.name for n in aot_gm.graph.nodes if n.op == "placeholder"]
-        parameters.update(names[i] for i in static if i < len(names))
-        return compile_expanded(aot_gm, kind, static)
+        parameters.update(names[i] for i in known if i < len(names))
+        return compile_expanded(aot_gm, kind, known)
 
     def compile_backward(aot_gm: torch.fx.GraphModule, _: Sequence[Any]) -> Boxed:
         names = [n.name for n in aot_gm.graph.nodes if n.op == "placeholder"]

@@ -42,6 +42,11 @@ impl Writer {
         Ok(writer)
     }
 
+    /// Where the file is written.
+    pub fn folder(&self) -> &Path {
+        self.temporary.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    }
+
     /// Appends a section. Names are unique.
     pub fn section(&mut self, name: &str, bytes: &mut dyn Read) -> Result<(), String> {
         if self.sections.iter().any(|s| s.name == name) {

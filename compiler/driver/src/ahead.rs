@@ -71,7 +71,7 @@ pub fn judge(hlo: &[u8], topology: &str, devices: u64) -> Result<String> {
     write(&serde_json::json!({ "chip": chip, "cost": cost, "replay": replay, "summary": module.summary() }))
 }
 
-fn write<T: Serialize>(value: &T) -> Result<String> {
+pub(crate) fn write<T: Serialize>(value: &T) -> Result<String> {
     serde_json::to_string(value)
         .map_err(|e| CompileError::new(Stage::Compile, format!("cannot write JSON: {e}")))
 }
@@ -137,6 +137,8 @@ pub fn compile(
     let attributes = plugin.attributes().unwrap_or_default();
     let mut about: BTreeMap<_, _> = attributes.into_iter().map(|(k, v)| (k, shown(&v))).collect();
     about.insert("platform".into(), topology.platform_name().map_err(fail)?);
+    about.insert("version".into(), topology.platform_version().map_err(fail)?);
+    about.insert("kind".into(), topology.device(0).map_err(fail)?.0);
     let (major, minor) = plugin.api_version();
     about.insert("pjrt_api".into(), format!("{major}.{minor}"));
     Ok(Built {

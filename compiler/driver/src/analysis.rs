@@ -8,6 +8,8 @@ use crate::program::Program;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use torchtpu_hlo::Summary;
+use torchtpu_ir::text::parse_graph;
+use torchtpu_ir::verify::verify;
 use torchtpu_ir::{CompileError, Graph, NodeId, Stage};
 use torchtpu_passes::analysis::{Buffer, FusionPlan, Liveness, cost};
 use torchtpu_pjrt::CompiledMemoryStats;
@@ -103,12 +105,6 @@ fn json<T: Serialize>(value: &T) -> Result<String> {
         .map_err(|e| CompileError::new(Stage::Compile, format!("cannot write the analysis: {e}")))
 }
 
-impl ProgramAnalysis {
-    pub fn to_json(&self) -> Result<String> {
-        json(self)
-    }
-}
-
 impl ExecutableAnalysis {
     pub fn to_json(&self) -> Result<String> {
         json(self)
@@ -118,7 +114,23 @@ impl ExecutableAnalysis {
 impl Program {
     /// Cost, memory over the schedule, and the nodes of the program after the passes.
     pub fn analysis(&self) -> ProgramAnalysis {
-        let graph = self.graph();
+        ProgramAnalysis::of(self.graph())
+    }
+}
+
+impl ProgramAnalysis {
+    pub fn to_json(&self) -> Result<String> {
+        json(self)
+    }
+
+    /// Of a graph in its text form.
+    pub fn of_text(text: &str) -> Result<ProgramAnalysis> {
+        let graph = parse_graph(text).map_err(|e| CompileError::new(Stage::Import, e))?;
+        verify(&graph)?;
+        Ok(ProgramAnalysis::of(&graph))
+    }
+
+    pub fn of(graph: &Graph) -> ProgramAnalysis {
         let plan = FusionPlan::of(graph);
         let order = graph.topological();
         let mut position = vec![0; graph.bound()];

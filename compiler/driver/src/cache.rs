@@ -4,7 +4,7 @@
 //! same program: nothing here may change what is compiled, and no failure of a cache is ever an error of a compilation.
 
 use crate::cpu;
-use crate::executable::{Executable, Signature, element_type};
+use crate::executable::{Executable, Signature};
 use crate::options::{CompileSettings, ProgramSettings};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 pub use torchtpu_cache::{Entry, Key};
 use torchtpu_cache::{Found, Store};
 use torchtpu_import::Bindings;
@@ -70,7 +70,7 @@ fn strip_lines(graph: &mut Value) {
 }
 
 /// What the executable is for and what makes it: plugin, devices, and the environment that plugins read.
-fn target(client: &Client) -> String {
+pub fn target(client: &Client) -> String {
     let plugin = client.plugin();
     let kinds: Vec<String> = client.devices().into_iter().map(|d| d.kind).collect();
     let environment = ["XLA_FLAGS", "LIBTPU_INIT_ARGS"].map(std::env::var_os);
@@ -170,7 +170,6 @@ impl Cache {
 
     /// The executable of this key. `name` is what the caller calls the graph.
     pub fn load(&self, key: &Key, name: &str, client: &Client, zero_copy: bool) -> Lookup {
-        let start = Instant::now();
         let blob = match self.store.get(key) {
             Found::Hit(blob) => blob,
             Found::Miss => return Lookup::Miss,
@@ -180,16 +179,7 @@ impl Cache {
         let made = || {
             let Description { signature, .. } =
                 serde_json::from_slice(&blob.label).map_err(|e| e.to_string())?;
-            let loaded = client.deserialize(&blob.body).map_err(|e| e.to_string())?;
-            let types = loaded.output_element_types().map_err(|e| e.to_string())?;
-            let promised = signature.outputs.iter().map(|o| element_type(o.tensor.ty.dtype));
-            if types.len() != signature.outputs.len() + signature.checks.len()
-                || promised.zip(&types).any(|(promised, found)| promised != *found)
-            {
-                return Err("its results are not those of the graph".to_string());
-            }
-            let stages = vec![("load", start.elapsed())];
-            Ok(Executable::new(name.to_string(), client, loaded, signature, zero_copy, stages))
+            Executable::load(name, signature, &blob.body, client, zero_copy)
         };
         match made() {
             Ok(executable) => Lookup::Hit(Box::new(executable), blob.body.len() as u64),

@@ -7,16 +7,16 @@
 #![allow(unsafe_code)] // Hands the caller's memory to the plugin; each block says why that is sound.
 
 use crate::cpu::{self, Prepared};
-use crate::host::{self, Memory, TensorRef};
+use crate::host::{self, Array, Memory, TensorRef};
 use crate::options::CompileSettings;
-use crate::program::Program;
+use crate::program::{Interface, Program};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use torchtpu_emit::{EmitOptions, emit_bytecode};
-use torchtpu_ir::{CompileError, DType, Location, Stage, Value};
+use torchtpu_ir::{CompileError, DType, Graph, Location, Stage, Value};
 use torchtpu_lowering::{Check, InputSpec, OutputSpec};
 use torchtpu_pjrt::{
     Buffer, Client, CompileOptions, ElementType, ErrorCode, Executable as Loaded, ExecuteOptions,
@@ -45,6 +45,22 @@ impl Output {
         match self {
             Output::Device(m) => m.ptr(),
             Output::Host(m) => m.ptr(),
+        }
+    }
+}
+
+/// An argument of `Executable::run`.
+pub enum Argument<'a> {
+    Read(&'a Array),
+    /// For inputs that the program writes.
+    Write(&'a mut Array),
+}
+
+impl Argument<'_> {
+    pub fn array(&self) -> &Array {
+        match self {
+            Argument::Read(array) => array,
+            Argument::Write(array) => array,
         }
     }
 }
@@ -123,6 +139,19 @@ pub struct Signature {
     pub uses_seed: bool,
 }
 
+impl Signature {
+    /// Of a program that is compiled as it is.
+    pub(crate) fn plain(interface: &Interface) -> Signature {
+        let inputs = interface.inputs.iter();
+        Signature {
+            inputs: inputs.map(|i| (i.clone(), i.tensor.memory_type().shape.to_vec())).collect(),
+            outputs: interface.outputs.clone(),
+            checks: interface.checks.clone(),
+            uses_seed: interface.uses_seed,
+        }
+    }
+}
+
 /// An input with what a call needs of it, computed once. What every call reads of every input lies side by side.
 struct Slot {
     dtype: DType,
@@ -196,22 +225,32 @@ impl Executable {
         settings: &CompileSettings,
         zero_copy: bool,
     ) -> Result<Executable> {
+        Self::of(&program.name, program.graph(), &program.interface, client, settings, zero_copy)
+    }
+
+    /// Compiles a graph whose interface this is.
+    pub(crate) fn of(
+        name: &str,
+        graph: &Graph,
+        interface: &Interface,
+        client: &Client,
+        settings: &CompileSettings,
+        zero_copy: bool,
+    ) -> Result<Executable> {
         let options = CompileOptions {
             env_option_overrides: xla_options(settings, cpu::options(client))?,
             ..CompileOptions::default()
         };
         let start = Instant::now();
-        let prepared =
-            if client.platform_name() == cpu::PLATFORM { cpu::prepare(program.graph())? } else { None };
+        let prepared = if client.platform_name() == cpu::PLATFORM { cpu::prepare(graph)? } else { None };
         let (graph, form) = match &prepared {
             Some(Prepared { graph, options }) => (graph, options),
-            None => (program.graph(), &EmitOptions::default()),
+            None => (graph, &EmitOptions::default()),
         };
         let bytecode = emit_bytecode(graph, form)?;
         let emitted = start.elapsed();
-        let loaded = client
-            .compile(&bytecode, &options)
-            .map_err(|e| plugin_error(Stage::Compile, &program.name, e))?;
+        let loaded =
+            client.compile(&bytecode, &options).map_err(|e| plugin_error(Stage::Compile, name, e))?;
         let stages = vec![("emit", emitted), ("xla", start.elapsed() - emitted)];
         if start.elapsed() > LARGE {
             host::trim();
@@ -219,15 +258,35 @@ impl Executable {
         // The inputs are the first parameters, in order.
         let dims = graph.parameters().iter().map(|&p| graph.ty(Value { node: p, result: 0 }).shape.clone());
         let signature = Signature {
-            inputs: program.inputs.iter().cloned().zip(dims).collect(),
-            outputs: program.outputs.clone(),
-            checks: program.checks.clone(),
-            uses_seed: program.uses_seed,
+            inputs: interface.inputs.iter().cloned().zip(dims).collect(),
+            outputs: interface.outputs.clone(),
+            checks: interface.checks.clone(),
+            uses_seed: interface.uses_seed,
         };
-        Ok(Self::new(program.name.clone(), client, loaded, signature, zero_copy, stages))
+        Ok(Self::new(name.to_owned(), client, loaded, signature, zero_copy, stages))
     }
 
-    pub(crate) fn new(
+    /// Loads what `serialize` gave to the same plugin; the bytes are native code, and are trusted.
+    pub(crate) fn load(
+        name: &str,
+        signature: Signature,
+        bytes: &[u8],
+        client: &Client,
+        zero_copy: bool,
+    ) -> std::result::Result<Executable, String> {
+        let start = Instant::now();
+        let loaded = client.deserialize(bytes).map_err(|e| e.to_string())?;
+        let types = loaded.output_element_types().map_err(|e| e.to_string())?;
+        let promised = signature.outputs.iter().map(|o| element_type(o.tensor.ty.dtype));
+        if types.len() != signature.outputs.len() + signature.checks.len()
+            || promised.zip(&types).any(|(promised, found)| promised != *found)
+        {
+            return Err("its results are not those of the graph".to_string());
+        }
+        Ok(Self::new(name.to_owned(), client, loaded, signature, zero_copy, vec![("load", start.elapsed())]))
+    }
+
+    fn new(
         name: String,
         client: &Client,
         loaded: Loaded,
@@ -276,6 +335,12 @@ impl Executable {
     /// The plugin's executable in a form that the same plugin loads.
     pub fn serialize(&self) -> std::result::Result<Vec<u8>, PjrtError> {
         self.loaded.serialize()
+    }
+
+    /// What `load` takes: the plugin's executable, and JSON of the signature.
+    pub fn to_bytes(&self) -> Result<(Vec<u8>, String)> {
+        let bytes = self.serialize().map_err(|e| plugin_error(Stage::Compile, &self.name, e))?;
+        Ok((bytes, crate::ahead::write(&self.signature())?))
     }
 
     /// The compiled program, for what can be asked of it.
@@ -334,6 +399,25 @@ impl Executable {
         drop(imported);
         // SAFETY: mutated inputs may be written, by the caller's promise.
         unsafe { self.deliver(args, results) }
+    }
+
+    /// `call` on arrays of our own; the results are copies.
+    pub fn run(&self, args: &mut [Argument<'_>], seed: u64) -> Result<Vec<Array>> {
+        let tensors: Vec<TensorRef<'_>> = args.iter().map(|arg| arg.array().tensor()).collect();
+        let read_only = args.iter().map(|arg| matches!(arg, Argument::Read(_)));
+        if let Some((slot, _)) = self.inputs.iter().zip(read_only).find(|(s, read)| s.mutated && *read) {
+            let what = format!("graph `{}` writes its input `{}`", self.name, slot.spec.name);
+            return Err(CompileError::new(Stage::Run, what));
+        }
+        // SAFETY: the arrays are borrowed for this call, those that are written by nobody else.
+        let outputs = unsafe { self.call(&tensors, seed) }?;
+        let copy = |(output, (spec, strides)): (Output, (&OutputSpec, &[i64]))| {
+            let ty = &spec.tensor.ty;
+            let (ptr, shape) = (output.ptr(), &ty.shape[..]);
+            // SAFETY: the output has this type, and lives until the copy is made.
+            unsafe { Array::copy(&TensorRef { ptr, dtype: ty.dtype, shape, strides, version: 0 }) }
+        };
+        Ok(outputs.into_iter().zip(self.results()).map(copy).collect())
     }
 
     /// Buffers of the arguments: static ones from the cache where address and version are those of the last call,

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc, dealloc};
-use torchtpu_ir::DType;
+use torchtpu_ir::{CompileError, DType, Stage};
 
 /// What XLA's CPU runtime needs to use memory in place, in bytes; PyTorch allocates at this alignment too.
 pub const ALIGNMENT: usize = 64;
@@ -39,6 +39,22 @@ impl TensorRef<'_> {
     pub fn has_strides(&self, dense: &[i64]) -> bool {
         self.shape.iter().zip(self.strides).zip(dense).all(|((size, a), b)| *size == 1 || a == b)
             || self.elements() == 0
+    }
+
+    pub fn is_row_major(&self) -> bool {
+        self.has_strides(&row_major(self.shape))
+    }
+
+    /// The elements of a tensor that is dense, row by row.
+    ///
+    /// # Safety
+    /// The memory is alive, holds the elements in that order, and nobody writes it for `'a`.
+    pub unsafe fn dense<'a>(&self) -> &'a [u8] {
+        if self.elements() == 0 {
+            return &[];
+        }
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.ptr, self.bytes()) }
     }
 
     /// Offsets in bytes of every innermost run, in the order of dimensions `order`, with the run's length and step.
@@ -126,6 +142,14 @@ impl TensorRef<'_> {
     }
 }
 
+fn row_major(shape: &[i64]) -> Vec<i64> {
+    let mut strides = vec![1; shape.len()];
+    for d in (1..shape.len()).rev() {
+        strides[d - 1] = strides[d] * shape[d].max(1);
+    }
+    strides
+}
+
 /// Gives memory that was freed back to the system. A compiler's many small blocks leave holes that the allocator
 /// keeps, hundreds of MiB after a large model.
 pub fn trim() {
@@ -137,6 +161,7 @@ pub fn trim() {
 }
 
 /// Aligned memory of our own.
+#[derive(Debug)]
 pub struct Memory {
     ptr: *mut u8,
     layout: Layout,
@@ -165,6 +190,83 @@ impl Memory {
     pub fn bytes_mut(&mut self, bytes: usize) -> &mut [u8] {
         // SAFETY: owned, at least `layout.size()` bytes, and only ever written through this slice.
         unsafe { std::slice::from_raw_parts_mut(self.ptr, bytes.min(self.layout.size())) }
+    }
+}
+
+/// A tensor of our own, dense and row by row.
+#[derive(Debug)]
+pub struct Array {
+    pub dtype: DType,
+    shape: Vec<i64>,
+    strides: Vec<i64>,
+    memory: Memory,
+}
+
+impl Array {
+    /// A copy of `bytes`, which must be as many as dtype and shape say.
+    pub fn new(dtype: DType, shape: Vec<i64>, bytes: &[u8]) -> Result<Array, CompileError> {
+        let fail = |message| Err(CompileError::new(Stage::Run, message));
+        let count = shape.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(usize::try_from(d).ok()?));
+        if count != Some(bytes.len()) {
+            return fail(format!("{} bytes are no {dtype}{shape:?}", bytes.len()));
+        }
+        let mut memory = Memory::new(bytes.len());
+        memory.bytes_mut(bytes.len()).copy_from_slice(bytes);
+        Ok(Array::of(dtype, shape, memory))
+    }
+
+    /// `memory` is written as far as dtype and shape reach.
+    fn of(dtype: DType, shape: Vec<i64>, memory: Memory) -> Array {
+        let strides = row_major(&shape);
+        Array { dtype, shape, strides, memory }
+    }
+
+    /// A copy of a tensor's elements.
+    ///
+    /// # Safety
+    /// As `TensorRef::gather`.
+    pub unsafe fn copy(tensor: &TensorRef<'_>) -> Array {
+        let order: Vec<i64> = (0..tensor.shape.len() as i64).collect();
+        // SAFETY: the caller's promise.
+        let memory = unsafe { tensor.gather(&order) };
+        Array::of(tensor.dtype, tensor.shape.to_vec(), memory)
+    }
+
+    /// A copy of a view, `offset` elements from the first; None where it would reach outside.
+    pub fn view(&self, size: &[i64], stride: &[i64], offset: i64) -> Option<Array> {
+        if size.len() != stride.len() || offset < 0 || size.iter().chain(stride).any(|&n| n < 0) {
+            return None;
+        }
+        if size.contains(&0) {
+            return Some(Array::of(self.dtype, size.to_vec(), Memory::new(0)));
+        }
+        let steps = size.iter().zip(stride);
+        let last = steps.fold(Some(offset), |at, (n, step)| at?.checked_add(step.checked_mul(n - 1)?));
+        if last? >= self.tensor().elements() as i64 {
+            return None;
+        }
+        // SAFETY: neither end is outside, nor anything between them.
+        let ptr = unsafe { self.memory.ptr.add(offset as usize * self.dtype.size()) };
+        // SAFETY: as above.
+        Some(unsafe {
+            Array::copy(&TensorRef { ptr, dtype: self.dtype, shape: size, strides: stride, version: 0 })
+        })
+    }
+
+    pub fn shape(&self) -> &[i64] {
+        &self.shape
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        let bytes = self.tensor().bytes();
+        // SAFETY: every constructor wrote that many bytes.
+        unsafe { std::slice::from_raw_parts(self.memory.ptr, bytes) }
+    }
+
+    /// The array as an argument. Who writes through it has it for themselves.
+    pub fn tensor(&self) -> TensorRef<'_> {
+        let (ptr, shape, strides) = (self.memory.ptr, &self.shape[..], &self.strides[..]);
+        TensorRef { ptr, dtype: self.dtype, shape, strides, version: 0 }
     }
 }
 

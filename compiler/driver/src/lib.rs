@@ -1,7 +1,8 @@
 //! Joins the stages. `program` is the straight line from an FX payload to StableHLO, `executable` what runs it,
 //! `bucket` one executable for a range of sizes, `cache` what a later process finds, `cpu` what the CPU plugin needs
 //! said differently, `host` the only place that touches the caller's memory, `options` what can be asked for,
-//! `analysis` what `explain` reports, `ahead` compiling for devices that are not there.
+//! `analysis` what `explain` reports, `ahead` compiling for devices that are not there, `deploy` running what was compiled
+//! ahead.
 //!
 //! Nothing here may know of Python.
 
@@ -10,6 +11,7 @@ pub mod analysis;
 pub mod bucket;
 pub mod cache;
 mod cpu;
+pub mod deploy;
 pub mod executable;
 pub mod host;
 pub mod options;
@@ -17,9 +19,9 @@ pub mod program;
 
 pub use cache::{Cache, Lookup, Request};
 pub use executable::{Executable, Output, live_buffers};
-pub use host::{Memory, TensorRef};
+pub use host::{Array, Memory, TensorRef};
 pub use options::{CompileSettings, ProgramSettings};
-pub use program::{Program, Source};
+pub use program::{Interface, Program, Source};
 pub use torchtpu_artifact as artifact;
 pub use torchtpu_hlo as hlo;
 pub use torchtpu_ir::{CompileError, DType, Stage};

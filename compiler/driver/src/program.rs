@@ -2,6 +2,7 @@
 
 use crate::bucket::{self, Bucket};
 use crate::options::ProgramSettings;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,11 +10,61 @@ use std::time::{Duration, Instant};
 use torchtpu_emit::{EmitOptions, emit_bytecode, emit_text};
 use torchtpu_import::{Bindings, Kind, Payload};
 use torchtpu_ir::text::print_graph;
-use torchtpu_ir::{CompileError, Graph, Stage};
+use torchtpu_ir::{CompileError, DType, Graph, Stage, TensorType, Value};
 use torchtpu_lowering::{Check, InputSpec, Lowered, OutputSpec, lower_for};
 use torchtpu_passes::{PassOptions, PassReport};
 
 type Result<T> = std::result::Result<T, CompileError>;
+
+/// What a caller has to know of a graph.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Interface {
+    /// Of the first parameters, in order. A seed is one parameter more.
+    pub inputs: Vec<InputSpec>,
+    pub outputs: Vec<OutputSpec>,
+    /// Predicates after the outputs that must be false, with what to say where one is not.
+    pub checks: Vec<Check>,
+    pub uses_seed: bool,
+}
+
+impl Interface {
+    pub fn to_json(&self) -> Result<String> {
+        crate::ahead::write(self)
+    }
+
+    /// Whether a graph has this interface; the error says where it has not.
+    pub fn check(&self, graph: &Graph) -> std::result::Result<(), String> {
+        let type_of = |value| graph.ty(value);
+        let parameters: Vec<_> =
+            graph.parameters().iter().map(|&node| type_of(Value { node, result: 0 }).clone()).collect();
+        let mut promised: Vec<_> = self.inputs.iter().map(|input| input.tensor.memory_type()).collect();
+        if self.uses_seed {
+            promised.push(TensorType::new(DType::U64, [2]));
+        }
+        let tensors = self.inputs.iter().map(|i| &i.tensor).chain(self.outputs.iter().map(|o| &o.tensor));
+        for tensor in tensors {
+            let mut order = tensor.order.clone();
+            order.sort_unstable();
+            if !order.into_iter().eq(0..tensor.ty.rank() as i64) {
+                return Err(format!("{:?} is no order of dimensions", tensor.order));
+            }
+        }
+        if parameters != promised {
+            return Err("its inputs are not those of the graph".into());
+        }
+        let mut promised: Vec<_> = self.outputs.iter().map(|output| output.tensor.memory_type()).collect();
+        promised.extend(self.checks.iter().map(|_| TensorType::new(DType::Bool, [])));
+        if !graph.outputs.iter().map(|&value| type_of(value)).eq(&promised) {
+            return Err("its outputs are not those of the graph".into());
+        }
+        let written = self.inputs.iter().enumerate();
+        let written: Vec<_> = written.filter_map(|(i, input)| Some((input.mutated_by?, i))).collect();
+        if !graph.aliases.iter().map(|a| (a.output, a.parameter)).eq(written) {
+            return Err("it writes other inputs than the graph".into());
+        }
+        Ok(())
+    }
+}
 
 /// One compiled graph, before any plugin has seen it.
 pub struct Program {
@@ -23,11 +74,7 @@ pub struct Program {
     /// The IR as lowered. Kept because people ask why a pass did what it did.
     before: Graph,
     after: Graph,
-    pub inputs: Vec<InputSpec>,
-    pub outputs: Vec<OutputSpec>,
-    /// Predicates among the outputs that must be false, with what to say where one is not.
-    pub checks: Vec<Check>,
-    pub uses_seed: bool,
+    pub interface: Interface,
     /// Wall time of each stage, in order.
     pub stages: Vec<(&'static str, Duration)>,
     pub passes: Vec<PassReport>,
@@ -146,10 +193,12 @@ impl Program {
             source: source.clone(),
             before,
             after,
-            inputs: lowered.inputs,
-            outputs: lowered.outputs,
-            checks: lowered.checks,
-            uses_seed: lowered.uses_seed,
+            interface: Interface {
+                inputs: lowered.inputs,
+                outputs: lowered.outputs,
+                checks: lowered.checks,
+                uses_seed: lowered.uses_seed,
+            },
             stages: clock.stages,
             passes,
             bucket,

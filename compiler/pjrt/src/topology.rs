@@ -62,6 +62,17 @@ impl Topology {
         }
     }
 
+    pub fn platform_version(&self) -> Result<String> {
+        // SAFETY: the topology is alive, and so is its string.
+        unsafe {
+            let args = call!(
+                self.inner.api,
+                PJRT_TopologyDescription_PlatformVersion { topology: self.inner.raw.as_ptr() }
+            )?;
+            Ok(text(args.platform_version, args.platform_version_size))
+        }
+    }
+
     pub fn num_devices(&self) -> Result<usize> {
         Ok(self.devices()?.len())
     }

@@ -1,14 +1,16 @@
 //! Compiling ahead, and the files that come of it. JSON in, JSON out: Python shapes nothing here.
 
-use crate::{interruptible, raise};
+use crate::{Client, interruptible, raise};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyList};
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use torchtpu_driver::ahead::{self, Spread};
+use torchtpu_driver::analysis::ProgramAnalysis;
 use torchtpu_driver::artifact::{Artifact, SigningKey, Writer};
-use torchtpu_driver::options;
+use torchtpu_driver::deploy::{self, Arguments, Trust};
+use torchtpu_driver::{Array, CompileError, DType, Stage, options};
 
 /// JSON: what a plugin says of a topology.
 #[pyfunction]
@@ -47,6 +49,13 @@ pub fn compile_ahead<'py>(
 #[pyfunction]
 pub fn judge(py: Python<'_>, hlo: Vec<u8>, topology: String, devices: u64) -> PyResult<String> {
     interruptible(py, move || ahead::judge(&hlo, &topology, devices))?.map_err(|e| raise(py, e))
+}
+
+/// JSON: cost, memory over the schedule, and nodes of a program's IR, as `Program.analysis` gives them.
+#[pyfunction]
+pub fn analyse(py: Python<'_>, ir: String) -> PyResult<String> {
+    interruptible(py, move || ProgramAnalysis::of_text(&ir).and_then(|a| a.to_json()))?
+        .map_err(|e| raise(py, e))
 }
 
 fn key(bytes: Option<&[u8]>) -> PyResult<Option<SigningKey>> {
@@ -95,6 +104,28 @@ impl ArtifactWriter {
         }
         written.map_err(PyOSError::new_err)
     }
+    /// Appends weights, CPU tensors that are contiguous, as the section `weights`.
+    fn weights(&self, py: Python<'_>, names: Vec<String>, tensors: &Bound<'_, PyList>) -> PyResult<()> {
+        let exchange = crate::exchange(py)?;
+        let mut weights = Vec::with_capacity(names.len());
+        for (index, name) in names.into_iter().enumerate() {
+            #[allow(unsafe_code)]
+            // SAFETY: the list is the caller's argument and nobody else's to change during the call.
+            let tensor = unsafe { exchange.borrow(tensors, index) }?;
+            if !tensor.is_row_major() {
+                return Err(PyValueError::new_err(format!("weight `{name}` is not contiguous")));
+            }
+            #[allow(unsafe_code)]
+            // SAFETY: the list keeps the memory alive during the call, which is dense.
+            weights.push((name, tensor.dtype, tensor.shape.to_vec(), unsafe { tensor.dense() }));
+        }
+        let mut writer = self.take()?;
+        let written = py.detach(|| deploy::write_weights(&mut writer, weights));
+        if let Ok(mut slot) = self.writer.lock() {
+            *slot = Some(writer);
+        }
+        written.map_err(PyOSError::new_err)
+    }
     /// Writes the label, JSON, and gives the file its name.
     #[pyo3(signature = (label, key_bytes = None))]
     fn finish(&self, py: Python<'_>, label: &str, key_bytes: Option<&[u8]>) -> PyResult<()> {
@@ -137,5 +168,83 @@ impl ArtifactFile {
     }
     fn signed_with(&self, key_bytes: &[u8]) -> PyResult<bool> {
         Ok(key(Some(key_bytes))?.is_some_and(|key| self.artifact.is_signed_with(&key)))
+    }
+}
+
+/// An array as Python passes it: the dtype as torch names it, the shape, and the bytes row by row.
+type Passed = (String, Vec<i64>, Vec<u8>);
+type Given<'py> = (&'static str, Vec<i64>, Bound<'py, PyBytes>);
+
+fn array((dtype, shape, bytes): Passed) -> Result<Array, CompileError> {
+    let unknown = || CompileError::new(Stage::Run, format!("unknown dtype `{dtype}`"));
+    Array::new(DType::from_torch_name(&dtype).ok_or_else(unknown)?, shape, &bytes)
+}
+
+fn given(py: Python<'_>, array: Array) -> Given<'_> {
+    (array.dtype.torch_name(), array.shape().to_vec(), PyBytes::new(py, array.bytes()))
+}
+
+/// An artifact on a client, to be called.
+#[pyclass(frozen, module = "torchtpu_dynamo._torchtpu")]
+pub struct Model {
+    model: Arc<deploy::Model>,
+}
+
+#[pymethods]
+impl Model {
+    /// With `trusted`, or signed with this key, its native code is loaded; else its IR is compiled.
+    #[new]
+    fn new(
+        py: Python<'_>,
+        path: PathBuf,
+        client: &Client,
+        trusted: bool,
+        key_bytes: Option<&[u8]>,
+    ) -> PyResult<Model> {
+        let trust = match (trusted, key(key_bytes)?) {
+            (true, _) => Trust::Anybody,
+            (false, Some(key)) => Trust::Key(key),
+            (false, None) => Trust::Nobody,
+        };
+        let client = client.client.clone();
+        let model = interruptible(py, move || deploy::Model::open(&path, client, trust))?;
+        Ok(Model { model: Arc::new(model.map_err(|e| raise(py, e))?) })
+    }
+    /// Loads or compiles a program; says which and why.
+    fn prepare(&self, py: Python<'_>, program: String) -> PyResult<String> {
+        let model = self.model.clone();
+        let origin = interruptible(py, move || model.prepare(&program).map(str::to_owned))?;
+        origin.map_err(|e| raise(py, e))
+    }
+    /// The outputs, and the inputs that were changed, by position.
+    #[allow(clippy::type_complexity)]
+    fn call<'py>(
+        &self,
+        py: Python<'py>,
+        program: String,
+        inputs: Vec<Passed>,
+        saved: Vec<Passed>,
+        cotangents: Vec<Passed>,
+        seed: u64,
+    ) -> PyResult<(Vec<Given<'py>>, Vec<(usize, Given<'py>)>)> {
+        let model = self.model.clone();
+        let answer = interruptible(py, move || {
+            let arrays = |list: Vec<Passed>| list.into_iter().map(array).collect::<Result<Vec<_>, _>>();
+            let arguments =
+                Arguments { inputs: arrays(inputs)?, saved: arrays(saved)?, cotangents: arrays(cotangents)? };
+            model.call(&program, &arguments, seed)
+        })?;
+        let answer = answer.map_err(|e| raise(py, e))?;
+        Ok((
+            answer.outputs.into_iter().map(|a| given(py, a)).collect(),
+            answer.written.into_iter().map(|(at, a)| (at, given(py, a))).collect(),
+        ))
+    }
+    fn weight<'py>(&self, py: Python<'py>, name: &str) -> Option<Given<'py>> {
+        let (dtype, shape, bytes) = self.model.weight(name)?;
+        Some((dtype.torch_name(), shape, PyBytes::new(py, &bytes)))
+    }
+    fn set_weight(&self, py: Python<'_>, name: &str, value: Passed) -> PyResult<()> {
+        array(value).and_then(|value| self.model.set_weight(name, value)).map_err(|e| raise(py, e))
     }
 }

@@ -123,6 +123,11 @@ impl Client {
     fn zero_copy(&self) -> bool {
         self.zero_copy
     }
+    /// What an executable must be for to run here: plugin, devices, processor, environment.
+    #[getter]
+    fn target(&self) -> String {
+        torchtpu_driver::cache::target(&self.client)
+    }
 
     /// One dictionary a device: id, kind, memory in bytes (None where the plugin does not tell).
     fn devices<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
@@ -223,11 +228,11 @@ impl Program {
     #[allow(clippy::type_complexity)]
     fn borders(&self) -> (Vec<Option<(Vec<i64>, Parts)>>, Vec<Option<(Vec<i64>, Parts)>>, Vec<bool>) {
         let Some(bucket) = &self.program.bucket else { return (Vec::new(), Vec::new(), Vec::new()) };
-        let returned = bucket.outputs.iter().zip(&self.program.outputs).filter(|(_, o)| o.returned);
+        let returned = bucket.outputs.iter().zip(&self.program.interface.outputs).filter(|(_, o)| o.returned);
         (
             bucket.inputs.iter().map(border).collect(),
             returned.map(|(b, _)| border(b)).collect(),
-            self.program.inputs.iter().map(|i| i.mutated_by.is_some()).collect(),
+            self.program.interface.inputs.iter().map(|i| i.mutated_by.is_some()).collect(),
         )
     }
 
@@ -264,9 +269,13 @@ impl Program {
     }
     #[getter]
     fn uses_seed(&self) -> bool {
-        self.program.uses_seed
+        self.program.interface.uses_seed
     }
 
+    /// JSON: what a caller of the program has to know.
+    fn interface(&self, py: Python<'_>) -> PyResult<String> {
+        self.program.interface.to_json().map_err(|e| raise(py, e))
+    }
     /// StableHLO in its own syntax; with `locations` each line ends with the user's.
     #[pyo3(signature = (locations = false))]
     fn as_text(&self, py: Python<'_>, locations: bool) -> PyResult<String> {
@@ -432,6 +441,13 @@ impl Executable {
         let (format, bytes) = self.get()?.optimized_program().map_err(|e| raise(py, e))?;
         Ok((format, PyBytes::new(py, &bytes)))
     }
+    /// The plugin's executable and JSON of its signature: what an artifact holds of it.
+    fn serialize<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, String)> {
+        let executable = self.get()?;
+        let (bytes, signature) =
+            interruptible(py, move || executable.to_bytes())?.map_err(|e| raise(py, e))?;
+        Ok((PyBytes::new(py, &bytes), signature))
+    }
     /// Frees the executable and its device memory once running calls are done.
     fn release(&self) {
         if let Ok(mut inner) = self.inner.write() {
@@ -486,9 +502,11 @@ fn _torchtpu(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<cache::Cache>()?;
     m.add_class::<ahead::ArtifactWriter>()?;
     m.add_class::<ahead::ArtifactFile>()?;
+    m.add_class::<ahead::Model>()?;
     m.add_function(wrap_pyfunction!(ahead::describe_topology, m)?)?;
     m.add_function(wrap_pyfunction!(ahead::compile_ahead, m)?)?;
     m.add_function(wrap_pyfunction!(ahead::judge, m)?)?;
+    m.add_function(wrap_pyfunction!(ahead::analyse, m)?)?;
     m.add("COMPILER", torchtpu_driver::cache::COMPILER)?;
     m.add_function(wrap_pyfunction!(lowered_targets, m)?)?;
     m.add_function(wrap_pyfunction!(unsupported, m)?)?;

@@ -1,0 +1,442 @@
+//! Running what was compiled ahead, without Python: an artifact's programs, its weights, and a call.
+//!
+//! ```no_run
+//! # use torchtpu_driver::{deploy::{Arguments, Model, Trust}, artifact::Artifact, pjrt::Client};
+//! # fn example(client: Client, inputs: Vec<torchtpu_driver::Array>) -> Result<(), torchtpu_driver::CompileError> {
+//! let model = Model::open("model.ttpu".as_ref(), client, Trust::Nobody)?;
+//! let answer = model.call("inference", &Arguments { inputs, ..Default::default() }, 0)?;
+//! # Ok(()) }
+//! ```
+//!
+//! What an artifact says is believed as far as its digests go, which anybody can write: its IR is parsed and verified, its
+//! interface is compared with the IR, and its native code is loaded from nobody but those whom the user trusts.
+
+use crate::cache::target;
+use crate::executable::{Argument, Executable, Signature};
+use crate::host::Array;
+use crate::options::CompileSettings;
+use crate::program::Interface;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{OnceLock, PoisonError, RwLock};
+use torchtpu_artifact::{Artifact, SigningKey, Writer};
+use torchtpu_ir::text::parse_graph;
+use torchtpu_ir::verify::verify;
+use torchtpu_ir::{CompileError, DType, Graph, Stage};
+use torchtpu_pjrt::Client;
+
+type Result<T> = std::result::Result<T, CompileError>;
+
+/// Whose native code is loaded.
+pub enum Trust {
+    Nobody,
+    /// Of whoever signed with this key.
+    Key(SigningKey),
+    Anybody,
+}
+
+/// What an artifact's label says, as far as running goes.
+#[derive(Deserialize)]
+struct Label {
+    programs: BTreeMap<String, ProgramLabel>,
+    #[serde(default)]
+    weights: Vec<WeightLabel>,
+    #[serde(default)]
+    builds: Vec<BuildLabel>,
+}
+
+#[derive(Deserialize)]
+struct ProgramLabel {
+    interface: Interface,
+    inputs: Vec<Input>,
+    outputs: Vec<Output>,
+}
+
+#[derive(Deserialize)]
+struct WeightLabel {
+    name: String,
+    dtype: String,
+    shape: Vec<i64>,
+}
+
+/// A compilation: of which program, with which options, and the section that holds what came of it.
+#[derive(Deserialize)]
+struct BuildLabel {
+    program: String,
+    executable: String,
+    target: Target,
+    #[serde(default)]
+    options: CompileSettings,
+    signature: Option<Signature>,
+}
+
+/// Where an executable runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// On this machine and others of its kind: what [`target`] says of a client.
+    Host { platform: String, target: String },
+    /// On devices of this kind, by the plugin of this version.
+    Devices { platform: String, version: String, kind: String },
+}
+
+impl Target {
+    fn platform(&self) -> &str {
+        match self {
+            Target::Host { platform, .. } | Target::Devices { platform, .. } => platform,
+        }
+    }
+
+    fn fits(&self, client: &Client) -> bool {
+        match self {
+            Target::Host { target: wanted, .. } => *wanted == target(client),
+            Target::Devices { platform, version, kind } => {
+                platform == client.platform_name()
+                    && version == client.platform_version()
+                    && client.devices().first().is_some_and(|device| device.kind == *kind)
+            }
+        }
+    }
+}
+
+/// What a program's input is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Input {
+    /// The caller's, by position.
+    Input(usize),
+    Weight(String),
+    /// What the forward keeps for the backward.
+    Saved(usize),
+    /// The derivative of the loss by a result.
+    Cotangent(usize),
+}
+
+/// What a program's output is made of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Output {
+    /// A result of the executable.
+    Tensor(usize),
+    /// Size, stride and offset, in elements, in a result.
+    View(usize, Vec<i64>, Vec<i64>, i64),
+    /// An input of the program, as it is, and a view of one.
+    Input(usize),
+    InputView(usize, Vec<i64>, Vec<i64>, i64),
+}
+
+/// What a call passes. A program takes the lists that it needs.
+#[derive(Default)]
+pub struct Arguments {
+    pub inputs: Vec<Array>,
+    pub saved: Vec<Array>,
+    pub cotangents: Vec<Array>,
+}
+
+/// What a call gives.
+pub struct Answer {
+    pub outputs: Vec<Array>,
+    /// The caller's inputs that the program changed, by position.
+    pub written: Vec<(usize, Array)>,
+}
+
+struct Program {
+    label: ProgramLabel,
+    writes: bool,
+    made: OnceLock<Result<(Executable, String)>>,
+}
+
+/// An artifact on a client.
+pub struct Model {
+    artifact: Artifact,
+    client: Client,
+    trust: Trust,
+    programs: BTreeMap<String, Program>,
+    weight_types: BTreeMap<String, (DType, Vec<i64>)>,
+    builds: Vec<BuildLabel>,
+    /// Written by programs that have state.
+    weights: RwLock<BTreeMap<String, Array>>,
+}
+
+fn refuse(message: impl Into<String>) -> CompileError {
+    CompileError::new(Stage::Load, message)
+}
+
+impl Model {
+    /// Opens and checks a file. Programs are loaded, or compiled, when they are first called.
+    pub fn open(path: &Path, client: Client, trust: Trust) -> Result<Model> {
+        Model::of(Artifact::open(path).map_err(refuse)?, client, trust)
+    }
+
+    pub fn of(artifact: Artifact, client: Client, trust: Trust) -> Result<Model> {
+        let label = Label::deserialize(artifact.label());
+        let label = label.map_err(|e| refuse(format!("the artifact's label cannot be read: {e}")))?;
+        let mut weight_types = BTreeMap::new();
+        for w in label.weights {
+            let dtype = DType::from_torch_name(&w.dtype);
+            let dtype = dtype.ok_or_else(|| refuse(format!("weight `{}` is of an unknown dtype", w.name)))?;
+            weight_types.insert(w.name, (dtype, w.shape));
+        }
+        let programs = label.programs.into_iter().map(|(name, label)| {
+            let writes = label.interface.inputs.iter().any(|i| i.mutated_by.is_some());
+            (name, Program { label, writes, made: OnceLock::new() })
+        });
+        let model = Model {
+            programs: programs.collect(),
+            weight_types,
+            builds: label.builds,
+            weights: RwLock::default(),
+            artifact,
+            client,
+            trust,
+        };
+        if let Some(bytes) = model.artifact.section("weights") {
+            let tensors = SafeTensors::deserialize(bytes)
+                .map_err(|e| refuse(format!("the artifact's weights: {e}")))?;
+            for (name, view) in tensors.iter() {
+                let found = DTYPES.iter().find(|(_, theirs)| *theirs == view.dtype());
+                let (dtype, _) =
+                    found.ok_or_else(|| refuse(format!("weight `{name}` is {:?}", view.dtype())))?;
+                let shape = view.shape().iter().map(|&d| d as i64).collect();
+                model.set_weight(name, Array::new(*dtype, shape, view.data())?)?;
+            }
+        }
+        Ok(model)
+    }
+
+    pub fn artifact(&self) -> &Artifact {
+        &self.artifact
+    }
+
+    /// Gives a weight, or a buffer, its value.
+    pub fn set_weight(&self, name: &str, value: Array) -> Result<()> {
+        let Some((dtype, shape)) = self.weight_types.get(name) else {
+            return Err(refuse(format!("the artifact has no weight `{name}`")));
+        };
+        if value.dtype != *dtype || value.shape() != shape {
+            let is = format!("{}{:?}", value.dtype, value.shape());
+            return Err(refuse(format!("weight `{name}` is {dtype}{shape:?}, not {is}")));
+        }
+        let mut weights = self.weights.write().unwrap_or_else(PoisonError::into_inner);
+        weights.insert(name.to_owned(), value);
+        // Copies that an executable keeps on its device are of the old one.
+        self.programs.values().filter_map(|p| p.made.get()?.as_ref().ok()).for_each(|(e, _)| e.refresh());
+        Ok(())
+    }
+
+    /// A weight's, or a buffer's, value now.
+    pub fn weight(&self, name: &str) -> Option<(DType, Vec<i64>, Vec<u8>)> {
+        let weights = self.weights.read().unwrap_or_else(PoisonError::into_inner);
+        weights.get(name).map(|array| (array.dtype, array.shape().to_vec(), array.bytes().to_vec()))
+    }
+
+    /// Loads a program, or compiles it, and says which and why.
+    pub fn prepare(&self, program: &str) -> Result<&str> {
+        self.ready(program).map(|(_, (_, origin))| &**origin)
+    }
+
+    fn ready(&self, name: &str) -> Result<(&Program, &(Executable, String))> {
+        let Some(program) = self.programs.get(name) else {
+            let known: Vec<&str> = self.programs.keys().map(|name| &**name).collect();
+            return Err(refuse(format!("the artifact has no program `{name}`, but {}", known.join(", "))));
+        };
+        let made = program.made.get_or_init(|| self.make(name, program));
+        made.as_ref().map(|made| (program, made)).map_err(Clone::clone)
+    }
+
+    fn make(&self, name: &str, program: &Program) -> Result<(Executable, String)> {
+        let zero_copy = self.client.platform_name() == crate::cpu::PLATFORM;
+        let why = match self.load(name, program, zero_copy) {
+            Ok(executable) => return Ok((executable, "loaded".to_owned())),
+            Err(why) => why,
+        };
+        let graph = self.graph(name, &program.label.interface)?;
+        let label = &program.label;
+        if label.inputs.len() != label.interface.inputs.len() {
+            return Err(wrong());
+        }
+        let settings = self.builds(name).next().map(|b| b.options.clone()).unwrap_or_default();
+        let made = Executable::of(name, &graph, &label.interface, &self.client, &settings, zero_copy)?;
+        Ok((made, format!("compiled from the IR: {why}")))
+    }
+
+    /// What was compiled of a program for this client's platform.
+    fn builds(&self, program: &str) -> impl Iterator<Item = &BuildLabel> {
+        let platform = self.client.platform_name();
+        self.builds.iter().filter(move |b| b.program == program && b.target.platform() == platform)
+    }
+
+    /// The executable that the artifact brings for this client; or why it is not used.
+    fn load(
+        &self,
+        name: &str,
+        program: &Program,
+        zero_copy: bool,
+    ) -> std::result::Result<Executable, String> {
+        let platform = self.client.platform_name();
+        let mut builds = self.builds(name).peekable();
+        if builds.peek().is_none() {
+            return Err(format!("the artifact holds no executable for {platform}"));
+        }
+        let Some(build) = builds.find(|b| b.target.fits(&self.client)) else {
+            return Err(format!("the artifact's executables are for other {platform} devices or versions"));
+        };
+        match &self.trust {
+            Trust::Anybody => {}
+            Trust::Key(key) if self.artifact.is_signed_with(key) => {}
+            Trust::Key(_) => return Err("the artifact is not signed with the key that is trusted".to_owned()),
+            Trust::Nobody => {
+                return Err(
+                    "its executable is native code, and its source is not said to be trusted".to_owned()
+                );
+            }
+        }
+        let signature = build.signature.clone().unwrap_or_else(|| Signature::plain(&program.label.interface));
+        if signature.inputs.len() != program.label.interface.inputs.len() {
+            return Err("the executable's inputs are not the program's".to_owned());
+        }
+        let bytes = self.artifact.section(&build.executable).ok_or("the executable is not there")?;
+        Executable::load(name, signature, bytes, &self.client, zero_copy)
+    }
+
+    /// A program's IR, which is known to be valid and to have this interface.
+    fn graph(&self, name: &str, interface: &Interface) -> Result<Graph> {
+        let section = self.artifact.section(&format!("{name}.ir"));
+        let bytes = section.ok_or_else(|| refuse(format!("the artifact lacks the IR of `{name}`")))?;
+        let text = std::str::from_utf8(bytes).map_err(|e| refuse(format!("the IR of `{name}`: {e}")))?;
+        let graph = parse_graph(text).map_err(|e| refuse(format!("the IR of `{name}`: {e}")))?;
+        verify(&graph)?;
+        interface.check(&graph).map_err(|e| refuse(format!("the interface of `{name}`: {e}")))?;
+        Ok(graph)
+    }
+
+    /// Runs a program. Weights that it changes are changed for the next call.
+    pub fn call(&self, name: &str, arguments: &Arguments, seed: u64) -> Result<Answer> {
+        let (program, (executable, _)) = self.ready(name)?;
+        let specs = &program.label.interface.inputs;
+        // What is the caller's and written is copied: arguments are only read.
+        let mut copies = Vec::new();
+        for (input, spec) in program.label.inputs.iter().zip(specs) {
+            let own = if spec.mutated_by.is_some() { arguments.given(input)? } else { None };
+            copies.push(own.map(whole).transpose()?);
+        }
+        if program.writes {
+            let mut weights = self.weights.write().unwrap_or_else(PoisonError::into_inner);
+            let mut free: BTreeMap<&str, &mut Array> = weights.iter_mut().map(|(n, a)| (&**n, a)).collect();
+            let mut weight = |name: &str| free.remove(name).map(Argument::Write);
+            program.run(executable, arguments, &mut copies, &mut weight, seed)
+        } else {
+            let weights = self.weights.read().unwrap_or_else(PoisonError::into_inner);
+            let mut weight = |name: &str| weights.get(name).map(Argument::Read);
+            program.run(executable, arguments, &mut copies, &mut weight, seed)
+        }
+    }
+}
+
+impl Arguments {
+    /// The caller's array for an input; None for a weight.
+    fn given(&self, input: &Input) -> Result<Option<&Array>> {
+        let (list, at, what) = match input {
+            Input::Input(at) => (&self.inputs, at, "input"),
+            Input::Saved(at) => (&self.saved, at, "saved tensor"),
+            Input::Cotangent(at) => (&self.cotangents, at, "cotangent"),
+            Input::Weight(_) => return Ok(None),
+        };
+        let absent = || CompileError::new(Stage::Run, format!("{what} {at} is missing"));
+        list.get(*at).map(Some).ok_or_else(absent)
+    }
+}
+
+impl Program {
+    fn run<'a>(
+        &'a self,
+        executable: &Executable,
+        arguments: &'a Arguments,
+        copies: &'a mut [Option<Array>],
+        weight: &mut dyn FnMut(&str) -> Option<Argument<'a>>,
+        seed: u64,
+    ) -> Result<Answer> {
+        let mut args = Vec::with_capacity(copies.len());
+        for (input, copy) in self.label.inputs.iter().zip(copies) {
+            args.push(match (copy, input) {
+                (Some(copy), _) => Argument::Write(copy),
+                (None, Input::Weight(name)) => weight(name).ok_or_else(|| {
+                    CompileError::new(Stage::Run, format!("weight `{name}` has no value"))
+                        .help("the artifact holds no weights: pass some, as a safetensors file")
+                })?,
+                (None, _) => Argument::Read(arguments.given(input)?.ok_or_else(wrong)?),
+            });
+        }
+        let results = executable.run(&mut args, seed)?;
+        let result = |k: &usize| results.get(*k).ok_or_else(wrong);
+        let arg = |i: &usize| args.get(*i).map(Argument::array).ok_or_else(wrong);
+        let outputs = self.label.outputs.iter().map(|output| match output {
+            Output::Tensor(k) => whole(result(k)?),
+            Output::Input(i) => whole(arg(i)?),
+            Output::View(k, size, stride, offset) => result(k)?.view(size, stride, *offset).ok_or_else(wrong),
+            Output::InputView(i, size, stride, offset) => {
+                arg(i)?.view(size, stride, *offset).ok_or_else(wrong)
+            }
+        });
+        let outputs = outputs.collect::<Result<_>>()?;
+        let written = self.label.inputs.iter().zip(&args).filter_map(|(input, arg)| match (input, arg) {
+            (Input::Input(at), Argument::Write(array)) => Some(whole(array).map(|array| (*at, array))),
+            _ => None,
+        });
+        Ok(Answer { outputs, written: written.collect::<Result<_>>()? })
+    }
+}
+
+fn wrong() -> CompileError {
+    CompileError::new(Stage::Run, "the artifact's inputs and outputs are not those of its program")
+}
+
+fn whole(array: &Array) -> Result<Array> {
+    Array::new(array.dtype, array.shape().to_vec(), array.bytes())
+}
+
+/// Appends weights to an artifact: names, types and elements row by row.
+pub fn write_weights(
+    writer: &mut Writer,
+    weights: Vec<(String, DType, Vec<i64>, &[u8])>,
+) -> std::result::Result<(), String> {
+    let mut views = Vec::with_capacity(weights.len());
+    for (name, dtype, shape, bytes) in weights {
+        let found = DTYPES.iter().find(|(ours, _)| *ours == dtype);
+        let (_, dtype) = found.ok_or_else(|| format!("weight `{name}`: safetensors has no {dtype}"))?;
+        let shape = shape.iter().map(|&d| d.max(0) as usize).collect();
+        let view = TensorView::new(*dtype, shape, bytes).map_err(|e| format!("weight `{name}`: {e}"))?;
+        views.push((name, view));
+    }
+    // Beside the artifact, where there is room for it in any case.
+    let fail = |e: std::io::Error| format!("cannot write the weights: {e}");
+    let file = tempfile::NamedTempFile::new_in(writer.folder()).map_err(fail)?;
+    safetensors::serialize_to_file(views, None, file.path())
+        .map_err(|e| format!("cannot write the weights: {e}"))?;
+    let mut written = std::fs::File::open(file.path()).map_err(fail)?;
+    writer.section("weights", &mut written)
+}
+
+/// Ours, and those of a safetensors file.
+const DTYPES: [(DType, Dtype); 17] = [
+    (DType::Bool, Dtype::BOOL),
+    (DType::I8, Dtype::I8),
+    (DType::I16, Dtype::I16),
+    (DType::I32, Dtype::I32),
+    (DType::I64, Dtype::I64),
+    (DType::U8, Dtype::U8),
+    (DType::U16, Dtype::U16),
+    (DType::U32, Dtype::U32),
+    (DType::U64, Dtype::U64),
+    (DType::F8E4M3FN, Dtype::F8_E4M3),
+    (DType::F8E5M2, Dtype::F8_E5M2),
+    (DType::F8E8M0FNU, Dtype::F8_E8M0),
+    (DType::F16, Dtype::F16),
+    (DType::BF16, Dtype::BF16),
+    (DType::F32, Dtype::F32),
+    (DType::F64, Dtype::F64),
+    (DType::C64, Dtype::C64),
+];

@@ -1,0 +1,292 @@
+"""`aot_compile`: a module to an artifact, for devices that need not be there.
+
+Exporting is `archive`, one compilation for one topology a child process of `topologies`, the file `artifact`; here is the
+order of the steps. docs/ahead.md has the picture."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+import os
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._subclasses import FakeTensor
+
+from . import archive, fits, plugins, topologies
+from ._torchtpu import COMPILER, ArtifactWriter, Program, TorchTPUError, unsupported
+from .artifact import VERSION, Artifact
+from .options import Options, parse_options
+from .progress import Progress
+
+Tell = Callable[[str, float], None]
+"""Hears what was done, and how many seconds it took."""
+
+
+def aot_compile(
+    fn: Callable[..., Any] | torch.export.ExportedProgram | str | os.PathLike[str],
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    topology: str | Sequence[str] = (),
+    train: bool = False,
+    options: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+    output: str | os.PathLike[str] | None = None,
+    weights: bool = True,
+    key: bytes | None = None,
+    jobs: int | None = None,
+    time_limit: float = topologies.TIME_LIMIT,
+    tell: Tell | None = None,
+) -> Artifact:
+    """Compiles a module or function, a program of torch.export's, or a .pt2 file.
+
+    `topology` names what to compile for: names of libtpu's such as "v5e:2x2" (`torchtpu topologies` lists them), and
+    "cpu" for this machine. Without one the artifact holds the program alone, and is compiled where it is run. Nothing is
+    executed; parameters and arguments may be on the meta device or fake, and then the artifact holds no weights. With
+    `train`, the programs are a forward and its backward; otherwise one that keeps nothing for a backward. `options` are
+    those of the backend; `xla_options` among them go to each topology's compiler. `key`, 32 bytes, signs the file, which
+    is `output`, or a temporary one that lives as long as the artifact. Compilations run `jobs` at a time, each in a
+    process of its own, for at most `time_limit` seconds.
+
+    Raises TorchTPUError: for operators that are not supported, all of them at once; for a topology that libtpu does not
+    know; for a program that does not fit; OSError for an output that cannot be written, before anything is compiled."""
+    parsed = parse_options(options)
+    wanted = [topology] if isinstance(topology, str) else list(topology)
+    work = _Work(parsed, tell or (lambda what, seconds: None))
+    temporary = None
+    if output is None:
+        temporary = tempfile.TemporaryDirectory(prefix="torchtpu-artifact-")
+        output = Path(temporary.name) / "model.ttpu"
+    writer = ArtifactWriter(os.fspath(output))
+    try:
+        label = work.compile(
+            writer, fn, args, kwargs, dynamic_shapes, wanted, train, weights, jobs or os.cpu_count() or 1, time_limit
+        )
+        writer.finish(json.dumps(label), key)
+    except BaseException:
+        with contextlib.suppress(ValueError):
+            writer.abandon()
+        raise
+    artifact = Artifact(output, trusted=True)
+    if temporary is not None:
+        artifact._temporary = weakref.finalize(artifact, temporary.cleanup)
+    return artifact
+
+
+@dataclasses.dataclass
+class _Work:
+    options: Options
+    tell: Tell
+    stages: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        with Progress(name):
+            yield
+        self.stages[name] = time.perf_counter() - start
+        self.tell(name, self.stages[name])
+
+    def compile(
+        self,
+        writer: ArtifactWriter,
+        fn: Any,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any] | None,
+        dynamic_shapes: Any,
+        wanted: list[str],
+        train: bool,
+        weights: bool,
+        jobs: int,
+        time_limit: float,
+    ) -> dict[str, Any]:
+        """Writes the sections; returns the label."""
+        away = [name for name in wanted if name != "cpu"]
+        known = topologies.check(away) if away else {}
+        with self.stage("export"):
+            capture = archive.captured(fn, args, kwargs, dynamic_shapes)
+        with self.stage("autograd"):
+            graphs = archive.graphs(capture, train, self.options)
+        programs: dict[str, Program] = {}
+        with self.stage("compiler"):
+            for kind, graph in graphs.items():
+                programs[kind] = self.program(graph)
+        for kind, program in programs.items():
+            writer.section(f"{kind}.ir", program.graph_text("after").encode())
+            writer.section(f"{kind}.stablehlo", program.as_text(True).encode())
+        builds = []
+        if "cpu" in wanted:
+            builds += self.on_host(writer, programs)
+        builds += self.on_topologies(writer, programs, away, known, jobs, time_limit)
+        first = next(iter(graphs.values()))
+        held = self.weights(writer, capture.weights) if weights else []
+        return {
+            "version": VERSION,
+            "name": capture.name,
+            "compiler": COMPILER,
+            "torch": capture.torch_version,
+            "created": int(time.time()),
+            "train": train,
+            "inputs": capture.inputs,
+            "arguments": capture.arguments,
+            "keywords": capture.keywords,
+            "results": archive.results(capture, first.leaves),
+            "weights": [
+                {"name": n, **archive.described(w), "held": n in held} for n, w in capture.weights.items()
+            ],
+            "programs": {
+                kind: {
+                    "interface": json.loads(programs[kind].interface()),
+                    "inputs": graph.inputs,
+                    "outputs": graph.outputs,
+                    "nodes": graph.graph.exported.nodes,
+                    **graph.notes,
+                }
+                for kind, graph in graphs.items()
+            },
+            "builds": builds,
+            "stages": self.stages,
+        }
+
+    def program(self, captured: archive.Captured) -> Program:
+        """Raises TorchTPUError, which lists all that is not supported."""
+        graph = captured.graph
+        try:
+            return graph.program({})
+        except TorchTPUError as e:
+            if e.stage not in ("import", "lowering"):
+                raise
+            payload, _ = graph.source_payload({})
+            found = unsupported(payload, {})
+            if len(found) < 2:
+                raise
+            lines = [f"  {op or node} at {line or 'an unknown line'}: {why}" for node, op, line, why in found]
+            error = TorchTPUError(
+                f"{len(found)} operators of the {graph.exported.kind} are not supported:\n"
+                + "\n".join(dict.fromkeys(lines))
+                + "\nhelp: torchtpu_dynamo.register_lowering gives one a lowering; docs/ops.md lists what is supported"
+            )
+            error.stage, error.op, error.location, error.help = e.stage, e.op, e.location, e.help
+            raise error from None
+
+    def weights(self, writer: ArtifactWriter, weights: Mapping[str, torch.Tensor]) -> set[str]:
+        """Writes those that have values."""
+        real = {
+            name: w.detach().cpu().contiguous()
+            for name, w in weights.items()
+            if not isinstance(w, FakeTensor) and w.device.type != "meta"
+        }
+        if real:
+            with self.stage("weights"):
+                writer.weights(list(real), list(real.values()))
+        return set(real)
+
+    def on_host(self, writer: ArtifactWriter, programs: Mapping[str, Program]) -> list[dict[str, Any]]:
+        client = plugins.client("cpu", None)
+        builds = []
+        for kind, program in programs.items():
+            with self.stage(f"{kind} for cpu"):
+                executable = program.compile(client, self.options.compile_json())
+                data, signature = executable.serialize()
+            writer.section(f"{kind}.cpu.executable", data)
+            memory = json.loads(executable.analysis())["memory"] or {}
+            builds.append(
+                {
+                    "program": kind,
+                    "topology": "cpu",
+                    "devices": 1,
+                    "executable": f"{kind}.cpu.executable",
+                    "target": {"host": {"platform": client.platform, "target": client.target}},
+                    "options": json.loads(self.options.compile_json()),
+                    "signature": json.loads(signature),
+                    "memory": memory,
+                    "plugin": {"version": client.platform_version},
+                    "stages": executable.stage_times(),
+                }
+            )
+        return builds
+
+    def on_topologies(
+        self,
+        writer: ArtifactWriter,
+        programs: Mapping[str, Program],
+        wanted: Sequence[str],
+        known: Mapping[str, dict[str, Any]],
+        jobs: int,
+        time_limit: float,
+    ) -> list[dict[str, Any]]:
+        """Compiles each program for each topology, in parallel."""
+        builds: list[dict[str, Any]] = []
+        if not wanted:
+            return builds
+        pool = concurrent.futures.ThreadPoolExecutor(jobs, thread_name_prefix="torchtpu-ahead")
+        running = {}
+        try:
+            for kind, program in programs.items():
+                bytecode = program.as_bytecode()
+                for topology in wanted:
+                    job = pool.submit(
+                        self.build, kind, program, bytecode, topology, known[topology], time_limit
+                    )
+                    running[job] = (kind, topology)
+            for job in concurrent.futures.as_completed(running):
+                kind, topology = running[job]
+                made, seconds = job.result()
+                self.stages[f"{kind} for {topology}"] = seconds
+                self.tell(f"{kind} for {topology}", seconds)
+                section = f"{kind}.{topology.replace(':', '-')}"
+                writer.section(f"{section}.hlo", made.hlo)
+                writer.section(f"{section}.executable", made.executable)
+                plugin = {k: str(v) for k, v in made.plugin.items()}
+                target = {name: plugin[name] for name in ("platform", "version", "kind")}
+                builds.append(
+                    {
+                        "program": kind,
+                        "topology": topology,
+                        "devices": 1,
+                        "hlo": f"{section}.hlo",
+                        "executable": f"{section}.executable",
+                        "target": {"devices": target},
+                        "options": json.loads(self.options.compile_json()),
+                        "memory": made.memory,
+                        "hbm": fits.capacity(known[topology]),
+                        "plugin": plugin,
+                        "stages": made.stages,
+                    }
+                )
+        finally:
+            # Whatever is left is of no use to anybody.
+            pool.shutdown(wait=False, cancel_futures=True)
+        order = {(kind, topology): i for i, (kind, topology) in enumerate(running.values())}
+        return sorted(builds, key=lambda b: order[b["program"], b["topology"]])
+
+    def build(
+        self,
+        kind: str,
+        program: Program,
+        bytecode: bytes,
+        topology: str,
+        described: dict[str, Any],
+        time_limit: float,
+    ) -> tuple[topologies.Build, float]:
+        start = time.perf_counter()
+        with Progress(f"{kind} for {topology}"):
+            try:
+                made = topologies.build(
+                    bytecode,
+                    topology,
+                    name=kind,
+                    options_json=self.options.compile_json(),
+                    time_limit=time_limit,
+                )
+            except TorchTPUError as e:
+                raise fits.explained(e, kind, program, topology, described) from None
+        return made, time.perf_counter() - start

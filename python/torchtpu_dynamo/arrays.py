@@ -1,0 +1,74 @@
+"""Tensors across the border of an artifact: NumPy's arrays, torch's tensors, and bytes with a dtype and a shape.
+
+NumPy has no bfloat16 and no float8: bfloat16 goes out as float32, which holds every value of it, and comes in from
+float32, rounded to nearest even; float8 is bits, uint8. torch is used where the caller passes tensors, and never
+imported."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+Passed = tuple[str, list[int], bytes]
+"""Dtype as torch names it, shape, elements row by row."""
+
+_NUMPY = {
+    "bool": "bool",
+    **{name: name for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")},
+    **{name: name for name in ("float16", "float32", "float64", "complex64", "complex128")},
+}
+
+
+def is_tensor(value: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def passed(value: Any, dtype: str) -> Passed:
+    """A value as an input of this dtype. Raises TypeError for another dtype."""
+    if is_tensor(value):
+        found = str(value.dtype).removeprefix("torch.")
+        if found != dtype:
+            raise TypeError(f"is {found}, not {dtype}")
+        plain = value.detach().cpu().contiguous().reshape(-1).view(sys.modules["torch"].uint8)
+        return dtype, list(value.shape), plain.numpy().tobytes()
+    array = np.asarray(value)
+    found = array.dtype.name
+    if dtype == "bfloat16" and found == "float32":
+        bits = np.ascontiguousarray(array).view(np.uint32).astype(np.uint64)
+        rounded = ((bits + 0x7FFF + ((bits >> np.uint64(16)) & np.uint64(1))) >> np.uint64(16)).astype(np.uint16)
+        array = np.where(np.isnan(array), np.uint16(0x7FC0), rounded)
+    elif dtype.startswith("float8") and found == "uint8":
+        pass
+    elif found != dtype and not isinstance(value, np.ndarray) and array.ndim == 0 and dtype in _NUMPY:
+        array = array.astype(_NUMPY[dtype])  # a number
+    elif found != dtype:
+        wanted = "float32, to be rounded to bfloat16" if dtype == "bfloat16" else dtype
+        raise TypeError(f"is {found}, not {wanted}")
+    return dtype, list(np.shape(value)), np.ascontiguousarray(array).tobytes()
+
+
+def to_numpy(dtype: str, shape: list[int], data: bytes) -> np.ndarray[Any, Any]:
+    if dtype == "bfloat16":
+        bits = np.frombuffer(data, np.uint16).astype(np.uint32) << np.uint32(16)
+        return bits.view(np.float32).reshape(shape)
+    kind = _NUMPY.get(dtype, "uint8")
+    return np.frombuffer(bytearray(data), kind).reshape(shape)
+
+
+def to_tensor(dtype: str, shape: list[int], data: bytes) -> Any:
+    torch = sys.modules["torch"]
+    if not data:
+        return torch.empty(shape, dtype=getattr(torch, dtype))
+    return torch.frombuffer(bytearray(data), dtype=getattr(torch, dtype)).reshape(shape)
+
+
+def write_back(value: Any, dtype: str, shape: list[int], data: bytes) -> None:
+    """Writes what a program has changed into the caller's own tensor or array."""
+    if is_tensor(value):
+        with sys.modules["torch"].no_grad():
+            value.copy_(to_tensor(dtype, shape, data))
+    elif isinstance(value, np.ndarray):
+        value[...] = to_numpy(dtype, shape, data)

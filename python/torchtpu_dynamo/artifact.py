@@ -1,0 +1,214 @@
+"""An artifact: what was compiled ahead, to be looked at and to be run.
+
+The file is `compiler/artifact`, running it `compiler/driver/src/deploy.rs`; here are its label's words and the arguments of
+a call. Nothing here may import torch; a call with torch's tensors answers with such."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import arrays, plugins, trees
+from ._torchtpu import ArtifactFile, Model, TorchTPUError, analyse, judge
+
+VERSION = 1
+"""Of the label."""
+
+
+class Artifact:
+    """A compiled module: `Artifact("model.ttpu")(x)`.
+
+    Called with what the module takes, NumPy arrays or torch tensors, it gives what the module gives; a dataclass is a
+    dictionary. `seed` decides random operators. Executables in the file are native code, and are loaded only with
+    `trusted=True` or where the file was signed with `key`; otherwise the program is compiled from its checked IR.
+    `weights` are for an artifact without: a mapping by name, or a safetensors file. Raises TorchTPUError for a file that
+    is not whole, is not as it was written, or is of another version."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        plugin: str | None = None,
+        trusted: bool = False,
+        key: bytes | None = None,
+        weights: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._plugin, self._trusted, self._key, self._weights = plugin, trusted, key, weights
+        try:
+            self.file = ArtifactFile(self.path)
+        except ValueError as e:
+            raise TorchTPUError(str(e)) from None
+        self.label: dict[str, Any] = json.loads(self.file.label())
+        if self.label.get("version") != VERSION:
+            raise TorchTPUError(
+                f"{self.path}: the artifact's label is of version {self.label.get('version')}, "
+                f"and this torchtpu-dynamo reads {VERSION}\nhelp: compile it anew, or install the version that did"
+            )
+        self._model: Model | None = None
+        self._temporary: Any = None
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], **options: Any) -> Artifact:
+        """`Artifact(path, ...)`."""
+        return cls(path, **options)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Copies the file; the copy is whole or not there."""
+        target = Path(path)
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as copy:
+            try:
+                with self.path.open("rb") as source:
+                    shutil.copyfileobj(source, copy)
+                copy.flush()
+                os.fsync(copy.fileno())
+                os.chmod(copy.name, 0o644)
+                os.replace(copy.name, target)
+            except BaseException:
+                os.unlink(copy.name)
+                raise
+        return target
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """`inference`, or `forward` and `backward`."""
+        return tuple(self.label["programs"])
+
+    @property
+    def topologies(self) -> tuple[str, ...]:
+        """What it was compiled for."""
+        return tuple(dict.fromkeys(build["topology"] for build in self.label["builds"]))
+
+    def section(self, name: str) -> bytes:
+        found = self.file.section(name)
+        if found is None:
+            raise TorchTPUError(f"{self.path}: there is no section {name!r}")
+        return bytes(found)
+
+    def stablehlo(self, program: str) -> str:
+        """The StableHLO as it was emitted."""
+        return self.section(f"{program}.stablehlo").decode()
+
+    def ir(self, program: str) -> str:
+        """The IR after the passes."""
+        return self.section(f"{program}.ir").decode()
+
+    def optimized_hlo(self, program: str, topology: str) -> bytes:
+        """What the topology's plugin made of a program, an HloModuleProto."""
+        return self.section(self.build(program, topology)["hlo"])
+
+    def build(self, program: str, topology: str) -> dict[str, Any]:
+        for build in self.label["builds"]:
+            if build["program"] == program and build["topology"] == topology:
+                return dict(build)
+        raise TorchTPUError(f"{self.path}: {program} was not compiled for {topology}")
+
+    def analysis(self, program: str) -> dict[str, Any]:
+        """Cost, memory over the schedule, and operations, by our own model."""
+        return dict(json.loads(analyse(self.ir(program))))
+
+    def judged(self, program: str, topology: str) -> dict[str, Any]:
+        """What the compiled program costs: the plugin's cycles by opcode and line, floors, collectives."""
+        build = self.build(program, topology)
+        return dict(json.loads(judge(self.section(build["hlo"]), topology, build["devices"])))
+
+    @property
+    def model(self) -> Model:
+        if self._model is None:
+            client = plugins.client(self._plugin, None)
+            self._model = Model(self.path, client, self._trusted, self._key)
+            for name, value in self._given_weights().items():
+                entry = next((w for w in self.label["weights"] if w["name"] == name), None)
+                if entry is not None:
+                    self._model.set_weight(name, self._passed(f"weight `{name}`", value, entry["dtype"]))
+        return self._model
+
+    def _given_weights(self) -> Mapping[str, Any]:
+        if self._weights is None or isinstance(self._weights, Mapping):
+            return self._weights or {}
+        try:
+            from safetensors import safe_open
+        except ImportError:
+            raise TorchTPUError("weights from a file need safetensors\nhelp: pip install safetensors") from None
+        with safe_open(self._weights, "np") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+
+    def prepare(self, program: str | None = None) -> str:
+        """Loads or compiles a program, by default the first; says which, and why."""
+        return self.model.prepare(program or self.programs[0])
+
+    def __call__(self, *args: Any, seed: int | None = None, **kwargs: Any) -> Any:
+        if self.label["train"]:
+            raise TorchTPUError("a training artifact is called as .forward(...) and .backward(...)")
+        return self._run("inference", args, kwargs, seed)[0]
+
+    def forward(self, *args: Any, seed: int | None = None, **kwargs: Any) -> tuple[Any, list[Any]]:
+        """The results, and what `backward` needs of them."""
+        return self._run("forward", args, kwargs, seed)
+
+    def backward(self, saved: Sequence[Any], *cotangents: Any) -> dict[str, Any]:
+        """The gradients, by the weight's name or the input's, for the derivatives of the loss by each result that has
+        one, in order."""
+        entry = self.label["programs"]["backward"]
+        given = [
+            self._passed(f"saved tensor {i}", value, dtype)
+            for i, (value, dtype) in enumerate(zip(saved, entry["saved"], strict=True))
+        ]
+        if len(cotangents) != len(entry["cotangents"]):
+            raise TypeError(f"backward takes {len(entry['cotangents'])} cotangents, not {len(cotangents)}")
+        passed = [
+            self._passed(f"cotangent {i}", value, dtype)
+            for i, (value, dtype) in enumerate(zip(cotangents, entry["cotangents"], strict=True))
+        ]
+        outputs, _ = self.model.call("backward", [], given, passed, 0)
+        make = arrays.to_tensor if any(map(arrays.is_tensor, (*saved, *cotangents))) else arrays.to_numpy
+        return {name: make(*outputs[at]) for name, at in entry["gradients"].items()}
+
+    def _passed(self, what: str, value: Any, dtype: str) -> arrays.Passed:
+        try:
+            return arrays.passed(value, dtype)
+        except TypeError as e:
+            raise TypeError(f"{what} {e}") from None
+
+    def _run(
+        self, program: str, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int | None
+    ) -> tuple[Any, list[Any]]:
+        entry = self.label["programs"][program]
+        values = self.bind(args, kwargs)
+        given = []
+        for spec, value in zip(self.label["inputs"], values, strict=True):
+            passed = self._passed(f"input `{spec['name']}`", value, spec["dtype"])
+            if passed[1] != spec["shape"]:
+                raise TypeError(f"input `{spec['name']}` has shape {passed[1]}, not {spec['shape']}")
+            given.append(passed)
+        outputs, written = self.model.call(
+            program, given, [], [], secrets.randbits(63) if seed is None else seed
+        )
+        for at, changed in written:
+            arrays.write_back(values[at], *changed)
+        make = arrays.to_tensor if any(map(arrays.is_tensor, values)) else arrays.to_numpy
+        results = trees.build(self.label["results"], lambda i: make(*outputs[i]))
+        return results, [make(*outputs[at]) for at in entry.get("saves", [])]
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """The tensors of a call, in the order of `label["inputs"]`. Raises TypeError."""
+        positional, named = self.label["arguments"], dict(self.label["keywords"]["dict"])
+        given = list(args)
+        for name in [name for name, _ in positional["dict"][len(given) :]]:
+            if name in kwargs:
+                given.append(kwargs.pop(name))
+        names = [name for name, _ in positional["dict"]]
+        if len(given) != len(names) or set(kwargs) != set(named):
+            wanted = ", ".join([*names, *(f"{name}=" for name in named)])
+            raise TypeError(f"the artifact takes ({wanted})")
+        found: dict[int, Any] = {}
+        for tree, value in ((positional, dict(zip(names, given, strict=True))), (self.label["keywords"], kwargs)):
+            for leaf, _, tensor in trees.flatten(tree, value):
+                found[leaf] = tensor
+        return [found[i] for i in range(len(found))]

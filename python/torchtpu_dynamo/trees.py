@@ -1,0 +1,68 @@
+"""The shapes of arguments and results, as an artifact keeps them: JSON, read without torch.
+
+A tree is {"leaf": i}, {"const": value}, {"list": [...]}, {"tuple": [...]}, {"named": [type, names, [...]]} or
+{"dict": [[key, tree], ...]}. Leaves are tensors; whatever else PyTorch found is a constant."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+Tree = Mapping[str, Any]
+
+
+def leaves(tree: Tree, path: str = "") -> Iterator[tuple[str, int]]:
+    """The leaves, each by its path: `x`, `x.0`, `x.key`."""
+    if "leaf" in tree:
+        yield path, tree["leaf"]
+    for key, child in children(tree):
+        yield from leaves(child, f"{path}.{key}" if path else str(key))
+
+
+def children(tree: Tree) -> Iterator[tuple[Any, Tree]]:
+    if "dict" in tree:
+        yield from tree["dict"]
+    elif "named" in tree:
+        yield from zip(tree["named"][1], tree["named"][2], strict=True)
+    else:
+        yield from enumerate(tree.get("list", tree.get("tuple", ())))
+
+
+def build(tree: Tree, leaf: Callable[[int], Any]) -> Any:
+    """The value that a tree describes."""
+    if "leaf" in tree:
+        return leaf(tree["leaf"])
+    if "const" in tree:
+        return tree["const"]
+    if "dict" in tree:
+        return {key: build(child, leaf) for key, child in tree["dict"]}
+    if "named" in tree:
+        name, fields, parts = tree["named"]
+        return namedtuple(name, fields)(*(build(part, leaf) for part in parts))
+    kind: type = list if "list" in tree else tuple
+    return kind(build(child, leaf) for child in tree.get("list", tree.get("tuple", ())))
+
+
+def flatten(tree: Tree, value: Any, path: str = "") -> Iterator[tuple[int, str, Any]]:
+    """The leaves of a value, by index, with their paths. Raises TypeError where it is of another shape."""
+    where = f"`{path}`" if path else "the arguments"
+    if "leaf" in tree:
+        yield tree["leaf"], path, value
+    elif "const" in tree:
+        if type(value) is not type(tree["const"]) or value != tree["const"]:
+            raise TypeError(f"{where} was {tree['const']!r} when this was compiled, and is {value!r}")
+    elif "dict" in tree:
+        keys = [key for key, _ in tree["dict"]]
+        if not isinstance(value, Mapping) or set(value) != set(keys):
+            given = list(value) if isinstance(value, Mapping) else type(value).__name__
+            raise TypeError(f"{where} has the keys {keys}, not {given}")
+        for key, child in tree["dict"]:
+            yield from flatten(child, value[key], f"{path}.{key}" if path else str(key))
+    else:
+        parts = list(children(tree))
+        if not isinstance(value, Sequence) or len(value) != len(parts):
+            given = len(value) if isinstance(value, Sequence) else type(value).__name__
+            raise TypeError(f"{where} has {len(parts)} elements, not {given}")
+        for (key, child), part in zip(parts, value, strict=True):
+            yield from flatten(child, part, f"{path}.{key}" if path else str(key))
