@@ -21,7 +21,7 @@ import torch
 from torch._subclasses import FakeTensor
 
 from . import archive, fits, plugins, topologies
-from ._torchtpu import COMPILER, ArtifactWriter, Program, TorchTPUError, unsupported
+from ._torchtpu import COMPILER, ArtifactWriter, Program, TorchTPUError, families, unsupported
 from .artifact import VERSION, Artifact
 from .options import Options, parse_options
 from .progress import Progress
@@ -68,7 +68,16 @@ def aot_compile(
     writer = ArtifactWriter(os.fspath(output))
     try:
         label = work.compile(
-            writer, fn, args, kwargs, dynamic_shapes, wanted, train, weights, jobs or os.cpu_count() or 1, time_limit
+            writer,
+            fn,
+            args,
+            kwargs,
+            dynamic_shapes,
+            wanted,
+            train,
+            weights,
+            jobs or os.cpu_count() or 1,
+            time_limit,
         )
         writer.finish(json.dumps(label), key)
     except BaseException:
@@ -148,6 +157,7 @@ class _Work:
                     "inputs": graph.inputs,
                     "outputs": graph.outputs,
                     "nodes": graph.graph.exported.nodes,
+                    "families": by_family(graph.graph.exported.json),
                     **graph.notes,
                 }
                 for kind, graph in graphs.items()
@@ -290,3 +300,13 @@ class _Work:
             except TorchTPUError as e:
                 raise fits.explained(e, kind, program, topology, described) from None
         return made, time.perf_counter() - start
+
+
+def by_family(payload: str) -> dict[str, list[str]]:
+    """The nodes of a payload, by the family of their operators."""
+    graph, known = json.loads(payload), families()
+    names = [target["name"] for target in graph["targets"]]
+    found: dict[str, list[str]] = {}
+    for node in graph["nodes"]:
+        found.setdefault(known.get(names[node["target"]], "other"), []).append(node["name"])
+    return found

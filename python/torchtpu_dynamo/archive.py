@@ -167,7 +167,9 @@ def read(exported: ExportedProgram, name: str, signature: inspect.Signature | No
             places.append({"weight": target})
             continue
         elif node.users:
-            raise TorchTPUError(f"input `{node.name}` is {spec.kind.name.lower()}, which an artifact cannot hold")
+            raise TorchTPUError(
+                f"input `{node.name}` is {spec.kind.name.lower()}, which an artifact cannot hold"
+            )
         module.graph.erase_node(node)
     _write_mutations(module, exported)
     in_tree, out_spec = exported.call_spec.in_spec, exported.call_spec.out_spec
@@ -238,7 +240,9 @@ def _tree(spec: pytree.TreeSpec, leaves: Iterator[Tree]) -> Tree:
     parts = [_tree(child, leaves) for child in spec.children()]
     if spec.type in (list, tuple):
         return {spec.type.__name__: parts}
-    if spec.type is pytree.namedtuple or (isinstance(spec.context, type) and hasattr(spec.context, "_fields")):
+    if spec.type is pytree.namedtuple or (
+        isinstance(spec.context, type) and hasattr(spec.context, "_fields")
+    ):
         kind: Any = spec.context
         return {"named": [kind.__name__, list(kind._fields), parts]}
     keys = spec.context[0] if _is_keys_in_pair(spec.context, len(parts)) else spec.context
@@ -335,7 +339,9 @@ def _roles(
     (output,) = (n for n in aot_gm.graph.nodes if n.op == "output")
     saved: dict[str, dict[str, Any]] = {}
     saves: list[int] = []
-    for value, plan, leaf in list(zip(returns(output), exported.outputs, leaves, strict=True))[metadata.num_outputs :]:
+    for value, plan, leaf in list(zip(returns(output), exported.outputs, leaves, strict=True))[
+        metadata.num_outputs :
+    ]:
         role = capture.places[plan[1]] if plan[0] == "input" else {}
         if "weight" in role:
             saved[value.name] = role  # no need to hand it out and in again

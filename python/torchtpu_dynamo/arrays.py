@@ -38,7 +38,9 @@ def passed(value: Any, dtype: str) -> Passed:
     found = array.dtype.name
     if dtype == "bfloat16" and found == "float32":
         bits = np.ascontiguousarray(array).view(np.uint32).astype(np.uint64)
-        rounded = ((bits + 0x7FFF + ((bits >> np.uint64(16)) & np.uint64(1))) >> np.uint64(16)).astype(np.uint16)
+        rounded = ((bits + 0x7FFF + ((bits >> np.uint64(16)) & np.uint64(1))) >> np.uint64(16)).astype(
+            np.uint16
+        )
         array = np.where(np.isnan(array), np.uint16(0x7FC0), rounded)
     elif dtype.startswith("float8") and found == "uint8":
         pass
@@ -65,10 +67,10 @@ def to_tensor(dtype: str, shape: list[int], data: bytes) -> Any:
     return torch.frombuffer(bytearray(data), dtype=getattr(torch, dtype)).reshape(shape)
 
 
-def write_back(value: Any, dtype: str, shape: list[int], data: bytes) -> None:
+def write_back(value: Any, changed: Any) -> None:
     """Writes what a program has changed into the caller's own tensor or array."""
     if is_tensor(value):
         with sys.modules["torch"].no_grad():
-            value.copy_(to_tensor(dtype, shape, data))
+            value.copy_(changed)
     elif isinstance(value, np.ndarray):
-        value[...] = to_numpy(dtype, shape, data)
+        value[...] = changed

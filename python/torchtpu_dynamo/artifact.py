@@ -15,10 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from . import arrays, plugins, trees
-from ._torchtpu import ArtifactFile, Model, TorchTPUError, analyse, judge
+from ._torchtpu import ArtifactFile, ArtifactWriter, Model, TorchTPUError, analyse, judge
 
 VERSION = 1
 """Of the label."""
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raises OSError where an artifact could not be written in the end."""
+    ArtifactWriter(os.fspath(path)).abandon()
 
 
 class Artifact:
@@ -135,7 +140,9 @@ class Artifact:
         try:
             from safetensors import safe_open
         except ImportError:
-            raise TorchTPUError("weights from a file need safetensors\nhelp: pip install safetensors") from None
+            raise TorchTPUError(
+                "weights from a file need safetensors\nhelp: pip install safetensors"
+            ) from None
         with safe_open(self._weights, "np") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
 
@@ -176,25 +183,30 @@ class Artifact:
         except TypeError as e:
             raise TypeError(f"{what} {e}") from None
 
-    def _run(
-        self, program: str, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int | None
-    ) -> tuple[Any, list[Any]]:
-        entry = self.label["programs"][program]
-        values = self.bind(args, kwargs)
+    def call_flat(
+        self, values: Sequence[Any], seed: int, program: str | None = None
+    ) -> tuple[list[Any], list[tuple[int, Any]]]:
+        """All outputs of a program, for tensors in the order of `label["inputs"]`; and those that it changes, by
+        position."""
         given = []
         for spec, value in zip(self.label["inputs"], values, strict=True):
             passed = self._passed(f"input `{spec['name']}`", value, spec["dtype"])
             if passed[1] != spec["shape"]:
                 raise TypeError(f"input `{spec['name']}` has shape {passed[1]}, not {spec['shape']}")
             given.append(passed)
-        outputs, written = self.model.call(
-            program, given, [], [], secrets.randbits(63) if seed is None else seed
-        )
-        for at, changed in written:
-            arrays.write_back(values[at], *changed)
+        outputs, written = self.model.call(program or self.programs[0], given, [], [], seed)
         make = arrays.to_tensor if any(map(arrays.is_tensor, values)) else arrays.to_numpy
-        results = trees.build(self.label["results"], lambda i: make(*outputs[i]))
-        return results, [make(*outputs[at]) for at in entry.get("saves", [])]
+        return [make(*o) for o in outputs], [(at, make(*changed)) for at, changed in written]
+
+    def _run(
+        self, program: str, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int | None
+    ) -> tuple[Any, list[Any]]:
+        values = self.bind(args, kwargs)
+        outputs, written = self.call_flat(values, secrets.randbits(63) if seed is None else seed, program)
+        for at, changed in written:
+            arrays.write_back(values[at], changed)
+        saves = self.label["programs"][program].get("saves", [])
+        return trees.build(self.label["results"], outputs.__getitem__), [outputs[at] for at in saves]
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """The tensors of a call, in the order of `label["inputs"]`. Raises TypeError."""
@@ -208,7 +220,10 @@ class Artifact:
             wanted = ", ".join([*names, *(f"{name}=" for name in named)])
             raise TypeError(f"the artifact takes ({wanted})")
         found: dict[int, Any] = {}
-        for tree, value in ((positional, dict(zip(names, given, strict=True))), (self.label["keywords"], kwargs)):
+        for tree, value in (
+            (positional, dict(zip(names, given, strict=True))),
+            (self.label["keywords"], kwargs),
+        ):
             for leaf, _, tensor in trees.flatten(tree, value):
                 found[leaf] = tensor
         return [found[i] for i in range(len(found))]

@@ -50,7 +50,8 @@ def explained(
     memory = json.loads(program.analysis())
     made = TorchTPUError(
         f"the {kind} does not fit on {topology}: it needs {words.size(need)} of HBM and a device has "
-        f"{words.size(have)}, {words.size(need - have)} less\n" + "\n".join(lines(memory))
+        f"{words.size(have)}, {words.size(need - have)} less\n"
+        + "\n".join(lines(memory))
         + f"\nhelp: {'; '.join(advice(memory, kind, need, have))}"
     )
     made.stage, made.op, made.location = "compile", None, None
@@ -86,12 +87,16 @@ def advice(analysis: Mapping[str, Any], kind: str, need: int, have: int) -> list
     arguments = memory["arguments"]
     temporaries = memory["fused"]["bytes"] - arguments
     if arguments > have // 2:
-        found.append(f"the arguments alone are {words.size(arguments)}: shard them over {-(-need // have)} devices or more")
+        found.append(
+            f"the arguments alone are {words.size(arguments)}: shard them over {-(-need // have)} devices or more"
+        )
     if temporaries > have // 4 and kind != "inference":
         found.append("torch.utils.checkpoint recomputes activations instead of keeping them")
     if temporaries > have // 4:
         found.append("a smaller batch makes temporaries smaller")
     outputs = memory["fused"]["outputs"]
     if outputs > (need - have) // 2 and any(n["op"] == "parameter" for n in nodes):
-        found.append("results written over their inputs (in-place updates of parameters or buffers) need no memory of their own")
+        found.append(
+            "results written over their inputs (in-place updates of parameters or buffers) need no memory of their own"
+        )
     return found or ["a topology whose chips have more memory"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import os
 import shutil
 import signal
@@ -70,6 +71,12 @@ class Build:
     plugin: Mapping[str, str]
     stages: Mapping[str, float]
     """Seconds."""
+
+
+def chips(name: str) -> int | str:
+    """How many chips a topology's name says."""
+    sizes = name.partition(":")[2].split("x")
+    return math.prod(map(int, sizes)) if all(size.isdigit() for size in sizes) else "?"
 
 
 def library() -> str:

@@ -16,6 +16,8 @@ pub struct Cost {
     pub by_opcode: BTreeMap<String, u64>,
     /// By the user's `file:line`; "" for what has none.
     pub by_line: BTreeMap<String, u64>,
+    /// By the operation's name in the program that was compiled; "" for what has none.
+    pub by_name: BTreeMap<String, u64>,
     /// Instructions that work and have no estimate.
     pub unknown: Vec<String>,
     /// Loops that run an unknown number of times; they count once.
@@ -64,6 +66,8 @@ impl Module {
                     if all > 0 {
                         *cost.by_opcode.entry(instruction.opcode.clone()).or_default() += all;
                         *cost.by_line.entry(self.line(instruction).unwrap_or_default()).or_default() += all;
+                        let name = instruction.metadata.as_ref().map_or("", |m| &m.op_name);
+                        *cost.by_name.entry(name.to_owned()).or_default() += all;
                     }
                 } else if working {
                     cost.unknown.push(instruction.name.clone());

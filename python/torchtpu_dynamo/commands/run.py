@@ -1,0 +1,93 @@
+"""`torchtpu run`: an artifact on arrays, without torch."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import trees
+from .._torchtpu import TorchTPUError
+from ..artifact import Artifact
+from ..keys import key_of
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("artifact", help="a file of `torchtpu compile`")
+    parser.add_argument("--inputs", required=True, metavar="IN.npz", help="arrays by the names of the inputs")
+    parser.add_argument("--outputs", required=True, metavar="OUT.npz", help="where the results go")
+    parser.add_argument("--weights", metavar="FILE.safetensors", help="for an artifact that holds none")
+    parser.add_argument(
+        "--plugin", help="cpu, tpu, cuda or the path of a PJRT plugin; default: TORCHTPU_PLUGIN"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of random operators (default: 0)")
+    parser.add_argument(
+        "--trust", action="store_true", help="load native code from the artifact, whoever wrote it"
+    )
+    parser.add_argument("--key", metavar="FILE", help="load native code from artifacts signed with this key")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs an artifact on the arrays of an .npz file.
+
+    bfloat16 is float32 in the files, and float8 is uint8, its bits."""
+    start = time.perf_counter()
+    artifact = Artifact(
+        args.artifact, plugin=args.plugin, trusted=args.trust, key=key_of(args.key), weights=args.weights
+    )
+    try:
+        with np.load(args.inputs, allow_pickle=False) as opened:
+            given = {name: opened[name] for name in opened.files}
+    except ValueError as e:
+        raise TorchTPUError(f"{args.inputs}: {e}") from None
+    names = input_names(artifact)
+    if set(given) != set(names):
+        missing, foreign = sorted(set(names) - set(given)), sorted(set(given) - set(names))
+        raise TorchTPUError(
+            f"{args.inputs} has the arrays {sorted(given)}, and the artifact takes {names}"
+            + (f": {', '.join(missing)} missing" if missing else "")
+            + (f", {', '.join(foreign)} unknown" if foreign else "")
+        )
+    try:
+        result, changed = artifact.call_flat([given[name] for name in names], args.seed)
+    except TypeError as e:
+        raise TorchTPUError(str(e)) from None
+    arrays = {**outputs(artifact, result), **{f"changed.{names[i]}": a for i, a in changed}}
+    save(Path(args.outputs), arrays)
+    print(f"{artifact.prepare()}; {time.perf_counter() - start:.3f} s in all", file=sys.stderr)
+    return 0
+
+
+def input_names(artifact: Artifact) -> list[str]:
+    """The inputs' names in files: their paths in the arguments."""
+    found: dict[int, str] = {}
+    for tree in (artifact.label["arguments"], artifact.label["keywords"]):
+        found.update({leaf: path for path, leaf in trees.leaves(tree)})
+    return [found[i] for i in range(len(found))]
+
+
+def outputs(artifact: Artifact, results: list[Any]) -> dict[str, Any]:
+    """By path: `output`, `output.0`, `output.logits`."""
+    return {
+        f"output.{path}" if path else "output": results[leaf]
+        for path, leaf in trees.leaves(artifact.label["results"])
+    }
+
+
+def save(path: Path, arrays: dict[str, Any]) -> None:
+    """The file is whole or not there."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            np.savez(file, **arrays)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise

@@ -1,0 +1,157 @@
+"""What `torchtpu inspect` knows of an artifact: one dictionary, of which the text and the page are made.
+
+Memory over the schedule and the largest tensors are our own model's; cycles, and memory by category, are those of the
+topology's plugin and of the judge (`compiler/hlo`). Nothing here may import torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from .artifact import Artifact
+from .report_text import name_of
+
+LARGEST = 10
+
+
+def inspected(artifact: Artifact) -> dict[str, Any]:
+    """All of it. Times are seconds, sizes bytes, cycles those of one device."""
+    label = artifact.label
+    weights = label["weights"]
+    return {
+        "file": os.fspath(artifact.path),
+        "bytes": artifact.path.stat().st_size,
+        "signed": artifact.file.signed,
+        **{key: label[key] for key in ("name", "compiler", "torch", "created", "train", "stages")},
+        "inputs": label["inputs"],
+        "results": label["results"],
+        "weights": {
+            "count": len(weights),
+            "bytes": sum(_bytes(w) for w in weights),
+            "held": sum(w["held"] for w in weights),
+            "changed": sorted(
+                {
+                    role["weight"]
+                    for program in label["programs"].values()
+                    for role, spec in zip(program["inputs"], program["interface"]["inputs"], strict=True)
+                    if "weight" in role and spec["mutated_by"] is not None
+                }
+            ),
+        },
+        "sections": dict(artifact.file.sections()),
+        "programs": {kind: _program(artifact, kind) for kind in artifact.programs},
+        "builds": [_build(artifact, build) for build in label["builds"]],
+    }
+
+
+_SIZES = {
+    "bool": 1,
+    "uint8": 1,
+    "int8": 1,
+    "int16": 2,
+    "uint16": 2,
+    "float16": 2,
+    "bfloat16": 2,
+    "complex64": 8,
+}
+
+
+def _bytes(tensor: Mapping[str, Any]) -> int:
+    dtype = tensor["dtype"]
+    width = (
+        1 if dtype.startswith("float8") else 16 if dtype == "complex128" else 8 if dtype.endswith("64") else 4
+    )
+    count = 1
+    for extent in tensor["shape"]:
+        count *= extent
+    return count * _SIZES.get(dtype, width)
+
+
+def _program(artifact: Artifact, kind: str) -> dict[str, Any]:
+    analysis = artifact.analysis(kind)
+    peak = analysis["memory"]["fused"]
+    nodes = analysis["nodes"]
+    largest = [
+        {
+            **{key: tensor[key] for key in ("bytes", "type", "role")},
+            "name": name_of(nodes[tensor["node"]]),
+            "line": nodes[tensor["node"]]["line"],
+            "function": nodes[tensor["node"]]["function"],
+        }
+        for tensor in peak["tensors"][:LARGEST]
+    ]
+    return {
+        "nodes": artifact.label["programs"][kind]["nodes"],
+        "operations": sum(node["op"] != "parameter" for node in nodes),
+        "flops": analysis["flops"],
+        "bytes": analysis["bytes_fused"],
+        "peak": {
+            "bytes": peak["bytes"],
+            "step": peak["step"],
+            "steps": len(peak["steps"]),
+            "largest": largest,
+        },
+        "flops_by_family": _by_family(artifact, kind, {}, _flops(nodes)),
+        "analysis": analysis,
+    }
+
+
+def _flops(nodes: list[dict[str, Any]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for node in nodes:
+        found[node["name"]] = found.get(node["name"], 0) + node["flops"]
+    return found
+
+
+def _by_family(
+    artifact: Artifact, kind: str, start: dict[str, int], by_name: Mapping[str, int]
+) -> dict[str, int]:
+    """A figure by operator name, summed by the operators' families; the largest first."""
+    families = artifact.label["programs"][kind]["families"]
+    of = {name: family for family, names in families.items() for name in names}
+    total = dict(start)
+    for name, count in by_name.items():
+        if count:
+            family = of.get(name.rpartition("/")[2], "other")
+            total[family] = total.get(family, 0) + count
+    return dict(sorted(total.items(), key=lambda item: -item[1]))
+
+
+def _build(artifact: Artifact, build: Mapping[str, Any]) -> dict[str, Any]:
+    found = {
+        key: build[key] for key in ("program", "topology", "devices", "memory", "plugin", "options", "stages")
+    }
+    found["hbm"] = build.get("hbm")
+    if "hlo" not in build:
+        return found
+    judged = artifact.judged(build["program"], build["topology"])
+    cost, chip = judged["cost"], judged["chip"]
+    found["kernels"] = judged["summary"]["kernels"]
+    if cost is None:
+        found["cycles"] = None  # a generation that is not in the table: bandwidth and clock are not known
+        return found
+    cycles = cost["estimated"] + cost["floor"]
+    total = cycles + (judged["replay"] or {}).get("exposed", 0.0)
+    found["cycles"] = {
+        "total": total,
+        "estimated": cost["estimated"],
+        "floor": cost["floor"],
+        "exposed": (judged["replay"] or {}).get("exposed", 0.0),
+        "seconds": total / chip["clock"],
+        "by_opcode": _sorted(cost["by_opcode"]),
+        "by_family": _by_family(artifact, build["program"], {}, cost["by_name"]),
+        "by_line": _sorted(cost["by_line"]),
+        "unknown": cost["unknown"],
+        "unknown_trips": cost["unknown_trips"],
+        "kernels": cost["kernels"],
+    }
+    flops = artifact.analysis(build["program"])["flops"]
+    found["share_of_peak"] = flops / (chip["peak"] * total / chip["clock"]) if total else 0.0
+    found["chip"] = chip
+    found["replay"] = judged["replay"]
+    return found
+
+
+def _sorted(counts: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))

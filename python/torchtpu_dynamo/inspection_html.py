@@ -1,0 +1,160 @@
+"""An inspection as a page. Nothing here may measure or compile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from . import report_text as words
+from .html_parts import bars, details, document, facts, memory_chart, table
+from .inspection_text import tensor
+
+MOST = 25
+"""Bars of a picture."""
+
+
+def page(found: Mapping[str, Any]) -> str:
+    """The whole page."""
+    made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(found["created"]))
+    about = f"{found['file']}, {words.size(found['bytes'])}, compiled {made} by torchtpu {found['compiler']} from torch {found['torch']}"
+    body = [f"<h1>{escape(found['name'])}</h1><p class=soft>{escape(about)}</p>", _signature(found)]
+    if len(found["builds"]) > 1:
+        body.append(f"<h2>Topologies</h2>{_comparison(found['builds'])}")
+    for kind, program in found["programs"].items():
+        body.append(_program(kind, program))
+        body += [_build(b, program) for b in found["builds"] if b["program"] == kind]
+    stages = [(stage, f"{seconds:.2f}") for stage, seconds in found["stages"].items()]
+    sections = [(name, words.size(count)) for name, count in found["sections"].items()]
+    body.append("<h2>The file</h2>")
+    body.append(details("Time of each stage", table(("stage", "s"), stages, (1,))))
+    body.append(details("Sections", table(("section", "bytes"), sections, (1,))))
+    return document(
+        f"{found['name']} for {', '.join(dict.fromkeys(b['topology'] for b in found['builds']))}", body
+    )
+
+
+def _signature(found: Mapping[str, Any]) -> str:
+    weights = found["weights"]
+    rows = [(tensor(spec, spec["name"]),) for spec in found["inputs"]]
+    held = f"{weights['held']} held" if weights["held"] < weights["count"] else "all held"
+    pairs = [
+        (words.counted(len(found["inputs"]), "input"), "tensors of a call"),
+        (words.counted(weights["count"], "weight"), f"{words.size(weights['bytes'])}, {held}"),
+        (words.counted(len(found["programs"]), "program"), ", ".join(found["programs"])),
+    ]
+    changed = ""
+    if weights["changed"]:
+        changed = details(
+            f"{words.counted(len(weights['changed']), 'weight')} changed by a call",
+            table(("name",), [(name,) for name in weights["changed"]]),
+        )
+    return facts(*pairs) + details("Inputs", table(("input",), rows)) + changed
+
+
+def _comparison(builds: list[Mapping[str, Any]]) -> str:
+    rows = []
+    for build in builds:
+        cycles = build.get("cycles")
+        memory = build["memory"].get("peak", 0)
+        rows.append(
+            (
+                build["topology"],
+                build["program"],
+                f"{1e3 * cycles['seconds']:.3g} ms" if cycles else "",
+                f"{words.number(cycles['total'])}" if cycles else "",
+                f"{100 * build['share_of_peak']:.0f}%" if cycles else "",
+                words.size(memory),
+                f"{100 * memory / build['hbm']:.0f}%" if build["hbm"] else "",
+                f"{sum(build['stages'].values()):.1f} s",
+            )
+        )
+    head = ("topology", "program", "time", "cycles", "of peak FLOP/s", "memory", "of HBM", "compiled in")
+    return table(head, rows, (2, 3, 4, 5, 6, 7))
+
+
+def _program(kind: str, program: Mapping[str, Any]) -> str:
+    peak = program["peak"]
+    rows = [
+        (words.size(t["bytes"]), t["role"], t["type"], t["name"], words.place(t)) for t in peak["largest"]
+    ]
+    listed = table(("bytes", "role", "type", "made by", "line"), rows, numbers=(0,))
+    return (
+        f"<h2>{escape(kind.capitalize())}</h2>"
+        + facts(
+            (words.counted(program["operations"], "operation"), f"of {program['nodes']} operators"),
+            (f"{words.number(program['flops'])}FLOP", "arithmetic"),
+            (words.size(program["bytes"]), "moved, fused"),
+            (f"{program['flops'] / max(program['bytes'], 1):.3g}", "FLOP a byte"),
+            (words.size(peak["bytes"]), "predicted peak"),
+        )
+        + f"<h3>Memory over the schedule</h3>{memory_chart(program['analysis'])}"
+        + details("The largest tensors at the peak", listed, True)
+    )
+
+
+def _build(build: Mapping[str, Any], program: Mapping[str, Any]) -> str:
+    parts = [f"<h2>{escape(build['program'].capitalize())} on {escape(build['topology'])}</h2>"]
+    memory, cycles = build["memory"], build.get("cycles")
+    peak, hbm = memory.get("peak", 0), build["hbm"]
+    pairs = [
+        (
+            words.size(peak),
+            f"peak memory, {100 * peak / hbm:.0f}% of {words.size(hbm)}" if hbm else "peak memory",
+        )
+    ]
+    if cycles:
+        pairs = [
+            (f"{1e3 * cycles['seconds']:.3g} ms", "estimated"),
+            (f"{words.number(cycles['total'])}", "cycles"),
+            (f"{100 * build['share_of_peak']:.0f}%", f"of the peak of {build['chip']['name']}"),
+            *pairs,
+        ]
+        if build["replay"]:
+            pairs.append((f"{words.number(cycles['exposed'])}", "cycles waiting for links"))
+    parts.append(facts(*pairs))
+    if cycles:
+        for title, counts in (("line", cycles["by_line"]), ("operator family", cycles["by_family"])):
+            shown = list(counts.items())[:MOST]
+            rows = [
+                (
+                    words.short_line(name) if title == "line" and name else name or "no line",
+                    count,
+                    words.number(count),
+                )
+                for name, count in shown
+            ]
+            if len(counts) > MOST:
+                rest = sum(list(counts.values())[MOST:])
+                rows.append((f"{len(counts) - MOST} others", rest, words.number(rest)))
+            parts.append(f"<h3>Cycles by {title}</h3>{bars(rows, cycles['total'])}")
+        opcodes = [(name, words.number(count)) for name, count in cycles["by_opcode"].items()]
+        parts.append(details("Cycles by HLO opcode", table(("opcode", "cycles"), opcodes, (1,))))
+        unpriced = [
+            (
+                k["name"],
+                k["runs"],
+                words.size(k["bytes"]),
+                f"{words.number(k['flops'])}FLOP",
+                words.number(k["cycles"]),
+            )
+            for k in cycles["kernels"]
+        ]
+        if unpriced:
+            head = ("kernel", "runs", "bytes", "arithmetic", "least cycles")
+            parts.append(details("Kernels without an estimate", table(head, unpriced, (1, 2, 3, 4))))
+        for title, names in (("unknown", cycles["unknown"]), ("unknown_trips", cycles["unknown_trips"])):
+            if names:
+                what = (
+                    "Without an estimate"
+                    if title == "unknown"
+                    else "Loops that run an unknown number of times"
+                )
+                parts.append(details(what, table(("instruction",), [(name,) for name in names])))
+    sizes = [(name, words.size(count)) for name, count in memory.items()]
+    parts.append(details("Memory by category", table(("what", "bytes"), sizes, (1,))))
+    options = [(name, str(value)) for name, value in build["options"]["xla_options"].items()]
+    versions = [(name, str(value)) for name, value in build["plugin"].items()]
+    parts.append(details("Versions and options", table(("what", "value"), [*versions, *options])))
+    return "\n".join(parts)
