@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._torchtpu import Executable, Program, TorchTPUError
+    from .ahead import aot_compile
     from .api import Lowered, lower
+    from .artifact import Artifact
     from .comparison import Comparison, compare
     from .counters import Stats, reset_stats, stats
     from .custom_ops import register_lowering
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Artifact": ".artifact",
     "Comparison": ".comparison",
     "Executable": "._torchtpu",
     "Explanation": ".explanation",
@@ -28,6 +31,7 @@ _HOME = {
     "Program": "._torchtpu",
     "Stats": ".counters",
     "TorchTPUError": "._torchtpu",
+    "aot_compile": ".ahead",
     "compare": ".comparison",
     "devices": ".plugins",
     "explain": ".explanation",
@@ -39,6 +43,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Artifact",
     "Comparison",
     "Executable",
     "Explanation",
@@ -47,6 +52,7 @@ __all__ = [
     "Stats",
     "TorchTPUError",
     "__version__",
+    "aot_compile",
     "compare",
     "devices",
     "explain",

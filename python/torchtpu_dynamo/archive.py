@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -159,7 +160,7 @@ def read(exported: ExportedProgram, name: str, signature: inspect.Signature | No
             if not isinstance(spec.arg, ConstantArgument) or isinstance(spec.arg, SymIntArgument):
                 raise TorchTPUError(f"argument `{node.name}` is a number that changes; pass it as a tensor")
             flat.append({"const": spec.arg.value})
-            node.replace_all_uses_with(spec.arg.value)  # type: ignore[arg-type]
+            node.replace_all_uses_with(spec.arg.value)
         elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
             target = str(spec.target)
             held = exported.state_dict if target in exported.state_dict else exported.constants
@@ -292,7 +293,7 @@ def graphs(capture: Capture, train: bool, options: Options) -> dict[str, Capture
 
     def keep(aot_gm: torch.fx.GraphModule, kind: str, static: Sequence[int]) -> Boxed:
         try:
-            graph = Graph.of(aot_gm, kind, static, options)
+            graph = _named(Graph.of(aot_gm, kind, static, options), capture)
             found[kind] = _roles(capture, found, graph, aot_gm, context.fw_metadata)
         except TorchTPUError as e:
             errors.append(e)
@@ -314,6 +315,19 @@ def graphs(capture: Capture, train: bool, options: Options) -> dict[str, Capture
 
 def _stop(*_: Any) -> list[Any]:
     raise _Stop
+
+
+def _named(graph: Graph, capture: Capture) -> Graph:
+    """The graph with the user's names of weights and arguments, where AOTAutograd has numbers."""
+    exported = graph.exported
+    if exported.kind == "backward":
+        return graph
+    payload = json.loads(exported.json)
+    for spec, place in zip(payload["inputs"], capture.places, strict=True):
+        spec["name"] = place.get("weight") or capture.inputs[place["input"]]["name"]
+    payload["name"] = exported.kind
+    graph.exported = dataclasses.replace(exported, json=json.dumps(payload, separators=(",", ":")))
+    return graph
 
 
 def _roles(

@@ -18,7 +18,10 @@ MOST = 25
 def page(found: Mapping[str, Any]) -> str:
     """The whole page."""
     made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(found["created"]))
-    about = f"{found['file']}, {words.size(found['bytes'])}, compiled {made} by torchtpu {found['compiler']} from torch {found['torch']}"
+    about = (
+        f"{found['file']}, {words.size(found['bytes'])}, compiled {made} by torchtpu {found['compiler']} "
+        f"from torch {found['torch']}"
+    )
     body = [f"<h1>{escape(found['name'])}</h1><p class=soft>{escape(about)}</p>", _signature(found)]
     if len(found["builds"]) > 1:
         body.append(f"<h2>Topologies</h2>{_comparison(found['builds'])}")

@@ -37,7 +37,8 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
             f"{words.number(program['flops'])}FLOP, {words.size(program['bytes'])} moved"
         )
         peak = program["peak"]
-        yield f"  predicted peak {words.size(peak['bytes'])}, at step {peak['step'] + 1} of {peak['steps']}; the largest then:"
+        when = f"step {peak['step'] + 1} of {peak['steps']}"
+        yield f"  predicted peak {words.size(peak['bytes'])}, at {when}; the largest then:"
         rows = [
             (words.size(t["bytes"]), t["role"], t["type"], t["name"], words.place(t)) for t in peak["largest"]
         ]
@@ -73,7 +74,8 @@ def _build(build: Mapping[str, Any]) -> Iterator[str]:
         f"{100 * build['share_of_peak']:.0f}% of its peak"
     )
     if cycles["floor"]:
-        yield f"  of it {words.number(cycles['floor'])}cycles are the least that {len(cycles['kernels'])} unpriced kernels take"
+        count = words.counted(len(cycles["kernels"]), "unpriced kernel")
+        yield f"  of it {words.number(cycles['floor'])}cycles are the least that {count} may take"
     if cycles["unknown"]:
         yield f"  without an estimate: {', '.join(cycles['unknown'][:MOST])}"
     if cycles["unknown_trips"]:
@@ -82,9 +84,11 @@ def _build(build: Mapping[str, Any]) -> Iterator[str]:
     if replay:
         yield (
             f"  collectives: {words.number(replay['transfers'])}cycles of transfers, "
-            f"{words.number(replay['exposed'])}cycles exposed; asynchronous {words.listed(replay['asynchronous']) or 'none'}, "
-            f"synchronous {words.listed(replay['synchronous']) or 'none'}"
+            f"{words.number(replay['exposed'])}cycles exposed"
         )
+        for how in ("asynchronous", "synchronous"):
+            if replay[how]:
+                yield f"    {how}: {words.listed(replay[how])}"
     for title, counts in (("family", cycles["by_family"]), ("line", cycles["by_line"])):
         rows = [(f"cycles by {title}", "", "")]
         shown = list(counts.items())[:MOST]

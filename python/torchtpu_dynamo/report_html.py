@@ -5,7 +5,7 @@ Everything that comes from the user's program passes `escape`. Nothing here may 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 

@@ -55,14 +55,14 @@ def flatten(tree: Tree, value: Any, path: str = "") -> Iterator[tuple[int, str, 
     elif "dict" in tree:
         keys = [key for key, _ in tree["dict"]]
         if not isinstance(value, Mapping) or set(value) != set(keys):
-            given = list(value) if isinstance(value, Mapping) else type(value).__name__
-            raise TypeError(f"{where} has the keys {keys}, not {given}")
+            found = list(value) if isinstance(value, Mapping) else type(value).__name__
+            raise TypeError(f"{where} has the keys {keys}, not {found}")
         for key, child in tree["dict"]:
             yield from flatten(child, value[key], f"{path}.{key}" if path else str(key))
     else:
-        parts = list(children(tree))
+        parts: list[tuple[Any, Tree]] = list(children(tree))
         if not isinstance(value, Sequence) or len(value) != len(parts):
             given = len(value) if isinstance(value, Sequence) else type(value).__name__
             raise TypeError(f"{where} has {len(parts)} elements, not {given}")
-        for (key, child), part in zip(parts, value, strict=True):
-            yield from flatten(child, part, f"{path}.{key}" if path else str(key))
+        for (name, child), part in zip(parts, value, strict=True):
+            yield from flatten(child, part, f"{path}.{name}" if path else str(name))

@@ -67,7 +67,9 @@ def run(args: argparse.Namespace) -> int:
     from ..ahead import aot_compile
 
     tell("import torch", time.perf_counter() - start)
-    fn, inputs, keywords = args.model, (), {}
+    fn: Any = args.model
+    inputs: tuple[Any, ...] = ()
+    keywords: dict[str, Any] = {}
     if ":" in args.model and not os.path.exists(args.model):
         with torch.no_grad():
             fn, inputs, keywords = _made(args.model)
