@@ -23,6 +23,7 @@ from torch._subclasses import FakeTensor
 from . import archive, fits, plugins, topologies
 from ._torchtpu import COMPILER, ArtifactWriter, Program, TorchTPUError, families, unsupported
 from .artifact import VERSION, Artifact
+from .capture import Capture, Captured, captured, described
 from .options import Options, parse_options
 from .progress import Progress
 
@@ -38,7 +39,6 @@ def aot_compile(
     topology: str | Sequence[str] = (),
     train: bool = False,
     options: Mapping[str, Any] | None = None,
-    dynamic_shapes: Any = None,
     output: str | os.PathLike[str] | None = None,
     weights: bool = True,
     key: bytes | None = None,
@@ -72,7 +72,6 @@ def aot_compile(
             fn,
             args,
             kwargs,
-            dynamic_shapes,
             wanted,
             train,
             weights,
@@ -110,7 +109,6 @@ class _Work:
         fn: Any,
         args: Sequence[Any],
         kwargs: Mapping[str, Any] | None,
-        dynamic_shapes: Any,
         wanted: list[str],
         train: bool,
         weights: bool,
@@ -120,10 +118,9 @@ class _Work:
         """Writes the sections; returns the label."""
         away = [name for name in wanted if name != "cpu"]
         known = topologies.check(away) if away else {}
-        with self.stage("export"):
-            capture = archive.captured(fn, args, kwargs, dynamic_shapes)
-        with self.stage("autograd"):
-            graphs = archive.graphs(capture, train, self.options)
+        with self.stage("capture"):
+            capture = self.captured(fn, args, kwargs or {}, train)
+        graphs = capture.graphs
         programs: dict[str, Program] = {}
         with self.stage("compiler"):
             for kind, graph in graphs.items():
@@ -135,7 +132,6 @@ class _Work:
         if "cpu" in wanted:
             builds += self.on_host(writer, programs)
         builds += self.on_topologies(writer, programs, away, known, jobs, time_limit)
-        first = next(iter(graphs.values()))
         held = self.weights(writer, capture.weights) if weights else []
         return {
             "version": VERSION,
@@ -147,10 +143,8 @@ class _Work:
             "inputs": capture.inputs,
             "arguments": capture.arguments,
             "keywords": capture.keywords,
-            "results": archive.results(capture, first.leaves),
-            "weights": [
-                {"name": n, **archive.described(w), "held": n in held} for n, w in capture.weights.items()
-            ],
+            "results": capture.results,
+            "weights": [{"name": n, **described(w), "held": n in held} for n, w in capture.weights.items()],
             "programs": {
                 kind: {
                     "interface": json.loads(programs[kind].interface()),
@@ -166,7 +160,14 @@ class _Work:
             "stages": self.stages,
         }
 
-    def program(self, captured: archive.Captured) -> Program:
+    def captured(self, fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any], train: bool) -> Capture:
+        if isinstance(fn, (str, os.PathLike)):
+            return archive.captured(archive.load(fn), Path(fn).stem, train, self.options)
+        if isinstance(fn, torch.export.ExportedProgram):
+            return archive.captured(fn, "exported", train, self.options)
+        return captured(fn, args, kwargs, train, self.options)
+
+    def program(self, captured: Captured) -> Program:
         """Raises TorchTPUError, which lists all that is not supported."""
         graph = captured.graph
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ._torchtpu import TorchTPUError, compile_ahead, describe_topology
 
 
 def main(folder: Path) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     request = json.loads((folder / "request.json").read_text())
     try:
         answer = WORK[request["work"]](request, folder)
@@ -24,6 +26,12 @@ def main(folder: Path) -> None:
     partial = folder / "answer.partial"
     partial.write_text(json.dumps(answer))
     os.replace(partial, folder / "answer.json")
+
+
+def _end_with_parent() -> None:
+    """Standard input ends when the parent does, whatever it dies of."""
+    sys.stdin.buffer.read()
+    os._exit(1)
 
 
 def build(request: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ imported."""
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -19,6 +20,19 @@ _NUMPY = {
     **{name: name for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")},
     **{name: name for name in ("float16", "float32", "float64", "complex64", "complex128")},
 }
+
+
+_BYTES = {"bool": 1, "bfloat16": 2, "float16": 2, "complex64": 8, "complex128": 16}
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes of an element, by torch's name of the dtype."""
+    bits = int("".join(filter(str.isdigit, dtype.partition("_")[0])) or 8)
+    return _BYTES.get(dtype, bits // 8)
+
+
+def zeros(dtype: str, shape: list[int]) -> Passed:
+    return dtype, shape, bytes(math.prod(shape) * itemsize(dtype))
 
 
 def is_tensor(value: Any) -> bool:

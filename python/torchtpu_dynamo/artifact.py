@@ -160,22 +160,34 @@ class Artifact:
         return self._run("forward", args, kwargs, seed)
 
     def backward(self, saved: Sequence[Any], *cotangents: Any) -> dict[str, Any]:
-        """The gradients, by the weight's name or the input's, for the derivatives of the loss by each result that has
-        one, in order."""
+        """The gradients, by the weight's name or the input's, for the derivatives of the loss by the results that have
+        one, in order. One that is None or left out is zero."""
         entry = self.label["programs"]["backward"]
         given = [
-            self._passed(f"saved tensor {i}", value, dtype)
-            for i, (value, dtype) in enumerate(zip(saved, entry["saved"], strict=True))
+            self._typed(f"saved tensor {i}", v, t)
+            for i, (v, t) in enumerate(zip(saved, entry["saved"], strict=True))
         ]
-        if len(cotangents) != len(entry["cotangents"]):
-            raise TypeError(f"backward takes {len(entry['cotangents'])} cotangents, not {len(cotangents)}")
+        wanted = entry["cotangents"]
+        if len(cotangents) > len(wanted):
+            raise TypeError(f"backward takes {len(wanted)} cotangents, not {len(cotangents)}")
+        padded = [*cotangents, *[None] * (len(wanted) - len(cotangents))]
         passed = [
-            self._passed(f"cotangent {i}", value, dtype)
-            for i, (value, dtype) in enumerate(zip(cotangents, entry["cotangents"], strict=True))
+            self._typed(f"cotangent {i}", v, t) for i, (v, t) in enumerate(zip(padded, wanted, strict=True))
         ]
         outputs, _ = self.model.call("backward", [], given, passed, 0)
         make = arrays.to_tensor if any(map(arrays.is_tensor, (*saved, *cotangents))) else arrays.to_numpy
         return {name: make(*outputs[at]) for name, at in entry["gradients"].items()}
+
+    def _typed(self, what: str, value: Any, spec: Mapping[str, Any] | None) -> arrays.Passed:
+        """A value of this type; zeros for None, and nothing where the program does not read it."""
+        if spec is None:
+            return "uint8", [0], b""
+        if value is None:
+            return arrays.zeros(spec["dtype"], spec["shape"])
+        passed = self._passed(what, value, spec["dtype"])
+        if passed[1] != spec["shape"]:
+            raise TypeError(f"{what} has shape {passed[1]}, not {spec['shape']}")
+        return passed
 
     def _passed(self, what: str, value: Any, dtype: str) -> arrays.Passed:
         try:
@@ -190,10 +202,7 @@ class Artifact:
         position."""
         given = []
         for spec, value in zip(self.label["inputs"], values, strict=True):
-            passed = self._passed(f"input `{spec['name']}`", value, spec["dtype"])
-            if passed[1] != spec["shape"]:
-                raise TypeError(f"input `{spec['name']}` has shape {passed[1]}, not {spec['shape']}")
-            given.append(passed)
+            given.append(self._typed(f"input `{spec['name']}`", value, spec))
         outputs, written = self.model.call(program or self.programs[0], given, [], [], seed)
         make = arrays.to_tensor if any(map(arrays.is_tensor, values)) else arrays.to_numpy
         return [make(*o) for o in outputs], [(at, make(*changed)) for at, changed in written]
@@ -206,7 +215,7 @@ class Artifact:
         for at, changed in written:
             arrays.write_back(values[at], changed)
         saves = self.label["programs"][program].get("saves", [])
-        return trees.build(self.label["results"], outputs.__getitem__), [outputs[at] for at in saves]
+        return trees.build(self.label["results"], outputs.__getitem__, values), [outputs[at] for at in saves]
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """The tensors of a call, in the order of `label["inputs"]`. Raises TypeError."""

@@ -5,10 +5,12 @@ topology's plugin and of the judge (`compiler/hlo`). Nothing here may import tor
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
 
+from .arrays import itemsize
 from .artifact import Artifact
 from .report_text import name_of
 
@@ -45,27 +47,8 @@ def inspected(artifact: Artifact) -> dict[str, Any]:
     }
 
 
-_SIZES = {
-    "bool": 1,
-    "uint8": 1,
-    "int8": 1,
-    "int16": 2,
-    "uint16": 2,
-    "float16": 2,
-    "bfloat16": 2,
-    "complex64": 8,
-}
-
-
 def _bytes(tensor: Mapping[str, Any]) -> int:
-    dtype = tensor["dtype"]
-    width = (
-        1 if dtype.startswith("float8") else 16 if dtype == "complex128" else 8 if dtype.endswith("64") else 4
-    )
-    count = 1
-    for extent in tensor["shape"]:
-        count *= extent
-    return count * _SIZES.get(dtype, width)
+    return math.prod(tensor["shape"]) * itemsize(tensor["dtype"])
 
 
 def _program(artifact: Artifact, kind: str) -> dict[str, Any]:

@@ -160,7 +160,7 @@ def _run(
         child = subprocess.Popen(
             [sys.executable, "-m", "torchtpu_dynamo.ahead_worker", str(folder)],
             env={**os.environ, **ENVIRONMENT, "PYTHONPATH": path.rstrip(os.pathsep)},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # which ends when this process does
             stdout=subprocess.DEVNULL,
             stderr=(folder / "stderr").open("wb"),
             start_new_session=True,

@@ -1,6 +1,7 @@
 """The shapes of arguments and results, as an artifact keeps them: JSON, read without torch.
 
-A tree is {"leaf": i}, {"const": value}, {"list": [...]}, {"tuple": [...]}, {"named": [type, names, [...]]} or
+A tree is {"leaf": i}, {"const": value}, {"given": i} for an argument that is returned as it is,
+{"list": [...]}, {"tuple": [...]}, {"named": [type, names, [...]]} or
 {"dict": [[key, tree], ...]}. Leaves are tensors; whatever else PyTorch found is a constant."""
 
 from __future__ import annotations
@@ -29,19 +30,21 @@ def children(tree: Tree) -> Iterator[tuple[Any, Tree]]:
         yield from enumerate(tree.get("list", tree.get("tuple", ())))
 
 
-def build(tree: Tree, leaf: Callable[[int], Any]) -> Any:
-    """The value that a tree describes."""
+def build(tree: Tree, leaf: Callable[[int], Any], given: Sequence[Any] = ()) -> Any:
+    """The value that a tree describes; `given` are the arguments of the call."""
     if "leaf" in tree:
         return leaf(tree["leaf"])
+    if "given" in tree:
+        return given[tree["given"]]
     if "const" in tree:
         return tree["const"]
     if "dict" in tree:
-        return {key: build(child, leaf) for key, child in tree["dict"]}
+        return {key: build(child, leaf, given) for key, child in tree["dict"]}
     if "named" in tree:
         name, fields, parts = tree["named"]
-        return namedtuple(name, fields)(*(build(part, leaf) for part in parts))
+        return namedtuple(name, fields)(*(build(part, leaf, given) for part in parts))
     kind: type = list if "list" in tree else tuple
-    return kind(build(child, leaf) for child in tree.get("list", tree.get("tuple", ())))
+    return kind(build(child, leaf, given) for child in tree.get("list", tree.get("tuple", ())))
 
 
 def flatten(tree: Tree, value: Any, path: str = "") -> Iterator[tuple[int, str, Any]]:

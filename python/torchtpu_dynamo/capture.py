@@ -1,0 +1,419 @@
+"""A module or function as the graphs that `torch.compile` would make of it, and the words of an artifact's label.
+
+Afterwards it is known which input of a graph is which weight or argument, and which output which result, saved tensor or
+gradient. Nothing is executed and nothing compiled here. A .pt2 file becomes the same in `archive`."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch._guards import TracingContext
+from torch._subclasses import FakeTensor, FakeTensorMode
+from torch.utils import _pytree as pytree
+
+from ._torchtpu import TorchTPUError
+from .backend import compile_with
+from .export import Exported, returns
+from .graph import Boxed, Graph, boxed, resolve_outputs
+from .options import Options
+from .state import entry, original
+from .trees import Tree
+
+Role = dict[str, Any]
+"""What an input of a program is: {"weight": name}, {"input": i}, {"saved": i} or {"cotangent": i}."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Captured:
+    """An AOT graph: what its tensor inputs are and what becomes of its results."""
+
+    graph: Graph
+    inputs: list[Role]
+    outputs: list[dict[str, Any]]
+    leaves: list[Tree]
+    """For each result of the module's graph, its position in `outputs`, or its value."""
+    notes: dict[str, Any]
+    """Of a forward: `saves`; of a backward: `saved`, `cotangents` (their types) and `gradients` (outputs by name)."""
+    saved: dict[str, Role] = dataclasses.field(default_factory=dict)
+    """By the name of a node that the forward keeps for the backward: where that finds it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Capture:
+    """A module's graphs by kind, and what its caller has to know."""
+
+    name: str
+    inputs: list[dict[str, Any]]
+    """Tensor arguments: name, dtype, shape."""
+    arguments: Tree
+    """Positional arguments by name, then `keywords`; leaves are positions in `inputs`."""
+    keywords: Tree
+    results: Tree
+    weights: dict[str, torch.Tensor]
+    """Parameters, buffers and constants by name; fake where the module is abstract."""
+    graphs: dict[str, Captured]
+    torch_version: str
+
+
+@dataclasses.dataclass
+class Collector:
+    """Takes AOTAutograd's graphs and says what their inputs and outputs are, once `places` is known."""
+
+    options: Options
+    graphs: dict[str, tuple[torch.fx.GraphModule, Graph]] = dataclasses.field(default_factory=dict)
+    errors: list[TorchTPUError] = dataclasses.field(default_factory=list)
+    metadata: Any = None
+
+    def compile(self, aot_gm: torch.fx.GraphModule, kind: str, static: Sequence[int]) -> Boxed:
+        """AOTAutograd's compiler."""
+        context = TracingContext.try_get()
+        if context is not None and context.fw_metadata is not None:
+            self.metadata = context.fw_metadata
+        try:
+            self.graphs[kind] = aot_gm, Graph.of(aot_gm, kind, static, self.options)
+        except TorchTPUError as e:
+            self.errors.append(e)
+        return boxed(_leave)
+
+    def captured(
+        self,
+        places: Sequence[Role],
+        inputs: Sequence[Mapping[str, Any]],
+        weights: dict[str, torch.Tensor],
+        train: bool,
+    ) -> dict[str, Captured]:
+        """The graphs by kind. Constants of theirs are added to `weights`. Raises TorchTPUError."""
+        if self.errors:
+            raise self.errors[0].with_traceback(None)
+        if train and "backward" not in self.graphs:
+            raise TorchTPUError(
+                "nothing to differentiate: no result depends on a parameter or argument that requires a gradient\n"
+                "help: leave `train` out"
+            )
+        if self.metadata.num_mutated_inp_runtime_indices:
+            raise TorchTPUError(
+                "an argument or parameter that requires a gradient is changed in place, which an artifact cannot hold\n"
+                "help: change a copy of it"
+            )
+        names = [place.get("weight") or inputs[place["input"]]["name"] for place in places]
+        found: dict[str, Captured] = {}
+        for kind in ("inference", "forward", "backward"):
+            if kind in self.graphs:
+                aot_gm, graph = self.graphs[kind]
+                rename(graph, names)
+                found[kind] = _roles(graph, aot_gm, places, names, found, weights, self.metadata.num_outputs)
+        return found
+
+
+def captured(
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    train: bool,
+    options: Options,
+) -> Capture:
+    """Traces `fn(*args, **kwargs)` as one graph, as `torch.compile(fullgraph=True)` does. Parameters and arguments may be
+    fake, or on the meta device. Raises TorchTPUError, and torch's own errors for what dynamo cannot trace."""
+    fn = original(fn)
+    fn, args, kwargs = placed(fn, tuple(args), dict(kwargs))
+    collector = Collector(options)
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    given = {id(leaf): i for i, leaf in enumerate(x for x in leaves if isinstance(x, torch.Tensor))}
+    seen: list[tuple[Any, ...]] = []
+    stands: dict[int, int] = {}
+    held: list[torch.Tensor] = []
+
+    def backend(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], **_: Any) -> Callable[..., Any]:
+        compile_with(gm, example_inputs, collector.compile)
+        (output,) = (n for n in gm.graph.nodes if n.op == "output")
+
+        def call(*flat: Any) -> list[Any]:
+            # Stand-ins, by which the results are found again in what the function returns.
+            seen.append(flat)
+            held.extend(torch.empty(()) for _ in returns(output))
+            stands.update({id(t): i for i, t in enumerate(held)})
+            return list(held)
+
+        return call
+
+    compiled = torch.compile(
+        entry(_without_effects(fn), "aot_compile"), backend=backend, fullgraph=True, dynamic=False
+    )
+    force = torch._functorch.config.patch(force_non_lazy_backward_lowering=True)
+    with torch.set_grad_enabled(train), force:
+        result = compiled(*args, **kwargs)
+    if not seen:
+        raise TorchTPUError("nothing to compile: the function calls no operator on a tensor")
+    inputs, tree = _arguments(fn, leaves, spec)
+    weights: dict[str, torch.Tensor] = {}
+    places = _places(fn, seen[0], given, weights)
+    graphs = collector.captured(places, inputs, weights, train)
+    first = next(iter(graphs.values()))
+    return Capture(
+        getattr(fn, "__name__", type(fn).__name__),
+        inputs,
+        tree[0],
+        tree[1],
+        _results(result, stands, given, first.leaves),
+        weights,
+        graphs,
+        torch.__version__,
+    )
+
+
+def _leave(*_: Any) -> list[Any]:
+    raise AssertionError("a captured graph is not called")
+
+
+def placed(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """What is on the meta device, as fake tensors of the CPU: tensors that the module makes are theirs, then."""
+    module = fn if isinstance(fn, torch.nn.Module) else torch.nn.Module()
+    held = [*module.parameters(), *module.buffers(), *pytree.tree_leaves((args, kwargs))]
+    if not any(isinstance(t, torch.Tensor) and t.device.type == "meta" for t in held):
+        return fn, args, kwargs
+    mode = next((t.fake_mode for t in held if isinstance(t, FakeTensor)), None) or FakeTensorMode()
+    moved: dict[int, torch.Tensor] = {}
+
+    def move(tensor: Any) -> Any:
+        if not isinstance(tensor, torch.Tensor) or isinstance(tensor, FakeTensor):
+            return tensor
+        if id(tensor) not in moved:
+            with mode:
+                fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+            if isinstance(tensor, torch.nn.Parameter):
+                fake = torch.nn.Parameter(fake, tensor.requires_grad)
+            elif tensor.requires_grad:
+                fake.requires_grad_()
+            moved[id(tensor)] = fake if tensor.device.type == "meta" else mode.from_tensor(tensor)
+        return moved[id(tensor)]
+
+    if fn is module:
+        fn = module = copy.deepcopy(module)
+        for part in module.modules():
+            for tensors in (part._parameters, part._buffers):
+                for name, tensor in tensors.items():
+                    tensors[name] = move(tensor)
+    args, kwargs = pytree.tree_map(move, (args, kwargs))
+    return fn, args, kwargs
+
+
+def _without_effects(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A module of the same tensors, whose attributes may be set: what it does to itself is done to stand-ins."""
+    made: dict[int, torch.nn.Module] = {}
+
+    def shallow(module: torch.nn.Module) -> torch.nn.Module:
+        if id(module) not in made:
+            made[id(module)] = mine = copy.copy(module)
+            for name in ("_parameters", "_buffers"):
+                mine.__dict__[name] = dict(module.__dict__[name])
+            mine.__dict__["_modules"] = {
+                k: None if v is None else shallow(v) for k, v in module._modules.items()
+            }
+        return made[id(module)]
+
+    return shallow(fn) if isinstance(fn, torch.nn.Module) else fn
+
+
+def _arguments(
+    fn: Callable[..., Any], leaves: Sequence[Any], spec: pytree.TreeSpec
+) -> tuple[list[dict[str, Any]], tuple[Tree, Tree]]:
+    """The tensors among the arguments, and the trees of positional arguments and of keywords."""
+    inputs: list[dict[str, Any]] = []
+    flat: list[Tree] = []
+    for leaf in leaves:
+        if isinstance(leaf, torch.Tensor):
+            flat.append({"leaf": len(inputs)})
+            inputs.append(described(leaf))
+        elif leaf is None or isinstance(leaf, (bool, int, float, str)):
+            flat.append({"const": leaf})
+        else:
+            raise TorchTPUError(
+                f"an argument is a {type(leaf).__name__}, which an artifact cannot keep\n"
+                "help: tensors, numbers, strings and None, in lists, tuples and dictionaries"
+            )
+    positional, keywords = split(tree_of(spec, iter(flat)))
+    called = fn.forward if isinstance(fn, torch.nn.Module) else fn
+    names = parameter_names(called, len(positional))
+    trees: tuple[Tree, Tree] = (
+        {"dict": [[n, t] for n, t in zip(names, positional, strict=True)]},
+        {"dict": [list(item) for item in keywords]},
+    )
+    name_inputs(inputs, trees)
+    return inputs, trees
+
+
+def parameter_names(fn: Callable[..., Any], count: int) -> list[str]:
+    """The names of a function's first positional parameters."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    found = [p.name for p in inspect.signature(fn).parameters.values() if p.kind in kinds][:count]
+    return found + [f"arg{i}" for i in range(len(found), count)]
+
+
+def name_inputs(inputs: list[dict[str, Any]], trees: Sequence[Tree]) -> None:
+    """Inputs go by their paths in the arguments."""
+    from .trees import leaves
+
+    for tree in trees:
+        for path, leaf in leaves(tree):
+            inputs[leaf]["name"] = path
+
+
+def split(tree: Tree) -> tuple[list[Tree], list[tuple[str, Tree]]]:
+    """The tree of (args, kwargs) as two lists."""
+    args, kwargs = tree["tuple"]
+    return list(args["tuple"]), [(key, child) for key, child in kwargs["dict"]]
+
+
+def tree_of(spec: pytree.TreeSpec, leaves: Iterator[Tree]) -> Tree:
+    """A TreeSpec as a tree, whose leaves are taken from an iterator."""
+    if spec.is_leaf():
+        return dict(next(leaves))
+    parts = [tree_of(child, leaves) for child in spec.children()]
+    if spec.type in (list, tuple):
+        return {spec.type.__name__: parts}
+    if isinstance(spec.context, type) and hasattr(spec.context, "_fields"):
+        return {"named": [spec.context.__name__, list(spec.context._fields), parts]}
+    # A dictionary's keys, or, of a dataclass, the names of what is there and of what is None.
+    keys = spec.context
+    if isinstance(keys, (list, tuple)) and len(keys) == 2 and all(isinstance(k, (list, tuple)) for k in keys):
+        keys = keys[0]
+    if isinstance(keys, (list, tuple)) and len(keys) == len(parts):
+        return {"dict": [[key, part] for key, part in zip(keys, parts, strict=True)]}
+    return {"tuple": parts}
+
+
+def described(value: torch.Tensor) -> dict[str, Any]:
+    return {"dtype": str(value.dtype).removeprefix("torch."), "shape": [int(s) for s in value.shape]}
+
+
+def _places(
+    fn: Callable[..., Any], flat: Sequence[Any], given: Mapping[int, int], weights: dict[str, torch.Tensor]
+) -> list[Role]:
+    """What each input of the function's graph is."""
+    names: dict[int, str] = {}
+    if isinstance(fn, torch.nn.Module):
+        for name, tensor in (
+            *fn.named_parameters(remove_duplicate=False),
+            *fn.named_buffers(remove_duplicate=False),
+        ):
+            names.setdefault(id(tensor), name)
+    places: list[Role] = []
+    for value in flat:
+        if id(value) in given:
+            places.append({"input": given[id(value)]})
+            continue
+        if not isinstance(value, torch.Tensor):
+            raise TorchTPUError(
+                f"the graph takes the number {value!r}\nhelp: mark sizes dynamic in a .pt2 instead"
+            )
+        name = names.get(id(value)) or f"tensor.{len(weights)}"
+        weights[name] = value
+        places.append({"weight": name})
+    return places
+
+
+def _results(result: Any, stands: Mapping[int, int], given: Mapping[int, int], found: Sequence[Tree]) -> Tree:
+    leaves, spec = pytree.tree_flatten(result)
+    flat: list[Tree] = []
+    for leaf in leaves:
+        if id(leaf) in stands:
+            flat.append(found[stands[id(leaf)]])
+        elif id(leaf) in given:
+            flat.append({"given": given[id(leaf)]})
+        elif leaf is None or isinstance(leaf, (bool, int, float, str)):
+            flat.append({"const": leaf})
+        else:
+            raise TorchTPUError(
+                f"a result is a {type(leaf).__name__}, which an artifact cannot give\n"
+                "help: return tensors, numbers, strings and None, in lists, tuples and dictionaries"
+            )
+    return tree_of(spec, iter(flat))
+
+
+def rename(graph: Graph, names: Sequence[str]) -> None:
+    """Gives a graph's inputs the user's names, where AOTAutograd has numbers."""
+    exported = graph.exported
+    if exported.kind == "backward":
+        return
+    payload = json.loads(exported.json)
+    for spec, name in zip(payload["inputs"], names, strict=True):
+        spec["name"] = name
+    payload["name"] = exported.kind
+    graph.exported = dataclasses.replace(exported, json=json.dumps(payload, separators=(",", ":")))
+
+
+def _roles(
+    graph: Graph,
+    aot_gm: torch.fx.GraphModule,
+    places: Sequence[Role],
+    names: Sequence[str],
+    found: Mapping[str, Captured],
+    weights: dict[str, torch.Tensor],
+    results: int,
+) -> Captured:
+    """What the inputs and outputs of a graph are."""
+    exported = graph.exported
+    constants = [f"constant.{exported.kind}.{i}" for i in range(len(exported.constants))]
+    weights.update(zip(constants, exported.constants, strict=True))
+    held = [{"weight": name} for name in constants]
+    outputs, leaves = _outputs(exported)
+    if exported.kind == "backward":
+        roles, notes = _backward_inputs(found["forward"], aot_gm, exported)
+        gradients = {n: leaf["leaf"] for n, leaf in zip(names, leaves, strict=False) if "leaf" in leaf}
+        return Captured(graph, roles + held, outputs, [], {**notes, "gradients": gradients})
+    roles = [places[i] for i in exported.tensor_inputs]
+    (output,) = (n for n in aot_gm.graph.nodes if n.op == "output")
+    saved: dict[str, Role] = {}
+    saves: list[int] = []
+    for value, plan, leaf in list(zip(returns(output), exported.outputs, leaves, strict=True))[results:]:
+        role = places[plan[1]] if plan[0] == "input" else {}
+        if "weight" in role:
+            saved[value.name] = role  # no need to hand it out and in again
+        elif "leaf" in leaf:
+            saved[value.name] = {"saved": len(saves)}
+            saves.append(leaf["leaf"])
+    notes = {"saves": saves} if exported.kind == "forward" else {}
+    return Captured(graph, roles + held, outputs, leaves[:results], notes, saved)
+
+
+def _outputs(exported: Exported) -> tuple[list[dict[str, Any]], list[Tree]]:
+    """The tensors of a graph's output plan, and for each of its outputs the position among them, or its value."""
+    outputs: list[dict[str, Any]] = []
+    leaves: list[Tree] = []
+    for kind, value in resolve_outputs(exported, {}):
+        if kind == "const":
+            leaves.append({"const": value})
+            continue
+        leaves.append({"leaf": len(outputs)})
+        if kind == "input":
+            value = exported.tensor_inputs.index(value)
+        elif kind == "input_view":
+            value = (exported.tensor_inputs.index(value[0]), *value[1:])
+        outputs.append({kind: value})
+    return outputs, leaves
+
+
+def _backward_inputs(
+    forward: Captured, aot_gm: torch.fx.GraphModule, exported: Exported
+) -> tuple[list[Role], dict[str, Any]]:
+    """Saved tensors go by the names that they have in the forward; what remains are derivatives of the results."""
+    placeholders = [n for n in aot_gm.graph.nodes if n.op == "placeholder"]
+    roles: list[Role] = []
+    types: dict[str, dict[int, dict[str, Any]]] = {"saved": {}, "cotangent": {}}
+    for i in exported.tensor_inputs:
+        node = placeholders[i]
+        role = forward.saved.get(node.name) or {"cotangent": len(types["cotangent"])}
+        ((kind, at),) = role.items()
+        if kind in types:
+            types[kind][at] = described(node.meta["val"])
+        roles.append(role)
+    saved = [types["saved"].get(i) for i in range(len(forward.notes["saves"]))]
+    return roles, {"saved": saved, "cotangents": list(types["cotangent"].values())}
