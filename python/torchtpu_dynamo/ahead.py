@@ -262,7 +262,7 @@ class _Work:
                     {
                         "program": kind,
                         "topology": topology,
-                        "devices": 1,
+                        "devices": programs[kind].devices,
                         "hlo": f"{section}.hlo",
                         "executable": f"{section}.executable",
                         "target": {"devices": target},
@@ -296,6 +296,7 @@ class _Work:
                     topology,
                     name=kind,
                     options_json=self.options.compile_json(),
+                    replicas=program.devices,
                     time_limit=time_limit,
                 )
             except TorchTPUError as e:

@@ -30,7 +30,8 @@ def main(folder: Path) -> None:
 
 def _end_with_parent() -> None:
     """Standard input ends when the parent does, whatever it dies of."""
-    sys.stdin.buffer.read()
+    while os.read(0, 1):  # unbuffered: a lock of Python's must not be held when this process ends by itself
+        pass
     os._exit(1)
 
 

@@ -24,7 +24,7 @@ from torch._subclasses import FakeTensor
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
-from . import flex
+from . import collectives, flex
 from .custom_ops import StableHloText, inner_op, stablehlo_of
 
 VERSION = 1
@@ -95,6 +95,7 @@ class _Exporter:
         self.node_stack: dict[Node, int] = {}
         self.caller: Any = _UNKNOWN  # the stack of the call that compiles, made when needed
         self.symbols: dict[str, tuple[int, int | None]] = {}
+        self.groups: dict[str, dict[str, int]] = {}
         self.graphs: list[dict[str, Any]] = []
         self.graph_index: dict[str, int] = {}
         self.texts: list[StableHloText] = []
@@ -164,6 +165,8 @@ class _Exporter:
         }
         if float8_overflow_is_nan():
             payload["float8_overflow_is_nan"] = True
+        if self.groups:
+            payload["groups"] = self.groups
         if self.graphs:
             payload["graphs"] = self.graphs
         return payload, passed
@@ -176,7 +179,7 @@ class _Exporter:
             self.graphs.append({})
             inner = _Exporter(gm)
             # A copy: what only this graph's own arguments would tell is not known to the caller.
-            inner.symbols, inner.texts = dict(self.symbols), self.texts
+            inner.symbols, inner.texts, inner.groups = dict(self.symbols), self.texts, self.groups
             payload, _ = inner.payload(
                 "inference", target, frozenset(), lambda node: [inner.arg(r) for r in returns(node)]
             )
@@ -288,6 +291,8 @@ class _Exporter:
             "args": [self.arg(a) for a in schema_args(called)],
             "vals": result_metas(value),
         }
+        if str(target).startswith("_c10d_functional."):
+            self.groups.update(collectives.groups_of(called))
         text = stablehlo_of(called)
         if text is not None:
             out["stablehlo"] = len(self.texts)

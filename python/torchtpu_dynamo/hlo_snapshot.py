@@ -25,13 +25,15 @@ def lowered(
     kwargs: Mapping[str, Any],
     train: bool,
     options: Mapping[str, Any] | None,
-) -> tuple[dict[str, str], dict[str, bytes]]:
-    """By kind the text, with locations, and the bytecode of a function's programs."""
+) -> tuple[dict[str, str], dict[str, tuple[bytes, int]]]:
+    """By kind the text, with locations, and the bytecode of a function's programs, with the number of devices."""
     from .api import lower
 
     programs = lower(fn, *args, train=train, options=options, **kwargs).programs
     texts = {kind: hlo_text.stable(program.as_text(True), kind) for kind, program in programs.items()}
-    return texts, {kind: bytes(program.as_bytecode()) for kind, program in programs.items()}
+    return texts, {
+        kind: (bytes(program.as_bytecode()), program.devices) for kind, program in programs.items()
+    }
 
 
 def without_locations(text: str) -> str:
@@ -54,14 +56,14 @@ def relative(text: str, root: Path) -> str:
     return re.sub(r'"([^"]+)":(\d+)', short, text)
 
 
-def summary(kind: str, bytecode: bytes, topology: str, options_json: str) -> dict[str, Any]:
+def summary(kind: str, bytecode: bytes, devices: int, topology: str, options_json: str) -> dict[str, Any]:
     """What a topology's compiler makes of a program: kernels, collectives, memory and cycles."""
     from . import topologies
     from ._torchtpu import judge
 
     described = topologies.check([topology])[topology]
-    built = topologies.build(bytecode, topology, name=kind, options_json=options_json)
-    judged = json.loads(judge(built.hlo, topology, 1))
+    built = topologies.build(bytecode, topology, name=kind, options_json=options_json, replicas=devices)
+    judged = json.loads(judge(built.hlo, topology, devices))
     cost, replay = judged["cost"], judged["replay"] or {}
     return {
         "topology": topology,

@@ -78,10 +78,9 @@ class HloSnapshot:
             problems += self._text(f"{stem}.{kind}", text, locations)
         if topology is not None:
             xla = json.dumps({"xla_options": dict((options or {}).get("xla_options", {}))})
-            for kind, code in bytecode.items():
-                problems += self._summary(
-                    f"{stem}.{kind}", snapshots.summary(kind, code, topology, xla), band
-                )
+            for kind, (code, devices) in bytecode.items():
+                found = snapshots.summary(kind, code, devices, topology, xla)
+                problems += self._summary(f"{stem}.{kind}", found, band)
         if problems:
             pytest.fail("\n".join(problems), pytrace=False)
 

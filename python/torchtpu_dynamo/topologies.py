@@ -199,7 +199,8 @@ def _run(
 def _failure(status: int, stderr: Path, what: str, seconds: float) -> str:
     """Why a child ended without an answer."""
     said = [line for line in stderr.read_text(errors="replace").splitlines() if line.strip()]
-    tail = "".join(f"\n  | {line[:300]}" for line in said[-8:])
+    shown = said if len(said) <= 10 else [*said[:5], f"... {len(said) - 10} lines", *said[-5:]]
+    tail = "".join(f"\n  | {line[:300]}" for line in shown)
     if status == -signal.SIGKILL:
         ended, hint = (
             "was killed, most likely for want of memory",

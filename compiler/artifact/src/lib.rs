@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! magic "ttpu-art" | format u32 | 0 u32 | manifest offset u64 | manifest length u64 | manifest blake3 32 | signature 32
+//!   | blake3 of all that, its first 8
 //! sections, each from a multiple of 64
 //! manifest: {"label": ..., "sections": [{"name", "offset", "bytes", "blake3"}, ...]}, JSON, up to the end of the file
 //! ```
@@ -28,7 +29,8 @@ pub(crate) const MAGIC: &[u8; 8] = b"ttpu-art";
 pub(crate) const FORMAT: u32 = 1;
 /// The part of the prefix that is signed.
 pub(crate) const SIGNED: usize = 64;
-pub(crate) const PREFIX: usize = 96;
+pub(crate) const CHECKED: usize = 96;
+pub(crate) const PREFIX: usize = 104;
 pub(crate) const ALIGNMENT: u64 = 64;
 
 /// Whoever has the same key wrote the file.
@@ -62,6 +64,13 @@ pub(crate) struct Section {
 pub(crate) struct Manifest {
     pub label: serde_json::Value,
     pub sections: Vec<Section>,
+}
+
+/// What the prefix ends with.
+pub(crate) fn check(checked: &[u8]) -> [u8; PREFIX - CHECKED] {
+    let mut bytes = [0; PREFIX - CHECKED];
+    bytes.copy_from_slice(&blake3::hash(checked).as_bytes()[..PREFIX - CHECKED]);
+    bytes
 }
 
 /// The prefix without its signature.

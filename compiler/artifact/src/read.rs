@@ -1,6 +1,8 @@
 //! Reading: everything is checked before anything is handed out.
 
-use crate::{ALIGNMENT, FORMAT, MAGIC, Manifest, PREFIX, SIGNED, Section, SigningKey, map, prefix};
+use crate::{
+    ALIGNMENT, CHECKED, FORMAT, MAGIC, Manifest, PREFIX, SIGNED, Section, SigningKey, check, map, prefix,
+};
 use memmap2::Mmap;
 use rayon::prelude::*;
 use serde_json::Value;
@@ -51,6 +53,9 @@ impl Artifact {
         let format = u32::from_le_bytes(all[8..12].try_into().unwrap_or_default());
         if format != FORMAT {
             return Err(format!("the artifact is of format {format}, and this version reads {FORMAT}"));
+        }
+        if all[CHECKED..PREFIX] != check(&all[..CHECKED]) {
+            return Err(ALTERED.into());
         }
         let number = |at: usize| u64::from_le_bytes(all[at..at + 8].try_into().unwrap_or_default());
         let (offset, length) = (number(16), number(24));
@@ -112,7 +117,7 @@ impl Artifact {
     }
 
     pub fn is_signed(&self) -> bool {
-        self.bytes.all()[SIGNED..PREFIX].iter().any(|&byte| byte != 0)
+        self.bytes.all()[SIGNED..CHECKED].iter().any(|&byte| byte != 0)
     }
 
     /// Whether the holder of this key wrote the file.
@@ -120,7 +125,7 @@ impl Artifact {
         let all = self.bytes.all();
         // Compared in constant time.
         blake3::Hash::from_bytes(key.sign(&all[..SIGNED]))
-            == blake3::Hash::from_bytes(all[SIGNED..PREFIX].try_into().unwrap_or_default())
+            == blake3::Hash::from_bytes(all[SIGNED..CHECKED].try_into().unwrap_or_default())
     }
 }
 

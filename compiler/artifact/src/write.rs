@@ -1,6 +1,6 @@
 //! Writing: sections are streamed into a temporary file beside the target, which gets its name when it is whole.
 
-use crate::{ALIGNMENT, Manifest, PREFIX, Section, SigningKey, prefix};
+use crate::{ALIGNMENT, Manifest, PREFIX, Section, SigningKey, check, prefix};
 use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
@@ -99,8 +99,9 @@ impl Writer {
         let signed = prefix(self.at, manifest);
         self.put(manifest)?;
         self.file.seek(SeekFrom::Start(0))?;
-        self.file.write_all(&signed)?;
-        self.file.write_all(&key.map_or([0; 32], |key| key.sign(&signed)))?;
+        let prefix = [&signed[..], &key.map_or([0; 32], |key| key.sign(&signed))].concat();
+        self.file.write_all(&prefix)?;
+        self.file.write_all(&check(&prefix))?;
         self.file.flush()?;
         self.file.get_ref().sync_all()?;
         fs::rename(&self.temporary, &self.target)?;

@@ -9,7 +9,7 @@
 use crate::cpu::{self, Prepared};
 use crate::host::{self, Array, Memory, TensorRef};
 use crate::options::CompileSettings;
-use crate::program::{Interface, Program};
+use crate::program::{Interface, Program, devices};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -237,6 +237,15 @@ impl Executable {
         settings: &CompileSettings,
         zero_copy: bool,
     ) -> Result<Executable> {
+        let (wanted, there) = (devices(graph), 1);
+        if wanted > there {
+            let what = format!(
+                "graph `{name}` is for {wanted} devices, and {there} of {} runs it",
+                client.platform_name()
+            );
+            return Err(CompileError::new(Stage::Compile, what)
+                .help("compile it ahead for a topology: torchtpu_dynamo.aot_compile(..., topology=...)"));
+        }
         let options = CompileOptions {
             env_option_overrides: xla_options(settings, cpu::options(client))?,
             ..CompileOptions::default()

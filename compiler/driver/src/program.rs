@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use torchtpu_emit::{EmitOptions, emit_bytecode, emit_text};
 use torchtpu_import::{Bindings, Kind, Payload};
 use torchtpu_ir::text::print_graph;
-use torchtpu_ir::{CompileError, DType, Graph, Stage, TensorType, Value};
+use torchtpu_ir::{CompileError, DType, Graph, Op, Stage, TensorType, Value};
 use torchtpu_lowering::{Check, InputSpec, Lowered, OutputSpec, lower_for};
 use torchtpu_passes::{PassOptions, PassReport};
 
@@ -25,6 +25,15 @@ pub struct Interface {
     /// Predicates after the outputs that must be false, with what to say where one is not.
     pub checks: Vec<Check>,
     pub uses_seed: bool,
+}
+
+/// How many devices a graph's collectives join; 1 for a graph without.
+pub(crate) fn devices(graph: &Graph) -> usize {
+    let of = |id| match graph.op(id) {
+        Op::AllReduce(op) => usize::try_from(op.groups.devices()).unwrap_or(usize::MAX),
+        op => op.regions().into_iter().map(|region| devices(region)).max().unwrap_or(1),
+    };
+    graph.node_ids().map(of).max().unwrap_or(1)
 }
 
 impl Interface {
@@ -217,6 +226,11 @@ impl Program {
     /// The IR after the passes: what is emitted.
     pub fn graph(&self) -> &Graph {
         &self.after
+    }
+
+    /// How many devices the program runs on at once.
+    pub fn devices(&self) -> usize {
+        devices(&self.after)
     }
 
     /// StableHLO for plugins.

@@ -242,6 +242,9 @@ pub fn spec<'a>(op: &'a Op, operands: &[&TensorType]) -> Result<Spec<'a>, String
         Op::If(_) => Spec::new("stablehlo.if"),
         Op::While(_) => Spec::new("stablehlo.while"),
         Op::Call(_) | Op::Custom(_) => Spec::new("func.call"),
+        Op::AllReduce(r) => Spec::new("stablehlo.all_reduce")
+            .dialect("replica_groups", r.groups.attribute())
+            .body(combine(Some(reduction(r.kind, dtype(0))?.0), dtype(0))),
         Op::OptimizationBarrier(_) => Spec::new("stablehlo.optimization_barrier"),
     })
 }

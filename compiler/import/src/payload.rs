@@ -3,6 +3,7 @@
 use crate::arg::Arg;
 use crate::symbols::{Bindings, Evaluator, Number};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use torchtpu_ir::{CompileError, Frame, Location, Stage};
 
 /// Raised whenever a reader of the old schema would misread the new one.
@@ -91,6 +92,13 @@ pub struct Node {
     pub is_tuple: bool,
 }
 
+/// A process group: replicas 0, 1, ... in `count` groups of `size` neighbours, of which it is one.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Group {
+    pub count: i64,
+    pub size: i64,
+}
+
 /// One FX graph. Values are numbered over inputs, then constants, then nodes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Payload {
@@ -114,6 +122,9 @@ pub struct Payload {
     /// User stacks, innermost frame first: file, line, function.
     #[serde(default)]
     pub stacks: Vec<Vec<(String, u32, String)>>,
+    /// Process groups by name; those that the collectives of the graph, and of graphs nested in it, are over.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub groups: BTreeMap<String, Group>,
     /// What higher-order operators run: branches, bodies of loops. Each has targets, stacks and graphs of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub graphs: Vec<Payload>,

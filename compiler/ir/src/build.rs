@@ -276,6 +276,9 @@ impl<'g> Builder<'g> {
     pub fn arg_reduce(&mut self, a: Value, dimension: usize, largest: bool) -> Result<(Value, Value)> {
         self.pair(ArgReduce { dimension: dimension as i64, largest }, &[a])
     }
+    pub fn all_reduce(&mut self, reduction: AllReduce, a: Value) -> Result<Value> {
+        self.one(reduction, &[a])
+    }
     pub fn reduce_window(&mut self, a: Value, window: ReduceWindow) -> Result<Value> {
         self.one(window, &[a])
     }

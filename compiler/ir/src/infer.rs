@@ -380,6 +380,13 @@ pub fn infer(op: &Op, operands: &[&TensorType]) -> Result<Option<Types>> {
             };
             one(TensorType::new(dtype, shape))
         }
+        (Op::AllReduce(r), Some(a)) => {
+            const MOST: i64 = 1 << 24;
+            need(r.groups.count > 0 && r.groups.size > 0 && r.groups.devices() <= MOST, || {
+                format!("all_reduce in {} groups of {}", r.groups.count, r.groups.size)
+            })?;
+            one((*a).clone())
+        }
         (Op::OptimizationBarrier(_), _) => Ok(Some(operands.iter().map(|t| (*t).clone()).collect())),
         _ => Ok(None),
     }

@@ -1,6 +1,7 @@
 //! The IR that every stage after import works on: a petgraph dag of StableHLO-level operations.
 //!
-//! `types` and `literal` are the values' static side, `op` the table of operations, `infer` their result types,
+//! `types` and `literal` are the values' static side, `op` the table of operations, `infer` their result types, `groups` which
+//! devices a collective joins,
 //! `graph` the dag with its ordered edges, `build` the typed constructors, `text` the form that people read and
 //! tests start from, `verify` the invariants, `error` the one error that a user sees.
 //!
@@ -13,6 +14,7 @@
 pub mod build;
 pub mod error;
 pub mod graph;
+pub mod groups;
 pub mod infer;
 pub mod literal;
 pub mod location;
@@ -26,6 +28,7 @@ pub mod verify;
 pub use build::Builder;
 pub use error::{CompileError, Stage};
 pub use graph::{Edge, Graph, Node, NodeId, Value};
+pub use groups::ReplicaGroups;
 pub use literal::{Literal, Scalar};
 pub use location::{Frame, LocId, Location};
 pub use op::{BinaryOp, Direction, Op, ParamRole, Precision, ReduceKind, RngAlgorithm, ScatterKind, UnaryOp};

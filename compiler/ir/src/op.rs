@@ -6,6 +6,7 @@
 //! StableHLO writes as a region of scalars (the body of a reduction, a scatter's combiner, a sort's comparator) is a
 //! named kind here, so that operations stay comparable; only control flow has regions, which are graphs.
 
+use crate::groups::ReplicaGroups;
 use crate::literal::Literal;
 use crate::region::Region;
 use crate::stablehlo::StableHlo;
@@ -324,6 +325,9 @@ ops! {
 
     /// A function of the user's, whose type says what operands and results there are.
     Custom "custom" { function: StableHlo }
+
+    /// Every device gives its operand, and gets what those of its group combine to.
+    AllReduce "all_reduce" { groups: ReplicaGroups, kind: ReduceKind }
 
     /// Keeps its operands from being fused or moved across it.
     OptimizationBarrier "optimization_barrier" {}

@@ -3,12 +3,13 @@
 use crate::table::Result;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use torchtpu_import::{Arg, Meta, Node, Payload, Size, Target};
 use torchtpu_ir::op::{ParamRole, RngAlgorithm};
 use torchtpu_ir::{
     BinaryOp, Builder, CompileError, DType, Direction, Graph, Location, Precision, ReduceKind, Region,
-    Scalar, TensorType, Value,
+    ReplicaGroups, Scalar, TensorType, Value,
 };
 
 /// What one FX node stands for.
@@ -60,6 +61,8 @@ pub struct Settings {
     pub precision: Precision,
     /// What is beyond float8_e4m3fn becomes NaN and not its greatest value.
     pub float8_overflow_is_nan: bool,
+    /// Process groups by name.
+    pub groups: Rc<BTreeMap<String, ReplicaGroups>>,
     /// Emit the predicates of `Cx::check`.
     pub check_bounds: bool,
     /// Inside a branch or a loop.

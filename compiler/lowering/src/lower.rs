@@ -4,14 +4,14 @@ use crate::cx::{Check, Cx, Functions, Lowering, Settings, size, tensor_type};
 use crate::families::pointwise;
 use crate::table::{self, Result, Rule};
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
-use torchtpu_import::{Arg, Meta, Payload};
+use std::collections::{BTreeMap, HashSet};
+use torchtpu_import::{Arg, Group, Meta, Payload};
 use torchtpu_ir::graph::Alias;
 use torchtpu_ir::op::{Custom, ParamRole};
 use torchtpu_ir::stablehlo::mlir_type;
 use torchtpu_ir::{
-    Builder, CompileError, Frame, Graph, LocId, Location, Precision, Region, StableHlo, Stage, TensorType,
-    Value, verify::verify,
+    Builder, CompileError, Frame, Graph, LocId, Location, Precision, Region, ReplicaGroups, StableHlo, Stage,
+    TensorType, Value, verify::verify,
 };
 
 /// Type and memory order of a tensor at the program's border. `order` lists dimensions from the outermost to the
@@ -237,6 +237,7 @@ fn attempt_with(
         settings: Settings {
             precision,
             float8_overflow_is_nan: payload.float8_overflow_is_nan,
+            groups: groups(payload).into(),
             check_bounds,
             in_region: false,
             stablehlo: payload.stablehlo.clone().into(),
@@ -406,6 +407,14 @@ struct Ends {
     values: Vec<Lowering>,
     checks: Vec<(Value, Check)>,
     uses_seed: bool,
+}
+
+/// The process groups, as replica groups.
+fn groups(payload: &Payload) -> BTreeMap<String, ReplicaGroups> {
+    let of = |(name, group): (&String, &Group)| {
+        (name.clone(), ReplicaGroups { count: group.count, size: group.size })
+    };
+    payload.groups.iter().map(of).collect()
 }
 
 fn decode_hex(hex: &str) -> Result<Vec<u8>> {

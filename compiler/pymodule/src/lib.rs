@@ -272,6 +272,11 @@ impl Program {
         self.program.interface.uses_seed
     }
 
+    /// How many devices run the program at once.
+    #[getter]
+    fn devices(&self) -> usize {
+        self.program.devices()
+    }
     /// JSON: what a caller of the program has to know.
     fn interface(&self, py: Python<'_>) -> PyResult<String> {
         self.program.interface.to_json().map_err(|e| raise(py, e))

@@ -322,6 +322,11 @@ impl<'a> Rewriter<'a> {
                 }
                 at.keep(dims)
             }
+            // Element by element, of tensors that are padded alike on every device.
+            Op::AllReduce(_) => {
+                let dims = at.dims[0].clone();
+                at.keep(dims)
+            }
             Op::OptimizationBarrier(_) => {
                 Ok(Made { dims: at.dims.clone(), operands: at.operands, results: None })
             }

@@ -15,6 +15,7 @@ families! {
     attention
     call
     cast
+    collective
     control
     conv
     creation

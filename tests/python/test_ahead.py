@@ -1,0 +1,484 @@
+"""Compiling ahead: capture, artifacts, and running them with and without torch."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import torchtpu_dynamo
+from torchtpu_dynamo import Artifact, TorchTPUError, aot_compile, topologies
+from torchtpu_dynamo import _torchtpu as extension
+
+KEY = bytes(range(32))
+
+
+class Net(nn.Module):
+    """State, a keyword that may be left out, and a dictionary of results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 4)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x, scale=None):
+        self.count.add_(1)
+        y = torch.relu(self.a(x))
+        if scale is not None:
+            y = y * scale
+        return {"y": self.b(y), "sum": y.sum(1)}
+
+
+@pytest.fixture(scope="module")
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+@pytest.fixture(scope="module")
+def artifact(net, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("ahead") / "net.ttpu"
+    aot_compile(net, (torch.randn(3, 6),), {"scale": torch.tensor(2.0)}, topology="cpu", output=path, key=KEY)
+    return path
+
+
+def test_equals_eager_and_keeps_state(net, artifact):
+    loaded, eager = Artifact(artifact), copy.deepcopy(net)
+    for _ in range(2):
+        x = torch.randn(3, 6)
+        torch.testing.assert_close(loaded(x, scale=torch.tensor(3.0)), eager(x, scale=torch.tensor(3.0)))
+    assert loaded.model.weight("count") == ("float32", [], np.float32(2).tobytes())
+    assert net.count == 0, "capturing runs nothing"
+
+
+def test_numpy_in_numpy_out(net, artifact):
+    x = np.random.default_rng(0).standard_normal((3, 6), np.float32)
+    found = Artifact(artifact)(x, scale=np.float32(2))
+    expected = copy.deepcopy(net)(torch.from_numpy(x), scale=torch.tensor(2.0))
+    assert isinstance(found["y"], np.ndarray)
+    np.testing.assert_allclose(found["y"], expected["y"].detach().numpy(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "message"),
+    [
+        ((np.zeros((3, 6), np.float32),), {}, r"the artifact takes \(x, scale=\)"),
+        ((np.zeros((3, 5), np.float32),), {"scale": 1.0}, r"input `x` has shape \[3, 5\], not \[3, 6\]"),
+        ((np.zeros((3, 6)),), {"scale": 1.0}, r"input `x` is float64, not float32"),
+        ((np.zeros((3, 6), np.float32),), {"scale": 1.0, "more": 1}, r"the artifact takes"),
+    ],
+)
+def test_wrong_arguments(artifact, args, kwargs, message):
+    with pytest.raises(TypeError, match=message):
+        Artifact(artifact)(*args, **kwargs)
+
+
+def test_trust(artifact, tmp_path):
+    assert "not said to be trusted" in Artifact(artifact).prepare()
+    assert Artifact(artifact, trusted=True).prepare() == "loaded"
+    assert Artifact(artifact, key=KEY).prepare() == "loaded"
+    assert "not signed with the key" in Artifact(artifact, key=bytes(32)).prepare()
+
+
+@pytest.mark.parametrize("at", [0, 20, 70, 200, 5000, -1])
+def test_altered_files_are_refused(artifact, tmp_path, at):
+    data = bytearray(artifact.read_bytes())
+    data[at] ^= 4
+    (tmp_path / "bad.ttpu").write_bytes(data)
+    with pytest.raises(TorchTPUError, match="artifact"):
+        Artifact(tmp_path / "bad.ttpu", trusted=True)
+
+
+def test_truncated_files_are_refused(artifact, tmp_path):
+    data = artifact.read_bytes()
+    for length in (0, 7, 95, len(data) // 2, len(data) - 1):
+        (tmp_path / "bad.ttpu").write_bytes(data[:length])
+        with pytest.raises(TorchTPUError, match="artifact"):
+            Artifact(tmp_path / "bad.ttpu")
+
+
+def test_other_version(artifact, tmp_path):
+    label = {**Artifact(artifact).label, "version": 99}
+    writer = extension.ArtifactWriter(tmp_path / "new.ttpu")
+    writer.finish(json.dumps(label))
+    with pytest.raises(TorchTPUError, match="version 99, and this torchtpu-dynamo reads 1"):
+        Artifact(tmp_path / "new.ttpu")
+
+
+def test_label_that_lies_is_refused(artifact, tmp_path):
+    """The IR is believed, and what the label says of it is compared with it."""
+    whole = Artifact(artifact)
+    label = whole.label
+    label["builds"] = []
+    label["programs"]["inference"]["interface"]["inputs"][0]["tensor"]["ty"]["shape"] = [800, 6]
+    writer = extension.ArtifactWriter(tmp_path / "lie.ttpu")
+    for name, _ in whole.file.sections():
+        writer.section(name, whole.section(name))
+    writer.finish(json.dumps(label))
+    with pytest.raises(TorchTPUError, match="inputs are not those of the graph"):
+        Artifact(tmp_path / "lie.ttpu").prepare()
+
+
+def test_another_plugin_compiles_from_the_ir(artifact, tmp_path):
+    whole = Artifact(artifact)
+    label = whole.label
+    label["builds"][0]["target"]["host"]["target"] = "another machine"
+    writer = extension.ArtifactWriter(tmp_path / "moved.ttpu")
+    for name, _ in whole.file.sections():
+        writer.section(name, whole.section(name))
+    writer.finish(json.dumps(label))
+    assert (
+        "compiled from the IR: the artifact's executables are for other"
+        in Artifact(tmp_path / "moved.ttpu", trusted=True).prepare()
+    )
+
+
+class Reversed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return -3 * gradient
+
+
+class Trained(nn.Module):
+    """A gradient of the user's own, a checkpoint, tied weights, and an argument that is returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 8)
+        self.tied = self.b.weight
+
+    def forward(self, x, n=2):
+        y = torch.utils.checkpoint.checkpoint(lambda v: torch.tanh(self.a(v)), x, use_reentrant=False)
+        return Reversed.apply(self.b(y) @ self.tied), x, n
+
+
+def test_train():
+    module, x = Trained(), torch.randn(3, 4, requires_grad=True)
+    compiled = aot_compile(module, (x,), train=True)
+    assert compiled.programs == ("forward", "backward")
+    (y, same, n), saved = compiled.forward(x)
+    assert same is x and n == 2
+    expected, _, _ = module(x)
+    torch.testing.assert_close(y, expected.detach())
+    cotangent = torch.randn_like(expected)
+    expected.backward(cotangent)
+    found = compiled.backward(saved, cotangent)
+    wanted = {name: p.grad for name, p in module.named_parameters()} | {"x": x.grad}
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_random_operators_follow_the_seed():
+    compiled = aot_compile(nn.Dropout(0.5), (torch.ones(1000),))
+    x = torch.ones(1000)
+    assert torch.equal(compiled(x, seed=1), compiled(x, seed=1))
+    assert not torch.equal(compiled(x, seed=1), compiled(x, seed=2))
+    assert 400 < (compiled(x, seed=3) == 0).sum() < 600
+
+
+def test_abstract_weights(net, tmp_path):
+    with torch.device("meta"):
+        module, x = Net(), torch.randn(3, 6)
+    aot_compile(module, (x,), output=tmp_path / "abstract.ttpu")
+    with pytest.raises(TorchTPUError, match="has no value"):
+        Artifact(tmp_path / "abstract.ttpu")(torch.randn(3, 6))
+    x = torch.randn(3, 6)
+    found = Artifact(tmp_path / "abstract.ttpu", weights=net.state_dict())(x)
+    torch.testing.assert_close(found, copy.deepcopy(net)(x))
+
+
+def test_pt2(net, tmp_path):
+    x, scale = torch.randn(3, 6), torch.tensor(2.0)
+    torch.export.save(torch.export.export(net, (x,), {"scale": scale}), tmp_path / "net.pt2")
+    compiled = aot_compile(tmp_path / "net.pt2")
+    torch.testing.assert_close(compiled(x, scale=scale), copy.deepcopy(net)(x, scale))
+    assert compiled.model.weight("count")[2] == np.float32(1).tobytes(), "a buffer that is written is state"
+    functional = torch.export.export(net, (x,), {"scale": scale}).run_decompositions()
+    compiled = aot_compile(functional)
+    torch.testing.assert_close(compiled(x, scale=scale), copy.deepcopy(net)(x, scale))
+    assert compiled.model.weight("count")[2] == np.float32(1).tobytes()
+
+
+def test_pt2_of_another_version(tmp_path):
+    (tmp_path / "old.pt2").write_bytes(b"PK not really an archive")
+    with pytest.raises(TorchTPUError, match="cannot load this archive"):
+        aot_compile(tmp_path / "old.pt2")
+    with pytest.raises(TorchTPUError, match="no such file"):
+        aot_compile(tmp_path / "none.pt2")
+
+
+def test_dynamic_sizes_are_named(net, tmp_path):
+    exported = torch.export.export(
+        nn.Linear(6, 2), (torch.randn(3, 6),), dynamic_shapes=({0: torch.export.Dim("batch", min=2, max=64)},)
+    )
+    with pytest.raises(TorchTPUError, match="argument `input` has dynamic sizes: dimension 0"):
+        aot_compile(exported)
+
+
+def test_all_unsupported_operators_are_listed():
+    def bad(x):
+        return torch.linalg.eigvals(x), torch.linalg.eig(x)
+
+    with pytest.raises(TorchTPUError) as caught:
+        aot_compile(bad, (torch.randn(3, 3),))
+    text = str(caught.value)
+    assert text.startswith("2 operators of the inference are not supported")
+    assert "aten._linalg_eigvals" in text and "aten.linalg_eig" in text and "test_ahead.py:" in text
+
+
+def test_bad_arguments_and_results():
+    with pytest.raises(TorchTPUError, match="an argument is a object, which an artifact cannot keep"):
+        aot_compile(lambda x, o: x + 1, (torch.ones(2), object()))
+
+
+def test_output_is_checked_before_anything_is_compiled(net, tmp_path):
+    with pytest.raises(OSError, match="cannot write"):
+        aot_compile(net, (torch.randn(3, 6),), output=tmp_path / "no" / "where.ttpu")
+    with pytest.raises(OSError, match="it is a folder"):
+        aot_compile(net, (torch.randn(3, 6),), output=tmp_path)
+
+
+def test_a_failed_build_leaves_nothing(tmp_path):
+    with pytest.raises(TorchTPUError):
+        aot_compile(lambda x: torch.linalg.eigvals(x), (torch.ones(2, 2),), output=tmp_path / "bad.ttpu")
+    assert list(tmp_path.iterdir()) == []
+
+
+FACTORY = """
+import torch
+from torch import nn
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)), (torch.randn(4, 6),)
+def slow():
+    import time
+    print("tracing", flush=True)
+    time.sleep(60)
+def wrong():
+    return 3
+"""
+
+
+def command(*args: str, cwd: Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "torchtpu_dynamo.cli", *args],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+    )
+    assert (done.returncode == 0) is ok, done.stdout + done.stderr
+    return done
+
+
+def test_commands(tmp_path):
+    """compile, inspect and run, the last two without torch."""
+    (tmp_path / "factory.py").write_text(FACTORY)
+    made = command("compile", "factory:net", "-t", "cpu", "-o", "net.ttpu", cwd=tmp_path)
+    assert "inference for cpu" in made.stderr
+    told = command("inspect", "net.ttpu", cwd=tmp_path).stdout
+    assert "0.weight" in told and "inference for cpu" in told and "input: float32[4,6]" in told
+    figures = json.loads(command("inspect", "net.ttpu", "--json", cwd=tmp_path).stdout)
+    assert figures["programs"]["inference"]["flops"] >= 2 * 4 * (6 * 8 + 8 * 2)
+    assert figures["builds"][0]["memory"]["arguments"] > 0
+    command("inspect", "net.ttpu", "--html", "net.html", cwd=tmp_path)
+    page = (tmp_path / "net.html").read_text()
+    assert "<svg" in page and "http" not in page.replace("http-equiv", "")
+    command("inspect", "net.ttpu", "--hlo", "hlo", cwd=tmp_path)
+    assert "stablehlo.dot_general" in (tmp_path / "hlo" / "inference.stablehlo.mlir").read_text()
+    x = np.random.default_rng(0).standard_normal((4, 6), np.float32)
+    np.savez(tmp_path / "in.npz", input=x)
+    command("run", "net.ttpu", "--inputs", "in.npz", "--outputs", "out.npz", "--trust", cwd=tmp_path)
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+    with np.load(tmp_path / "out.npz") as found:
+        np.testing.assert_allclose(
+            found["output"], module(torch.from_numpy(x)).detach().numpy(), rtol=1e-5, atol=1e-6
+        )
+    np.savez(tmp_path / "wrong.npz", y=x)
+    told = command(
+        "run", "net.ttpu", "--inputs", "wrong.npz", "--outputs", "o.npz", cwd=tmp_path, ok=False
+    ).stderr
+    assert "input missing, y unknown" in told
+    assert "no difference" in command("diff", "net.ttpu", "net.ttpu", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["factory:wrong"], "returned int, and should return (module, args)"),
+        (["factory:none"], "has no attribute 'none'"),
+        (["nothing:net"], "No module named 'nothing'"),
+        (["none.pt2"], "no such file"),
+        (["factory:net", "-o", "no/where.ttpu"], "cannot write no/where.ttpu"),
+        (["factory:net", "--option", "colour=red"], "unknown option 'colour'"),
+    ],
+)
+def test_commands_that_fail(tmp_path, args, message):
+    (tmp_path / "factory.py").write_text(FACTORY)
+    told = command(
+        "compile", *args, *([] if "-o" in args else ["-o", "x.ttpu"]), cwd=tmp_path, ok=False
+    ).stderr
+    assert message in told and "Traceback" not in told
+    assert not list(tmp_path.glob("*.ttpu")) and not list(tmp_path.glob(".*ttpu*"))
+
+
+def test_interrupted_build_leaves_nothing(tmp_path):
+    (tmp_path / "factory.py").write_text(FACTORY)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "torchtpu_dynamo.cli", "compile", "factory:slow", "-o", "slow.ttpu"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert child.stdout.readline() == "tracing\n"
+    child.send_signal(signal.SIGINT)
+    _, told = child.communicate(timeout=60)
+    assert child.returncode == 130 and "interrupted" in told and "Traceback" not in told
+    assert not list(tmp_path.glob("*ttpu")) and not list(tmp_path.glob(".*"))
+
+
+def test_run_imports_no_torch(artifact):
+    script = (
+        "import sys, numpy as np, torchtpu_dynamo\n"
+        f"a = torchtpu_dynamo.Artifact({str(artifact)!r})\n"
+        "a(np.zeros((3, 6), np.float32), scale=np.float32(1))\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+libtpu = pytest.mark.skipif(topologies.plugins.libtpu_path() is None, reason="libtpu is not installed")
+
+
+@libtpu
+def test_for_a_tpu(tmp_path):
+    """A program for a described TPU: judged, compared with itself, and still right on this machine's CPU."""
+    module, x = nn.Sequential(nn.Linear(256, 512), nn.GELU(), nn.Linear(512, 256)), torch.randn(128, 256)
+    path = tmp_path / "mlp.ttpu"
+    compiled = aot_compile(module, (x,), topology=["v5e:1x1"], output=path, options={"xla_options": {}})
+    build = compiled.build("inference", "v5e:1x1")
+    assert build["memory"]["arguments"] > 4 * 2 * 256 * 512 and build["hbm"] > 15 << 30
+    judged = compiled.judged("inference", "v5e:1x1")["cost"]
+    assert judged["estimated"] > 1000 and judged["unknown"] == []
+    assert (
+        "sequential" not in json.dumps(judged["by_line"])
+        and sum(judged["by_name"].values()) == judged["estimated"]
+    )
+    torch.testing.assert_close(compiled(x), module(x).detach(), rtol=1e-4, atol=1e-5)
+    assert "holds no executable for cpu" in compiled.prepare()
+
+
+@libtpu
+def test_does_not_fit(tmp_path):
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(32768, 32768, bias=False) for _ in range(5))
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
+    with torch.device("meta"):
+        module, x = Wide(), torch.randn(16, 32768)
+    with pytest.raises(TorchTPUError) as caught:
+        aot_compile(module, (x,), topology="v5e:1x1", output=tmp_path / "wide.ttpu")
+    text = str(caught.value)
+    assert "does not fit on v5e:1x1: it needs 21.5 GB of HBM and a device has 16.9 GB, 4.56 GB less" in text
+    assert "layers.4.weight" in text and "by our own estimate the peak is 21.5 GB" in text
+    assert "bfloat16" in text and "shard them over 2 devices" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@libtpu
+def test_unknown_topology(net):
+    with pytest.raises(
+        TorchTPUError, match=r"libtpu knows no topology 'v5e:2x3'\nhelp: did you mean v5e:2x2"
+    ):
+        aot_compile(net, (torch.randn(3, 6),), topology="v5e:2x3")
+
+
+def test_without_libtpu(net, monkeypatch):
+    monkeypatch.setattr(topologies.plugins, "libtpu_path", lambda: None)
+    monkeypatch.delenv("TORCHTPU_LIBTPU", raising=False)
+    with pytest.raises(TorchTPUError, match=r"libtpu is not installed\nhelp: pip install"):
+        aot_compile(net, (torch.randn(3, 6),), topology="v5e:1x1")
+
+
+WORKERS = {
+    "crash": "import os; os.abort()",
+    "kill": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+    "noise": "import sys; print('E0000 something of libtpu', file=sys.stderr); sys.exit(3)",
+    "hang": "import time; time.sleep(60)",
+}
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("crash", "libtpu died of SIGABRT after"),
+        ("kill", "was killed, most likely for want of memory"),
+        ("noise", "ended with status 3 after"),
+        ("hang", "took longer than 1 s, and was stopped"),
+    ],
+)
+def test_a_child_that_fails(monkeypatch, tmp_path, how, message):
+    """Whatever happens to libtpu is an error here, and no more."""
+    (tmp_path / "python").write_text(f"#!{sys.executable}\n{WORKERS[how]}\n")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(topologies, "library", lambda: "libtpu.so")
+    monkeypatch.setattr(topologies.sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(TorchTPUError, match=message) as caught:
+        topologies.build(b"", "v5e:1x1", name="inference", time_limit=1.0 if how == "hang" else 60.0)
+    if how == "noise":
+        assert "| E0000 something of libtpu" in str(caught.value)
+
+
+def test_children_end_with_their_parent(tmp_path):
+    """A parent that is killed leaves no compilation behind."""
+    script = (
+        "import sys, time, threading, os\n"
+        "from torchtpu_dynamo import ahead_worker\n"
+        "threading.Thread(target=ahead_worker._end_with_parent, daemon=True).start()\n"
+        "print(os.getpid(), flush=True); time.sleep(60)\n"
+    )
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import subprocess, sys\n"
+            f"subprocess.Popen([sys.executable, '-c', {script!r}], stdin=subprocess.PIPE).wait()",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    for _ in range(100):
+        if not os.path.exists(f"/proc/{child}") or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2]:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the child lives on")
+
+
+def test_public_names():
+    assert torchtpu_dynamo.aot_compile is aot_compile and torchtpu_dynamo.Artifact is Artifact
