@@ -20,6 +20,8 @@ from ._torchtpu import ArtifactFile, ArtifactWriter, Model, TorchTPUError, analy
 VERSION = 1
 """Of the label."""
 
+_KINDS = ("inference", "forward", "backward")
+
 
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raises OSError where an artifact could not be written in the end."""
@@ -83,7 +85,7 @@ class Artifact:
     @property
     def programs(self) -> tuple[str, ...]:
         """`inference`, or `forward` and `backward`."""
-        return tuple(self.label["programs"])
+        return tuple(kind for kind in _KINDS if kind in self.label["programs"])
 
     @property
     def topologies(self) -> tuple[str, ...]:

@@ -120,7 +120,8 @@ def test_label_that_lies_is_refused(artifact, tmp_path):
     whole = Artifact(artifact)
     label = whole.label
     label["builds"] = []
-    label["programs"]["inference"]["interface"]["inputs"][0]["tensor"]["ty"]["shape"] = [800, 6]
+    types = [spec["tensor"]["ty"] for spec in label["programs"]["inference"]["interface"]["inputs"]]
+    next(ty for ty in types if len(ty["shape"]) == 2)["shape"] = [800, 6]
     writer = extension.ArtifactWriter(tmp_path / "lie.ttpu")
     for name, _ in whole.file.sections():
         writer.section(name, whole.section(name))
@@ -224,7 +225,7 @@ def test_dynamic_sizes_are_named(net, tmp_path):
     exported = torch.export.export(
         nn.Linear(6, 2), (torch.randn(3, 6),), dynamic_shapes=({0: torch.export.Dim("batch", min=2, max=64)},)
     )
-    with pytest.raises(TorchTPUError, match="argument `input` has dynamic sizes: dimension 0"):
+    with pytest.raises(TorchTPUError, match="argument `input_1` has dynamic sizes: dimension 0"):
         aot_compile(exported)
 
 
@@ -236,7 +237,7 @@ def test_all_unsupported_operators_are_listed():
         aot_compile(bad, (torch.randn(3, 3),))
     text = str(caught.value)
     assert text.startswith("2 operators of the inference are not supported")
-    assert "aten._linalg_eigvals" in text and "aten.linalg_eig" in text and "test_ahead.py:" in text
+    assert "aten.linalg_eig.default at" in text and "eigvals" in text and "test_ahead.py:" in text
 
 
 def test_bad_arguments_and_results():
@@ -410,7 +411,7 @@ def test_does_not_fit(tmp_path):
 @libtpu
 def test_unknown_topology(net):
     with pytest.raises(
-        TorchTPUError, match=r"libtpu knows no topology 'v5e:2x3'\nhelp: did you mean v5e:2x2"
+        TorchTPUError, match=r"libtpu knows no topology 'v5e:2x3'\nhelp: did you mean .*v5e:2x2"
     ):
         aot_compile(net, (torch.randn(3, 6),), topology="v5e:2x3")
 
