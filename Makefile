@@ -14,6 +14,8 @@ WORKERS ?= 2
 SUITES ?= hops modules opinfo
 DTYPES ?= float32,bfloat16,float16,int64,int32,bool,float64
 TRAIN ?= float32
+FUZZ ?= 3600
+SEED ?= 1
 # Of each entry, spread evenly; 0: all.
 SAMPLES ?= 0
 SHARD ?= 0/1
@@ -32,7 +34,7 @@ RUST_SOURCES := Cargo.toml Cargo.lock .cargo/config.toml pyproject.toml \
 	$(shell find compiler passes -type f \( -name '*.rs' -o -name '*.c' -o -name Cargo.toml \))
 PYTHON_SOURCES := $(shell find python -type f \( -name '*.py' -o -name '*.pyi' -o -name py.typed \)) $(wildcard README.md) LICENSE
 
-.PHONY: help setup setup-demo setup-test demo test lint test-rust test-python test-full wheel test-wheel test-torch bench conformance architectures clean
+.PHONY: help setup setup-demo setup-test demo test lint test-rust test-python test-full wheel test-wheel fuzz test-torch bench conformance architectures clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +73,7 @@ lint: setup-test
 test-rust: setup-test ## the Rust tests alone
 	@echo "==> cargo test"
 	@cargo test --quiet $(CARGO_FLAGS) --exclude torchtpu-pymodule
+	@$(MAKE) fuzz FUZZ=10
 
 test-python: setup-test $(EXTENSION) $(WHEEL) ## the Python tests alone (PYTEST="-k name" to choose)
 	@echo "==> pytest"
@@ -78,6 +81,9 @@ test-python: setup-test $(EXTENSION) $(WHEEL) ## the Python tests alone (PYTEST=
 
 test-full: lint test-rust $(EXTENSION) $(WHEEL) ## everything that `make test` runs, and the slow tests
 	@$(BIN)/python -m pytest tests/python -n $(WORKERS) -q $(PYTEST)
+
+fuzz: setup-test ## mutated artifacts against all that reads one (FUZZ=3600 seconds, SEED=1)
+	@cargo run --release --quiet --package torchtpu-driver --example fuzz_artifact -- tests/fuzz/artifacts $(FUZZ) $(SEED)
 
 wheel: $(WHEEL) ## the wheel that users install, checked with auditwheel, in dist/
 

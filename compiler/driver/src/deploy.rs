@@ -143,20 +143,85 @@ pub struct Answer {
     pub written: Vec<(usize, Array)>,
 }
 
-struct Program {
-    label: ProgramLabel,
-    writes: bool,
-    made: OnceLock<Result<(Executable, String)>>,
+/// What an artifact holds, as far as it goes without a plugin.
+struct Contents {
+    artifact: Artifact,
+    programs: BTreeMap<String, ProgramLabel>,
+    weights: BTreeMap<String, (DType, Vec<i64>)>,
+    builds: Vec<BuildLabel>,
 }
+
+impl Contents {
+    fn of(artifact: Artifact) -> Result<Contents> {
+        let label = Label::deserialize(artifact.label());
+        let label = label.map_err(|e| refuse(format!("the artifact's label cannot be read: {e}")))?;
+        let mut weights = BTreeMap::new();
+        for w in label.weights {
+            let dtype = DType::from_torch_name(&w.dtype);
+            let dtype = dtype.ok_or_else(|| refuse(format!("weight `{}` is of an unknown dtype", w.name)))?;
+            weights.insert(w.name, (dtype, w.shape));
+        }
+        Ok(Contents { artifact, programs: label.programs, weights, builds: label.builds })
+    }
+
+    /// The weights that the artifact holds, each of the type that it should have.
+    fn weights(&self) -> Result<BTreeMap<String, Array>> {
+        let Some(bytes) = self.artifact.section("weights") else { return Ok(BTreeMap::new()) };
+        let tensors =
+            SafeTensors::deserialize(bytes).map_err(|e| refuse(format!("the artifact's weights: {e}")))?;
+        let mut found = BTreeMap::new();
+        for (name, view) in tensors.iter() {
+            let dtype = DTYPES.iter().find(|(_, theirs)| *theirs == view.dtype());
+            let (dtype, _) = dtype.ok_or_else(|| refuse(format!("weight `{name}` is {:?}", view.dtype())))?;
+            let shape = view.shape().iter().map(|&d| d as i64).collect();
+            let array = Array::new(*dtype, shape, view.data())?;
+            self.check_weight(name, &array)?;
+            found.insert(name.to_owned(), array);
+        }
+        Ok(found)
+    }
+
+    fn check_weight(&self, name: &str, value: &Array) -> Result<()> {
+        let Some((dtype, shape)) = self.weights.get(name) else {
+            return Err(refuse(format!("the artifact has no weight `{name}`")));
+        };
+        if value.dtype != *dtype || value.shape() != shape {
+            let is = format!("{}{:?}", value.dtype, value.shape());
+            return Err(refuse(format!("weight `{name}` is {dtype}{shape:?}, not {is}")));
+        }
+        Ok(())
+    }
+
+    /// A program's IR, which is known to be valid and to have the interface that the label says.
+    fn graph(&self, name: &str, label: &ProgramLabel) -> Result<Graph> {
+        let section = self.artifact.section(&format!("{name}.ir"));
+        let bytes = section.ok_or_else(|| refuse(format!("the artifact lacks the IR of `{name}`")))?;
+        let text = std::str::from_utf8(bytes).map_err(|e| refuse(format!("the IR of `{name}`: {e}")))?;
+        let graph = parse_graph(text).map_err(|e| refuse(format!("the IR of `{name}`: {e}")))?;
+        verify(&graph)?;
+        label.interface.check(&graph).map_err(|e| refuse(format!("the interface of `{name}`: {e}")))?;
+        if label.inputs.len() != label.interface.inputs.len() {
+            return Err(wrong());
+        }
+        Ok(graph)
+    }
+}
+
+/// Everything that is checked of an artifact before a plugin sees any of it.
+pub fn check(artifact: Artifact) -> Result<()> {
+    let contents = Contents::of(artifact)?;
+    contents.weights()?;
+    contents.programs.iter().try_for_each(|(name, label)| contents.graph(name, label).map(|_| ()))
+}
+
+type Made = Result<(Executable, String)>;
 
 /// An artifact on a client.
 pub struct Model {
-    artifact: Artifact,
+    contents: Contents,
     client: Client,
     trust: Trust,
-    programs: BTreeMap<String, Program>,
-    weight_types: BTreeMap<String, (DType, Vec<i64>)>,
-    builds: Vec<BuildLabel>,
+    made: BTreeMap<String, OnceLock<Made>>,
     /// Written by programs that have state.
     weights: RwLock<BTreeMap<String, Array>>,
 }
@@ -172,58 +237,23 @@ impl Model {
     }
 
     pub fn of(artifact: Artifact, client: Client, trust: Trust) -> Result<Model> {
-        let label = Label::deserialize(artifact.label());
-        let label = label.map_err(|e| refuse(format!("the artifact's label cannot be read: {e}")))?;
-        let mut weight_types = BTreeMap::new();
-        for w in label.weights {
-            let dtype = DType::from_torch_name(&w.dtype);
-            let dtype = dtype.ok_or_else(|| refuse(format!("weight `{}` is of an unknown dtype", w.name)))?;
-            weight_types.insert(w.name, (dtype, w.shape));
-        }
-        let programs = label.programs.into_iter().map(|(name, label)| {
-            let writes = label.interface.inputs.iter().any(|i| i.mutated_by.is_some());
-            (name, Program { label, writes, made: OnceLock::new() })
-        });
-        let model = Model {
-            programs: programs.collect(),
-            weight_types,
-            builds: label.builds,
-            weights: RwLock::default(),
-            artifact,
-            client,
-            trust,
-        };
-        if let Some(bytes) = model.artifact.section("weights") {
-            let tensors = SafeTensors::deserialize(bytes)
-                .map_err(|e| refuse(format!("the artifact's weights: {e}")))?;
-            for (name, view) in tensors.iter() {
-                let found = DTYPES.iter().find(|(_, theirs)| *theirs == view.dtype());
-                let (dtype, _) =
-                    found.ok_or_else(|| refuse(format!("weight `{name}` is {:?}", view.dtype())))?;
-                let shape = view.shape().iter().map(|&d| d as i64).collect();
-                model.set_weight(name, Array::new(*dtype, shape, view.data())?)?;
-            }
-        }
-        Ok(model)
+        let contents = Contents::of(artifact)?;
+        let weights = RwLock::new(contents.weights()?);
+        let made = contents.programs.keys().map(|name| (name.clone(), OnceLock::new())).collect();
+        Ok(Model { contents, client, trust, made, weights })
     }
 
     pub fn artifact(&self) -> &Artifact {
-        &self.artifact
+        &self.contents.artifact
     }
 
     /// Gives a weight, or a buffer, its value.
     pub fn set_weight(&self, name: &str, value: Array) -> Result<()> {
-        let Some((dtype, shape)) = self.weight_types.get(name) else {
-            return Err(refuse(format!("the artifact has no weight `{name}`")));
-        };
-        if value.dtype != *dtype || value.shape() != shape {
-            let is = format!("{}{:?}", value.dtype, value.shape());
-            return Err(refuse(format!("weight `{name}` is {dtype}{shape:?}, not {is}")));
-        }
+        self.contents.check_weight(name, &value)?;
         let mut weights = self.weights.write().unwrap_or_else(PoisonError::into_inner);
         weights.insert(name.to_owned(), value);
         // Copies that an executable keeps on its device are of the old one.
-        self.programs.values().filter_map(|p| p.made.get()?.as_ref().ok()).for_each(|(e, _)| e.refresh());
+        self.made.values().filter_map(|made| made.get()?.as_ref().ok()).for_each(|(e, _)| e.refresh());
         Ok(())
     }
 
@@ -238,26 +268,22 @@ impl Model {
         self.ready(program).map(|(_, (_, origin))| &**origin)
     }
 
-    fn ready(&self, name: &str) -> Result<(&Program, &(Executable, String))> {
-        let Some(program) = self.programs.get(name) else {
-            let known: Vec<&str> = self.programs.keys().map(|name| &**name).collect();
+    fn ready(&self, name: &str) -> Result<(&ProgramLabel, &(Executable, String))> {
+        let (Some(label), Some(slot)) = (self.contents.programs.get(name), self.made.get(name)) else {
+            let known: Vec<&str> = self.made.keys().map(|name| &**name).collect();
             return Err(refuse(format!("the artifact has no program `{name}`, but {}", known.join(", "))));
         };
-        let made = program.made.get_or_init(|| self.make(name, program));
-        made.as_ref().map(|made| (program, made)).map_err(Clone::clone)
+        let made = slot.get_or_init(|| self.make(name, label));
+        made.as_ref().map(|made| (label, made)).map_err(Clone::clone)
     }
 
-    fn make(&self, name: &str, program: &Program) -> Result<(Executable, String)> {
+    fn make(&self, name: &str, label: &ProgramLabel) -> Made {
         let zero_copy = self.client.platform_name() == crate::cpu::PLATFORM;
-        let why = match self.load(name, program, zero_copy) {
+        let why = match self.load(name, label, zero_copy) {
             Ok(executable) => return Ok((executable, "loaded".to_owned())),
             Err(why) => why,
         };
-        let graph = self.graph(name, &program.label.interface)?;
-        let label = &program.label;
-        if label.inputs.len() != label.interface.inputs.len() {
-            return Err(wrong());
-        }
+        let graph = self.contents.graph(name, label)?;
         let settings = self.builds(name).next().map(|b| b.options.clone()).unwrap_or_default();
         let made = Executable::of(name, &graph, &label.interface, &self.client, &settings, zero_copy)?;
         Ok((made, format!("compiled from the IR: {why}")))
@@ -266,14 +292,15 @@ impl Model {
     /// What was compiled of a program for this client's platform.
     fn builds(&self, program: &str) -> impl Iterator<Item = &BuildLabel> {
         let platform = self.client.platform_name();
-        self.builds.iter().filter(move |b| b.program == program && b.target.platform() == platform)
+        let builds = self.contents.builds.iter();
+        builds.filter(move |b| b.program == program && b.target.platform() == platform)
     }
 
     /// The executable that the artifact brings for this client; or why it is not used.
     fn load(
         &self,
         name: &str,
-        program: &Program,
+        label: &ProgramLabel,
         zero_copy: bool,
     ) -> std::result::Result<Executable, String> {
         let platform = self.client.platform_name();
@@ -286,7 +313,7 @@ impl Model {
         };
         match &self.trust {
             Trust::Anybody => {}
-            Trust::Key(key) if self.artifact.is_signed_with(key) => {}
+            Trust::Key(key) if self.contents.artifact.is_signed_with(key) => {}
             Trust::Key(_) => return Err("the artifact is not signed with the key that is trusted".to_owned()),
             Trust::Nobody => {
                 return Err(
@@ -294,44 +321,34 @@ impl Model {
                 );
             }
         }
-        let signature = build.signature.clone().unwrap_or_else(|| Signature::plain(&program.label.interface));
-        if signature.inputs.len() != program.label.interface.inputs.len() {
+        let signature = build.signature.clone().unwrap_or_else(|| Signature::plain(&label.interface));
+        if signature.inputs.len() != label.interface.inputs.len() {
             return Err("the executable's inputs are not the program's".to_owned());
         }
-        let bytes = self.artifact.section(&build.executable).ok_or("the executable is not there")?;
+        let bytes = self.contents.artifact.section(&build.executable).ok_or("the executable is not there")?;
         Executable::load(name, signature, bytes, &self.client, zero_copy)
-    }
-
-    /// A program's IR, which is known to be valid and to have this interface.
-    fn graph(&self, name: &str, interface: &Interface) -> Result<Graph> {
-        let section = self.artifact.section(&format!("{name}.ir"));
-        let bytes = section.ok_or_else(|| refuse(format!("the artifact lacks the IR of `{name}`")))?;
-        let text = std::str::from_utf8(bytes).map_err(|e| refuse(format!("the IR of `{name}`: {e}")))?;
-        let graph = parse_graph(text).map_err(|e| refuse(format!("the IR of `{name}`: {e}")))?;
-        verify(&graph)?;
-        interface.check(&graph).map_err(|e| refuse(format!("the interface of `{name}`: {e}")))?;
-        Ok(graph)
     }
 
     /// Runs a program. Weights that it changes are changed for the next call.
     pub fn call(&self, name: &str, arguments: &Arguments, seed: u64) -> Result<Answer> {
-        let (program, (executable, _)) = self.ready(name)?;
-        let specs = &program.label.interface.inputs;
+        let (label, (executable, _)) = self.ready(name)?;
+        let specs = &label.interface.inputs;
+        let writes = specs.iter().any(|spec| spec.mutated_by.is_some());
         // What is the caller's and written is copied: arguments are only read.
         let mut copies = Vec::new();
-        for (input, spec) in program.label.inputs.iter().zip(specs) {
+        for (input, spec) in label.inputs.iter().zip(specs) {
             let own = if spec.mutated_by.is_some() { arguments.given(input)? } else { None };
             copies.push(own.map(whole).transpose()?);
         }
-        if program.writes {
+        if writes {
             let mut weights = self.weights.write().unwrap_or_else(PoisonError::into_inner);
             let mut free: BTreeMap<&str, &mut Array> = weights.iter_mut().map(|(n, a)| (&**n, a)).collect();
             let mut weight = |name: &str| free.remove(name).map(Argument::Write);
-            program.run(executable, arguments, &mut copies, &mut weight, seed)
+            label.run(executable, arguments, &mut copies, &mut weight, seed)
         } else {
             let weights = self.weights.read().unwrap_or_else(PoisonError::into_inner);
             let mut weight = |name: &str| weights.get(name).map(Argument::Read);
-            program.run(executable, arguments, &mut copies, &mut weight, seed)
+            label.run(executable, arguments, &mut copies, &mut weight, seed)
         }
     }
 }
@@ -350,7 +367,7 @@ impl Arguments {
     }
 }
 
-impl Program {
+impl ProgramLabel {
     fn run<'a>(
         &'a self,
         executable: &Executable,
@@ -360,7 +377,7 @@ impl Program {
         seed: u64,
     ) -> Result<Answer> {
         let mut args = Vec::with_capacity(copies.len());
-        for (input, copy) in self.label.inputs.iter().zip(copies) {
+        for (input, copy) in self.inputs.iter().zip(copies) {
             args.push(match (copy, input) {
                 (Some(copy), _) => Argument::Write(copy),
                 (None, Input::Weight(name)) => weight(name).ok_or_else(|| {
@@ -373,7 +390,7 @@ impl Program {
         let results = executable.run(&mut args, seed)?;
         let result = |k: &usize| results.get(*k).ok_or_else(wrong);
         let arg = |i: &usize| args.get(*i).map(Argument::array).ok_or_else(wrong);
-        let outputs = self.label.outputs.iter().map(|output| match output {
+        let outputs = self.outputs.iter().map(|output| match output {
             Output::Tensor(k) => whole(result(k)?),
             Output::Input(i) => whole(arg(i)?),
             Output::View(k, size, stride, offset) => result(k)?.view(size, stride, *offset).ok_or_else(wrong),
@@ -382,7 +399,7 @@ impl Program {
             }
         });
         let outputs = outputs.collect::<Result<_>>()?;
-        let written = self.label.inputs.iter().zip(&args).filter_map(|(input, arg)| match (input, arg) {
+        let written = self.inputs.iter().zip(&args).filter_map(|(input, arg)| match (input, arg) {
             (Input::Input(at), Argument::Write(array)) => Some(whole(array).map(|array| (*at, array))),
             _ => None,
         });

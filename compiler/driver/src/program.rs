@@ -43,13 +43,6 @@ impl Interface {
 
     /// Whether a graph has this interface; the error says where it has not.
     pub fn check(&self, graph: &Graph) -> std::result::Result<(), String> {
-        let type_of = |value| graph.ty(value);
-        let parameters: Vec<_> =
-            graph.parameters().iter().map(|&node| type_of(Value { node, result: 0 }).clone()).collect();
-        let mut promised: Vec<_> = self.inputs.iter().map(|input| input.tensor.memory_type()).collect();
-        if self.uses_seed {
-            promised.push(TensorType::new(DType::U64, [2]));
-        }
         let tensors = self.inputs.iter().map(|i| &i.tensor).chain(self.outputs.iter().map(|o| &o.tensor));
         for tensor in tensors {
             let mut order = tensor.order.clone();
@@ -57,6 +50,13 @@ impl Interface {
             if !order.into_iter().eq(0..tensor.ty.rank() as i64) {
                 return Err(format!("{:?} is no order of dimensions", tensor.order));
             }
+        }
+        let type_of = |value| graph.ty(value);
+        let parameters: Vec<_> =
+            graph.parameters().iter().map(|&node| type_of(Value { node, result: 0 }).clone()).collect();
+        let mut promised: Vec<_> = self.inputs.iter().map(|input| input.tensor.memory_type()).collect();
+        if self.uses_seed {
+            promised.push(TensorType::new(DType::U64, [2]));
         }
         if parameters != promised {
             return Err("its inputs are not those of the graph".into());

@@ -1,0 +1,32 @@
+"""A model of Llama-3-8B's shape, forward, bfloat16, 2,048 tokens, without its weights:
+
+    torchtpu compile examples.llama:llama -t v6e:1x1 -t v5p:1x1x1 -t tpu7x:1x1x1 -o llama.ttpu
+
+LAYERS takes fewer than 32; REGIONS=1 marks the layer as a region, so that it is lowered and emitted once."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import transformers
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+
+def llama(tokens: int = 2048) -> tuple[torch.nn.Module, tuple[()], dict[str, torch.Tensor]]:
+    config = transformers.LlamaConfig(
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=int(os.environ.get("LAYERS", "32")),
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=8192,
+        rope_theta=500000.0,
+        use_cache=False,
+    )
+    if os.environ.get("REGIONS") == "1":
+        LlamaDecoderLayer.forward = torch.compiler.nested_compile_region(LlamaDecoderLayer.forward)
+    with torch.device("meta"):
+        model = transformers.LlamaForCausalLM(config).to(torch.bfloat16).eval()
+        return model, (), {"input_ids": torch.zeros(1, tokens, dtype=torch.int64)}
