@@ -39,7 +39,12 @@ def main() -> None:
         "state": (Counting(), (torch.randn(3, 2), {"a": torch.randn(3, 4)}), {}, False),
         "control": (loop, (torch.randn(5),), {}, False),
         "convolution": (nn.Conv2d(2, 3, 3).bfloat16(), (torch.randn(1, 2, 5, 5).bfloat16(),), {}, False),
-        "index": (lambda x, i: (x[i], x.cumsum(0), torch.fft.rfft(x)), (torch.randn(6), torch.tensor([1, 2])), {}, False),
+        "index": (
+            lambda x, i: (x[i], x.cumsum(0), torch.fft.rfft(x)),
+            (torch.randn(6), torch.tensor([1, 2])),
+            {},
+            False,
+        ),
     }
     for name, (fn, args, kwargs, train) in cases.items():
         path = FOLDER / f"{name}.ttpu"

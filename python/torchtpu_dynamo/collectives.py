@@ -10,7 +10,7 @@ import torch
 def groups_of(call: Any) -> dict[str, dict[str, int]]:
     """The process groups that a functional collective names, by name, as {"count", "size"} of replica groups of
     neighbours. Groups that are not all ranks of the world are left out, which the compiler then reports."""
-    names = [a for a in (*call.args, *call.kwargs.values()) if isinstance(a, str)]
+    names: list[Any] = [a for a in (*call.args, *call.kwargs.values()) if isinstance(a, str)]
     found: dict[str, dict[str, int]] = {}
     if not names or not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return found

@@ -66,7 +66,7 @@ def test_numpy_in_numpy_out(net, artifact):
     found = Artifact(artifact)(x, scale=np.float32(2))
     expected = copy.deepcopy(net)(torch.from_numpy(x), scale=torch.tensor(2.0))
     assert isinstance(found["y"], np.ndarray)
-    np.testing.assert_allclose(found["y"], expected["y"].detach().numpy(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(found["y"]), expected["y"].detach())
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_train():
     expected.backward(cotangent)
     found = compiled.backward(saved, cotangent)
     wanted = {name: p.grad for name, p in module.named_parameters()} | {"x": x.grad}
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, wanted)
 
 
 def test_random_operators_follow_the_seed():
@@ -231,13 +231,16 @@ def test_dynamic_sizes_are_named(net, tmp_path):
 
 def test_all_unsupported_operators_are_listed():
     def bad(x):
-        return torch.linalg.eigvals(x), torch.linalg.eig(x)
+        values, _ = torch.linalg.eig(x)
+        return values, torch.linalg.eig(x + 1)
 
     with pytest.raises(TorchTPUError) as caught:
         aot_compile(bad, (torch.randn(3, 3),))
     text = str(caught.value)
     assert text.startswith("2 operators of the inference are not supported")
-    assert "aten.linalg_eig.default at" in text and "eigvals" in text and "test_ahead.py:" in text
+    first = bad.__code__.co_firstlineno
+    for line in (first + 1, first + 2):
+        assert f"aten.linalg_eig.default at {__file__}:{line}: " in text
 
 
 def test_bad_arguments_and_results():
@@ -306,9 +309,7 @@ def test_commands(tmp_path):
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
     with np.load(tmp_path / "out.npz") as found:
-        np.testing.assert_allclose(
-            found["output"], module(torch.from_numpy(x)).detach().numpy(), rtol=1e-5, atol=1e-6
-        )
+        torch.testing.assert_close(torch.from_numpy(found["output"]), module(torch.from_numpy(x)).detach())
     np.savez(tmp_path / "wrong.npz", y=x)
     told = command(
         "run", "net.ttpu", "--inputs", "wrong.npz", "--outputs", "o.npz", cwd=tmp_path, ok=False
@@ -364,10 +365,6 @@ def test_run_imports_no_torch(artifact):
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-libtpu = pytest.mark.skipif(topologies.plugins.libtpu_path() is None, reason="libtpu is not installed")
-
-
-@libtpu
 def test_for_a_tpu(tmp_path):
     """A program for a described TPU: judged, compared with itself, and still right on this machine's CPU."""
     module, x = nn.Sequential(nn.Linear(256, 512), nn.GELU(), nn.Linear(512, 256)), torch.randn(128, 256)
@@ -381,11 +378,10 @@ def test_for_a_tpu(tmp_path):
         "sequential" not in json.dumps(judged["by_line"])
         and sum(judged["by_name"].values()) == judged["estimated"]
     )
-    torch.testing.assert_close(compiled(x), module(x).detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(compiled(x), module(x).detach())
     assert "holds no executable for cpu" in compiled.prepare()
 
 
-@libtpu
 def test_does_not_fit(tmp_path):
     class Wide(nn.Module):
         def __init__(self) -> None:
@@ -408,7 +404,6 @@ def test_does_not_fit(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@libtpu
 def test_unknown_topology(net):
     with pytest.raises(
         TorchTPUError, match=r"libtpu knows no topology 'v5e:2x3'\nhelp: did you mean .*v5e:2x2"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from torchtpu_dynamo import hlo_text, topologies
+from torchtpu_dynamo import hlo_text
 from torchtpu_dynamo.commands import diff
 
 MODEL = """
@@ -154,13 +154,16 @@ def test_large_constants_are_hashed_and_locations_kept(suite):
     run(suite)
 
 
-@pytest.mark.skipif(topologies.plugins.libtpu_path() is None, reason="libtpu is not installed")
 def test_the_example_project(tmp_path, monkeypatch):
     """examples/user_project: its snapshots are those of today, and a changed model is told by its line."""
     example = Path(__file__).parents[2] / "examples" / "user_project"
-    project = shutil.copytree(example, tmp_path / "project", ignore=shutil.ignore_patterns("build", "__pycache__"))
+    project = shutil.copytree(
+        example, tmp_path / "project", ignore=shutil.ignore_patterns("build", "__pycache__")
+    )
     monkeypatch.setenv("CI", "true")
-    chosen = () if list(project.rglob(f"*.libtpu-{metadata.version('libtpu')}.json")) else ("-k", "not on_a_tpu")
+    chosen = (
+        () if list(project.rglob(f"*.libtpu-{metadata.version('libtpu')}.json")) else ("-k", "not on_a_tpu")
+    )
     run(project, *chosen)
     model = project / "model.py"
     model.write_text(model.read_text().replace("functional.silu", "functional.gelu"))
@@ -168,7 +171,6 @@ def test_the_example_project(tmp_path, monkeypatch):
     assert "from model.py:19" in told and "chlo.erf" in told
 
 
-@pytest.mark.skipif(topologies.plugins.libtpu_path() is None, reason="libtpu is not installed")
 def test_a_topology(suite):
     test = TEST.partition("def test_train")[0].replace(
         "torch.ones(2, 8)", 'torch.ones(2, 8), topology="v5e:1x1"'

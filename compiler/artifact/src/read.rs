@@ -134,7 +134,7 @@ const ALTERED: &str = "the artifact was altered";
 fn place(section: &Section, limit: u64) -> Result<Range<usize>, String> {
     let end = section.offset.checked_add(section.bytes).filter(|&end| end <= limit);
     match end {
-        Some(end) if section.offset % ALIGNMENT == 0 => Ok(section.offset as usize..end as usize),
+        Some(end) if section.offset.is_multiple_of(ALIGNMENT) => Ok(section.offset as usize..end as usize),
         _ => Err(format!("section `{}` is not where one can be", section.name)),
     }
 }

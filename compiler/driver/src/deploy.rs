@@ -51,7 +51,7 @@ struct Label {
 #[derive(Deserialize)]
 struct ProgramLabel {
     interface: Interface,
-    inputs: Vec<Input>,
+    inputs: Vec<Role>,
     outputs: Vec<Output>,
 }
 
@@ -105,7 +105,7 @@ impl Target {
 /// What a program's input is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Input {
+enum Role {
     /// The caller's, by position.
     Input(usize),
     Weight(String),
@@ -355,12 +355,12 @@ impl Model {
 
 impl Arguments {
     /// The caller's array for an input; None for a weight.
-    fn given(&self, input: &Input) -> Result<Option<&Array>> {
+    fn given(&self, input: &Role) -> Result<Option<&Array>> {
         let (list, at, what) = match input {
-            Input::Input(at) => (&self.inputs, at, "input"),
-            Input::Saved(at) => (&self.saved, at, "saved tensor"),
-            Input::Cotangent(at) => (&self.cotangents, at, "cotangent"),
-            Input::Weight(_) => return Ok(None),
+            Role::Input(at) => (&self.inputs, at, "input"),
+            Role::Saved(at) => (&self.saved, at, "saved tensor"),
+            Role::Cotangent(at) => (&self.cotangents, at, "cotangent"),
+            Role::Weight(_) => return Ok(None),
         };
         let absent = || CompileError::new(Stage::Run, format!("{what} {at} is missing"));
         list.get(*at).map(Some).ok_or_else(absent)
@@ -380,7 +380,7 @@ impl ProgramLabel {
         for (input, copy) in self.inputs.iter().zip(copies) {
             args.push(match (copy, input) {
                 (Some(copy), _) => Argument::Write(copy),
-                (None, Input::Weight(name)) => weight(name).ok_or_else(|| {
+                (None, Role::Weight(name)) => weight(name).ok_or_else(|| {
                     CompileError::new(Stage::Run, format!("weight `{name}` has no value"))
                         .help("the artifact holds no weights: pass some, as a safetensors file")
                 })?,
@@ -400,7 +400,7 @@ impl ProgramLabel {
         });
         let outputs = outputs.collect::<Result<_>>()?;
         let written = self.inputs.iter().zip(&args).filter_map(|(input, arg)| match (input, arg) {
-            (Input::Input(at), Argument::Write(array)) => Some(whole(array).map(|array| (*at, array))),
+            (Role::Input(at), Argument::Write(array)) => Some(whole(array).map(|array| (*at, array))),
             _ => None,
         });
         Ok(Answer { outputs, written: written.collect::<Result<_>>()? })

@@ -240,8 +240,8 @@ impl Array {
         if size.contains(&0) {
             return Some(Array::of(self.dtype, size.to_vec(), Memory::new(0)));
         }
-        let steps = size.iter().zip(stride);
-        let last = steps.fold(Some(offset), |at, (n, step)| at?.checked_add(step.checked_mul(n - 1)?));
+        let mut steps = size.iter().zip(stride);
+        let last = steps.try_fold(offset, |at, (n, step)| at.checked_add(step.checked_mul(n - 1)?));
         if last? >= self.tensor().elements() as i64 {
             return None;
         }
