@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -94,6 +95,7 @@ class _Work:
     options: Options
     tell: Tell
     stages: dict[str, float] = dataclasses.field(default_factory=dict)
+    over: threading.Event = dataclasses.field(default_factory=threading.Event)
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -274,8 +276,9 @@ class _Work:
                     }
                 )
         finally:
-            # Whatever is left is of no use to anybody.
-            pool.shutdown(wait=False, cancel_futures=True)
+            # Whatever still runs, where one failed or the user has had enough, is of no use to anybody.
+            self.over.set()
+            pool.shutdown(cancel_futures=True)
         order = {(kind, topology): i for i, (kind, topology) in enumerate(running.values())}
         return sorted(builds, key=lambda b: order[b["program"], b["topology"]])
 
@@ -298,6 +301,7 @@ class _Work:
                     options_json=self.options.compile_json(),
                     replicas=program.devices,
                     time_limit=time_limit,
+                    cancelled=self.over.is_set,
                 )
             except TorchTPUError as e:
                 raise fits.explained(e, kind, program, topology, described) from None

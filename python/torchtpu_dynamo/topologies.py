@@ -5,6 +5,7 @@ becomes a TorchTPUError with the reason. Nothing here may import torch."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ ENVIRONMENT = {
 }
 TIME_LIMIT = 3600.0
 """Seconds for one compilation."""
+
+POLL = 0.2
+"""Seconds between two looks at a compilation."""
 
 _SQUARES = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = (
@@ -121,8 +125,9 @@ def build(
     replicas: int = 1,
     partitions: int = 1,
     time_limit: float = TIME_LIMIT,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Build:
-    """Compiles StableHLO (MLIR bytecode or text) with libtpu. Raises TorchTPUError."""
+    """Compiles StableHLO (MLIR bytecode or text) with libtpu. Raises TorchTPUError, also once `cancelled` says so."""
     request = {
         "work": "build",
         "plugin": library(),
@@ -133,7 +138,7 @@ def build(
         "options": options_json,
     }
     answer, files = _run(
-        request, {"program.mlirbc": program}, time_limit, f"compiling {name!r} for {topology}"
+        request, {"program.mlirbc": program}, time_limit, f"compiling {name!r} for {topology}", cancelled
     )
     return Build(
         topology,
@@ -146,7 +151,11 @@ def build(
 
 
 def _run(
-    request: dict[str, Any], files: Mapping[str, bytes], time_limit: float, what: str
+    request: dict[str, Any],
+    files: Mapping[str, bytes],
+    time_limit: float,
+    what: str,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The child's answer, and the files that it left."""
     folder = Path(tempfile.mkdtemp(prefix="torchtpu-ahead-"))
@@ -167,11 +176,16 @@ def _run(
         )
         started = time.monotonic()
         try:
-            child.wait(time_limit)
-        except subprocess.TimeoutExpired:
-            raise TorchTPUError(
-                f"{what} took longer than {time_limit:g} s, and was stopped\nhelp: give it more time, or a smaller program"
-            ) from None
+            while child.poll() is None:
+                if cancelled():
+                    raise TorchTPUError(f"{what} was stopped, as it is not needed any more")
+                if time.monotonic() - started > time_limit:
+                    raise TorchTPUError(
+                        f"{what} took longer than {time_limit:g} s, and was stopped\n"
+                        "help: give it more time, or a smaller program"
+                    )
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(POLL)
         finally:
             if child.poll() is None:
                 os.killpg(child.pid, signal.SIGKILL)

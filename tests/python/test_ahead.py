@@ -447,6 +447,18 @@ def test_a_child_that_fails(monkeypatch, tmp_path, how, message):
         assert "| E0000 something of libtpu" in str(caught.value)
 
 
+def test_what_is_not_needed_any_more_ends(monkeypatch, tmp_path):
+    """Ctrl-C, or one compilation that fails, stops the others."""
+    (tmp_path / "python").write_text(f"#!{sys.executable}\n{WORKERS['hang']}\n")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(topologies, "library", lambda: "libtpu.so")
+    monkeypatch.setattr(topologies.sys, "executable", str(tmp_path / "python"))
+    start = time.monotonic()
+    with pytest.raises(TorchTPUError, match="compiling 'inference' for v5e:1x1 was stopped"):
+        topologies.build(b"", "v5e:1x1", name="inference", cancelled=lambda: time.monotonic() - start > 0.5)
+    assert time.monotonic() - start < 20
+
+
 def test_children_end_with_their_parent(tmp_path):
     """A parent that is killed leaves no compilation behind."""
     script = (

@@ -10,6 +10,7 @@ pub const ROWS: &[Row] = &[
     row("_c10d_functional.all_reduce.default", One(all_reduce)),
     row("_c10d_functional.all_reduce_coalesced.default", Many(all_reduce_coalesced)),
     row("_c10d_functional.wait_tensor.default", One(wait_tensor)),
+    row("_c10d_functional.wait_tensors.default", Many(wait_tensors)),
 ];
 
 /// The replica groups of a process group, and how many ranks it has.
@@ -55,4 +56,9 @@ fn all_reduce_coalesced(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
 /// `wait_tensor(tensor)`: when a transfer is over is for XLA to see to.
 fn wait_tensor(cx: &mut Cx<'_>) -> Result<Value> {
     cx.tensor("tensor")
+}
+
+/// `wait_tensors(tensors)`.
+fn wait_tensors(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
+    cx.tensors("tensors")
 }
