@@ -9,13 +9,13 @@ import json
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import arrays, plugins, trees
 from ._torchtpu import ArtifactFile, ArtifactWriter, Model, TorchTPUError, analyse, judge
+from .files import replacing
 
 VERSION = 1
 """Of the label."""
@@ -69,17 +69,8 @@ class Artifact:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Copies the file; the copy is whole or not there."""
         target = Path(path)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as copy:
-            try:
-                with self.path.open("rb") as source:
-                    shutil.copyfileobj(source, copy)
-                copy.flush()
-                os.fsync(copy.fileno())
-                os.chmod(copy.name, 0o644)
-                os.replace(copy.name, target)
-            except BaseException:
-                os.unlink(copy.name)
-                raise
+        with self.path.open("rb") as source, replacing(target) as copy:
+            shutil.copyfileobj(source, copy)
         return target
 
     @property

@@ -18,7 +18,7 @@ pub struct Cost {
     pub by_line: BTreeMap<String, u64>,
     /// By the operation's name in the program that was compiled; "" for what has none.
     pub by_name: BTreeMap<String, u64>,
-    /// Instructions that work and have no estimate.
+    /// Instructions that work and have no estimate, custom calls with their targets.
     pub unknown: Vec<String>,
     /// Loops that run an unknown number of times; they count once.
     pub unknown_trips: Vec<String>,
@@ -70,7 +70,10 @@ impl Module {
                         *cost.by_name.entry(name.to_owned()).or_default() += all;
                     }
                 } else if working {
-                    cost.unknown.push(instruction.name.clone());
+                    cost.unknown.push(match &*instruction.custom_call_target {
+                        "" => instruction.name.clone(),
+                        target => format!("{} ({target})", instruction.name),
+                    });
                 }
                 if let Some(kernel) = self.floor(instruction, runs, chip) {
                     // In one sum, so that many small kernels lose nothing to rounding.

@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import inspection, inspection_html, inspection_text
 from ..artifact import Artifact
+from ..files import replacing
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +33,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     found = inspection.inspected(artifact)
     if args.html:
-        Path(args.html).write_text(inspection_html.page(found))
+        with replacing(args.html) as file:
+            file.write(inspection_html.page(found).encode())
         print(args.html)
     elif args.json:
         print(json.dumps(_plain(found), indent=1))

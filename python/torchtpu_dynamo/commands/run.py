@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +12,7 @@ import numpy as np
 from .. import trees
 from .._torchtpu import TorchTPUError
 from ..artifact import Artifact
+from ..files import replacing
 from ..keys import key_of
 
 
@@ -59,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
     except TypeError as e:
         raise TorchTPUError(str(e)) from None
     arrays = {**outputs(artifact, result), **{f"changed.{names[i]}": a for i, a in changed}}
-    save(Path(args.outputs), arrays)
+    with replacing(args.outputs) as file:
+        np.savez(file, **arrays)
     print(f"{artifact.prepare()}; {time.perf_counter() - start:.3f} s in all", file=sys.stderr)
     return 0
 
@@ -78,16 +77,3 @@ def outputs(artifact: Artifact, results: list[Any]) -> dict[str, Any]:
         f"output.{path}" if path else "output": results[leaf]
         for path, leaf in trees.leaves(artifact.label["results"])
     }
-
-
-def save(path: Path, arrays: dict[str, Any]) -> None:
-    """The file is whole or not there."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, **arrays)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
