@@ -135,7 +135,7 @@ fn kernels_without_an_estimate_have_a_floor() {
     let config = r#"{"custom_call_config":{"cost_estimate":{"flops": 200000000000}}}"#;
     let cost = module(vec![(1, vec![op(1, "parameter", 8, &[]), kernel(2, 8, config)])]).cost(v5e());
     assert_eq!(cost.floor, (2e11 / v5e().peak * v5e().clock).round() as u64);
-    assert_eq!(cost.unknown, ["custom-call.2"]);
+    assert_eq!(cost.unknown, ["custom-call.2 (tpu_custom_call)"]);
 }
 
 fn group(mut instruction: Instruction, size: i64) -> Instruction {
