@@ -52,6 +52,7 @@ def artifact(net, tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.sample
 def test_equals_eager_and_keeps_state(net, artifact):
     loaded, eager = Artifact(artifact), copy.deepcopy(net)
     for _ in range(2):
@@ -167,6 +168,7 @@ class Trained(nn.Module):
         return Reversed.apply(self.b(y) @ self.tied), x, n
 
 
+@pytest.mark.sample
 def test_train():
     module, x = Trained(), torch.randn(3, 4, requires_grad=True)
     compiled = aot_compile(module, (x,), train=True)
@@ -190,6 +192,7 @@ def test_random_operators_follow_the_seed():
     assert 400 < (compiled(x, seed=3) == 0).sum() < 600
 
 
+@pytest.mark.sample
 def test_abstract_weights(net, tmp_path):
     with torch.device("meta"):
         module, x = Net(), torch.randn(3, 6)
@@ -201,6 +204,7 @@ def test_abstract_weights(net, tmp_path):
     torch.testing.assert_close(found, copy.deepcopy(net)(x))
 
 
+@pytest.mark.sample
 def test_pt2(net, tmp_path):
     x, scale = torch.randn(3, 6), torch.tensor(2.0)
     torch.export.save(torch.export.export(net, (x,), {"scale": scale}), tmp_path / "net.pt2")

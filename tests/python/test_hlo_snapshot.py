@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from torchtpu_dynamo import hlo_text
 from torchtpu_dynamo.commands import diff
+from torchtpu_dynamo.hlo_snapshot import libtpu_version
 
 MODEL = """
 import torch
@@ -154,6 +154,7 @@ def test_large_constants_are_hashed_and_locations_kept(suite):
     run(suite)
 
 
+@pytest.mark.sample
 def test_the_example_project(tmp_path, monkeypatch):
     """examples/user_project: its snapshots are those of today, and a changed model is told by its line."""
     example = Path(__file__).parents[2] / "examples" / "user_project"
@@ -161,9 +162,7 @@ def test_the_example_project(tmp_path, monkeypatch):
         example, tmp_path / "project", ignore=shutil.ignore_patterns("build", "__pycache__")
     )
     monkeypatch.setenv("CI", "true")
-    chosen = (
-        () if list(project.rglob(f"*.libtpu-{metadata.version('libtpu')}.json")) else ("-k", "not on_a_tpu")
-    )
+    chosen = () if list(project.rglob(f"*.libtpu-{libtpu_version()}.json")) else ("-k", "not on_a_tpu")
     run(project, *chosen)
     model = project / "model.py"
     model.write_text(model.read_text().replace("functional.silu", "functional.gelu"))
