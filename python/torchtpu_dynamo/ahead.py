@@ -1,7 +1,7 @@
 """`aot_compile`: a module to an artifact, for devices that need not be there.
 
-Exporting is `archive`, one compilation for one topology a child process of `topologies`, the file `artifact`; here is the
-order of the steps. docs/ahead.md has the picture."""
+Graphs come from `capture` (of a .pt2 file, from `archive`), one compilation for one topology is a child process of
+`topologies`, the file is `artifact`; here is the order of the steps. docs/ahead.md has the picture."""
 
 from __future__ import annotations
 

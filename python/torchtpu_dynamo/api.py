@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch._functorch.config
 
 from ._torchtpu import Program, TorchTPUError
-from .backend import compile_with
+from .backend import compile_with, whole_backward
 from .graph import Boxed, Graph, boxed
 from .options import Options, parse_options
 
@@ -65,7 +64,7 @@ def lower(
         return compile_with(gm, example_inputs, capture)
 
     compiled = torch.compile(_entry(original), backend=backend, fullgraph=True, dynamic=False)
-    with torch.set_grad_enabled(train), _whole_backward(), contextlib.suppress(_Captured):
+    with torch.set_grad_enabled(train), whole_backward(), contextlib.suppress(_Captured):
         compiled(*args, **kwargs)
     if errors:
         raise errors[0].with_traceback(None)
@@ -95,8 +94,3 @@ def _entry(fn: Callable[..., Any]) -> Callable[..., Any]:
         return fn(*args, **kwargs)
 
     return types.FunctionType(entry.__code__.replace(), entry.__globals__, "lower", None, entry.__closure__)
-
-
-def _whole_backward() -> contextlib.AbstractContextManager[Any]:
-    """Has AOTAutograd compile the backward along with the forward, rather than when it first runs."""
-    return torch._functorch.config.patch(force_non_lazy_backward_lowering=True)

@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 
 from ._torchtpu import TorchTPUError
-from .backend import compile_with
+from .backend import compile_with, whole_backward
 from .capture import Capture, Collector, Role, described, name_inputs, split, tree_of
 from .options import Options
 from .trees import Tree
@@ -128,9 +128,8 @@ def _trace(
         with mode:
             examples.append(value.detach().requires_grad_(wanted))
     static = [i for i, place in enumerate(places) if "weight" in place]
-    force = torch._functorch.config.patch(force_non_lazy_backward_lowering=True)
     with contextlib.ExitStack() as stack:
         stack.enter_context(tracing(TracingContext(mode)))
         stack.enter_context(torch.set_grad_enabled(train))
-        stack.enter_context(force)
+        stack.enter_context(whole_backward())
         compile_with(module, examples, collector.compile, static=static)

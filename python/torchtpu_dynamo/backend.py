@@ -75,6 +75,11 @@ def configuration() -> contextlib.AbstractContextManager[Any]:
     return torch._functorch.config.patch(donated_buffer=False)
 
 
+def whole_backward() -> contextlib.AbstractContextManager[Any]:
+    """Has AOTAutograd compile the backward along with the forward, rather than when it first runs."""
+    return torch._functorch.config.patch(force_non_lazy_backward_lowering=True)
+
+
 @functools.cache
 def aot_cache() -> ModuleType | None:
     """What connects AOTAutograd's cache; None where this torch lacks a part of it, all of which is private."""

@@ -18,12 +18,13 @@ from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from ._torchtpu import TorchTPUError
-from .backend import compile_with
+from .backend import compile_with, whole_backward
 from .export import Exported, returns
 from .graph import Boxed, Graph, boxed, resolve_outputs
 from .options import Options
 from .state import entry, original
 from .trees import Tree
+from .trees import leaves as leaves_of
 
 Role = dict[str, Any]
 """What an input of a program is: {"weight": name}, {"input": i}, {"saved": i} or {"cotangent": i}."""
@@ -145,8 +146,7 @@ def captured(
     compiled = torch.compile(
         entry(_without_effects(fn), "aot_compile"), backend=backend, fullgraph=True, dynamic=False
     )
-    force = torch._functorch.config.patch(force_non_lazy_backward_lowering=True)
-    with torch.set_grad_enabled(train), force:
+    with torch.set_grad_enabled(train), whole_backward():
         result = compiled(*args, **kwargs)
     if not seen:
         raise TorchTPUError("nothing to compile: the function calls no operator on a tensor")
@@ -259,10 +259,8 @@ def parameter_names(fn: Callable[..., Any], count: int) -> list[str]:
 
 def name_inputs(inputs: list[dict[str, Any]], trees: Sequence[Tree]) -> None:
     """Inputs go by their paths in the arguments."""
-    from .trees import leaves
-
     for tree in trees:
-        for path, leaf in leaves(tree):
+        for path, leaf in leaves_of(tree):
             inputs[leaf]["name"] = path
 
 
