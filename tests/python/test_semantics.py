@@ -466,6 +466,54 @@ def test_weight_updated_by_the_graph_that_multiplies_by_it() -> None:
         torch.testing.assert_close(weights[0], weights[1])
 
 
+def _turned(x: Tensor, at: int) -> Tensor:
+    """The rows from `at` on, written with what other elements of them held."""
+    return torch.slice_scatter(x, x[:, at:].flip(-1), 1, at)
+
+
+@torch.compiler.nested_compile_region
+def _turned_region(x: Tensor) -> Tensor:
+    return _turned(x, 6)
+
+
+def _turned_by_parts(x: Tensor) -> Tensor:
+    x = x.clone()
+    for start in (1, 6):
+        x[:, start:] = x[:, start:].flip(1) * 2
+    return x
+
+
+def _turned_in_a_loop(x: Tensor) -> Tensor:
+    def body(i: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        return i + 1, _turned(x, 6).reshape(1, 352).flip(-1).reshape(1, 22, 16)
+
+    return torch.ops.higher_order.while_loop(lambda i, x: i < 3, body, (torch.tensor(0), x), ())[1]
+
+
+OVERLAPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "slice": lambda x: _turned(x, 6),
+    "twice": _turned_by_parts,
+    "view": lambda x: _turned(x.reshape(1, 16, 22), 6).reshape(1, 22, 16),
+    "region": _turned_region,
+    "branch": lambda x: torch.cond(x.sum() < 1e9, lambda x: _turned(x, 6), lambda x: x + 1, (x,)),
+    "loop": _turned_in_a_loop,
+}
+
+
+@pytest.mark.parametrize("name", OVERLAPS)
+def test_update_by_another_part_of_the_same_tensor(name: str) -> None:
+    """XLA's CPU backend updates in place; elements that are still to be read must not be overwritten."""
+    torch.manual_seed(0)
+    x, y = torch.randn(1, 22, 16), torch.randn(1, 22, 16)
+
+    def fn(x: Tensor, y: Tensor) -> Tensor:
+        return OVERLAPS[name](x) @ OVERLAPS[name](y).mT
+
+    with torch.no_grad():
+        compiled = torch.compile(fn, backend="torchtpu_dynamo", fullgraph=True)
+        torch.testing.assert_close(compiled(x, y), fn(x, y), rtol=1e-4, atol=1e-4)
+
+
 def resident() -> int:
     """Bytes of memory that this process occupies."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])

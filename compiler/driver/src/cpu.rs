@@ -3,7 +3,10 @@
 //! Matrix products run in XNNPACK, which is up to twice as fast as the plugin's own. But where the second operand
 //! is a parameter of the program, the plugin packs it at the first execution and from then on knows it by its
 //! address: a weight that the user updates in place would be multiplied as it was before the update. `prepare`
-//! keeps the speed and takes away the chance: no operand is ever a parameter.
+//! keeps the speed and takes away the chance: no operand is ever a parameter. Updates of a part of a tensor by another
+//! part of it are in `updates`.
+
+mod updates;
 
 use torchtpu_emit::EmitOptions;
 use torchtpu_ir::{Builder, CompileError, DType, Graph, NodeId, Op, TensorType, Value};
@@ -33,6 +36,15 @@ pub struct Prepared {
     pub options: EmitOptions,
 }
 
+/// The graph in a form in which the plugin's numbers are right. None where it is in one already.
+pub fn prepare(graph: &Graph) -> Result<Option<Prepared>, CompileError> {
+    let separate = updates::separate(graph)?;
+    match products(separate.as_ref().unwrap_or(graph))? {
+        Some(prepared) => Ok(Some(prepared)),
+        None => Ok(separate.map(|graph| Prepared { graph, options: EmitOptions::default() })),
+    }
+}
+
 /// The graph with its floating parameters declared otherwise than they are used, at no cost: a reshape or a
 /// transpose is all that differs, and the memory is the same. None where it has no product.
 ///
@@ -43,7 +55,7 @@ pub struct Prepared {
 /// ```
 ///
 /// An output that overwrites a parameter takes the parameter's shape.
-pub fn prepare(graph: &Graph) -> Result<Option<Prepared>, CompileError> {
+fn products(graph: &Graph) -> Result<Option<Prepared>, CompileError> {
     if !graph.node_ids().any(|id| matches!(graph.op(id), Op::DotGeneral(_))) {
         return Ok(None);
     }
