@@ -30,6 +30,14 @@ def loop(x):
     return torch.cond(x[0] > 0, lambda x: x.sort().values, lambda x: x.flip(0), (x,))
 
 
+def ragged():
+    size = torch.export.Dim("size", min=2, max=7)
+    attention = nn.MultiheadAttention(4, 2, batch_first=True)
+    layer = nn.ModuleDict({"attention": attention}).eval()
+    layer.forward = lambda x: (attention(x, x, x)[0].flatten(0, 1), x.shape[1], x.mT)
+    return torch.export.export(layer, (torch.randn(2, 5, 4),), dynamic_shapes=({1: size},))
+
+
 def main() -> None:
     torch.manual_seed(0)
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -37,6 +45,7 @@ def main() -> None:
     cases = {
         "train": (mlp, (torch.randn(2, 3),), {}, True),
         "state": (Counting(), (torch.randn(3, 2), {"a": torch.randn(3, 4)}), {}, False),
+        "sizes": (ragged(), (), {}, False),
         "control": (loop, (torch.randn(5),), {}, False),
         "convolution": (nn.Conv2d(2, 3, 3).bfloat16(), (torch.randn(1, 2, 5, 5).bfloat16(),), {}, False),
         "index": (

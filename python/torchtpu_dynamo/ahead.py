@@ -24,7 +24,7 @@ from torch._subclasses import FakeTensor
 from . import archive, fits, plugins, topologies
 from ._torchtpu import COMPILER, ArtifactWriter, Program, TorchTPUError, families, unsupported
 from .artifact import VERSION, Artifact
-from .capture import Capture, Captured, captured, described
+from .capture import Capture, Captured, Sizes, captured, described
 from .options import Options, parse_options
 from .progress import Progress
 
@@ -126,10 +126,12 @@ class _Work:
         programs: dict[str, Program] = {}
         with self.stage("compiler"):
             for kind, graph in graphs.items():
-                programs[kind] = self.program(graph)
+                programs[kind] = self.program(graph, capture.sizes)
         for kind, program in programs.items():
             writer.section(f"{kind}.ir", program.graph_text("after").encode())
             writer.section(f"{kind}.stablehlo", program.as_text(True).encode())
+            if capture.sizes is not None:
+                writer.section(f"{kind}.fx", graphs[kind].graph.exported.json.encode())
         builds = []
         if "cpu" in wanted:
             builds += self.on_host(writer, programs)
@@ -142,7 +144,7 @@ class _Work:
             "torch": capture.torch_version,
             "created": int(time.time()),
             "train": train,
-            "inputs": capture.inputs,
+            "inputs": self.inputs(capture),
             "arguments": capture.arguments,
             "keywords": capture.keywords,
             "results": capture.results,
@@ -154,6 +156,7 @@ class _Work:
                     "outputs": graph.outputs,
                     "nodes": graph.graph.exported.nodes,
                     "families": by_family(graph.graph.exported.json),
+                    **self.sizes(capture.sizes),
                     **graph.notes,
                 }
                 for kind, graph in graphs.items()
@@ -169,16 +172,52 @@ class _Work:
             return archive.captured(fn, "exported", train, self.options)
         return captured(fn, args, kwargs, train, self.options)
 
-    def program(self, captured: Captured) -> Program:
+    def inputs(self, capture: Capture) -> list[dict[str, Any]]:
+        """With the sizes that the caller decides, and their bounds."""
+        if capture.sizes is None:
+            return capture.inputs
+        bounds = {name: [s.min, s.max] for name, s in capture.sizes.symbols.items()}
+        return [
+            {**spec, "extents": [[e, *bounds.get(e, [])] if isinstance(e, str) else e for e in extents]}
+            if any(isinstance(e, str) for e in extents)
+            else spec
+            for spec, extents in zip(capture.inputs, capture.sizes.inputs, strict=True)
+        ]
+
+    def sizes(self, sizes: Sizes | None) -> dict[str, Any]:
+        """What is needed to make the program again from its payload."""
+        if sizes is None:
+            return {}
+        symbols = [{"name": name, **dataclasses.asdict(symbol)} for name, symbol in sizes.symbols.items()]
+        settings = json.loads(self.options.program_json(None))
+        return {
+            "sizes": {
+                "symbols": symbols,
+                "inputs": sizes.inputs,
+                "samples": sizes.samples,
+                "settings": settings,
+            }
+        }
+
+    def program(self, captured: Captured, sizes: Sizes | None = None) -> Program:
         """Raises TorchTPUError, which lists all that is not supported."""
         graph = captured.graph
+        upper = sizes.upper if sizes is not None else {}
         try:
-            return graph.program({})
+            return graph.program(upper, sizes.samples if sizes is not None else None)
         except TorchTPUError as e:
             if e.stage not in ("import", "lowering"):
                 raise
-            payload, _ = graph.source_payload({})
-            found = unsupported(payload, {})
+            payload, _ = graph.source_payload(upper)
+            found = unsupported(payload, upper)
+            if not found and sizes is not None:
+                bounds = ", ".join(f"{s} from {v.min} to {v.max}" for s, v in sizes.symbols.items())
+                error = TorchTPUError(
+                    f"no program of the {graph.exported.kind} serves all sizes ({bounds}): {e}\n"
+                    "help: export it with static sizes, once for each that is needed"
+                )
+                error.stage, error.op, error.location, error.help = e.stage, e.op, e.location, e.help
+                raise error from None
             if len(found) < 2:
                 raise
             lines = [f"  {op or node} at {line or 'an unknown line'}: {why}" for node, op, line, why in found]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 
 from ._torchtpu import TorchTPUError
 from .backend import compile_with, whole_backward
-from .capture import Capture, Collector, Role, described, name_inputs, split, tree_of
+from .capture import Capture, Collector, Role, Sizes, Symbol, described, name_inputs, split, tree_of
 from .options import Options
 from .trees import Tree
 
@@ -42,13 +43,11 @@ def captured(exported: ExportedProgram, name: str, train: bool, options: Options
     weights: dict[str, torch.Tensor] = {}
     places: list[Role] = []
     flat: list[Tree] = []
-    placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
-    for node, spec in zip(placeholders, exported.graph_signature.input_specs, strict=True):
+    for node, spec in zip(module_inputs(module), exported.graph_signature.input_specs, strict=True):
         if spec.kind is InputKind.USER_INPUT and isinstance(spec.arg, TensorArgument):
             flat.append({"leaf": len(inputs)})
             places.append({"input": len(inputs)})
-            _check_static(node)
-            inputs.append({**described(node.meta["val"]), "placeholder": node.name})
+            inputs.append({"placeholder": node.name})
             continue
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
             target = str(spec.target)
@@ -58,38 +57,78 @@ def captured(exported: ExportedProgram, name: str, train: bool, options: Options
             continue
         if spec.kind is InputKind.USER_INPUT and isinstance(spec.arg, ConstantArgument):
             flat.append({"const": spec.arg.value})
-            node.replace_all_uses_with(spec.arg.value)
+            node.replace_all_uses_with(spec.arg.value)  # type: ignore[arg-type]  # a number does as well
         elif node.users:
             raise TorchTPUError(
                 f"input `{node.name}` is a {spec.kind.name.lower()}, which an artifact cannot hold"
             )
         module.graph.erase_node(node)
     _write_mutations(module, exported)
+    trees, inputs = _arguments(exported, flat, [spec["placeholder"] for spec in inputs])
+    arguments = {
+        role["input"]: node
+        for role, node in zip(places, module_inputs(module), strict=True)
+        if "input" in role
+    }
+    sizes = _sizes(exported, arguments, inputs)
+    if sizes is not None and train:
+        raise TorchTPUError(
+            "a program with dynamic sizes is compiled for inference alone\nhelp: export it with static sizes to train"
+        )
+    for i, node in arguments.items():
+        inputs[i].update(described(node.meta["val"], sizes))
+    collector = Collector(options)
+    _trace(module, places, weights, train, collector)
+    graphs = collector.captured(places, inputs, weights, train, sizes)
+    results = tree_of(exported.call_spec.out_spec, iter(next(iter(graphs.values())).leaves))
+    return Capture(name, inputs, trees[0], trees[1], results, weights, graphs, torch.__version__, sizes)
+
+
+def _arguments(
+    exported: ExportedProgram, flat: Sequence[Tree], placeholders: Sequence[str]
+) -> tuple[tuple[Tree, Tree], list[dict[str, Any]]]:
+    """The trees of positional arguments and of keywords, and the names of the tensors in them."""
     positional, keywords = split(tree_of(exported.call_spec.in_spec, iter(flat)))
-    # The archive has no names of positional arguments but those of their tensors.
-    names = [inputs[t["leaf"]]["placeholder"] if "leaf" in t else f"arg{i}" for i, t in enumerate(positional)]
+    names = [placeholders[t["leaf"]] if "leaf" in t else f"arg{i}" for i, t in enumerate(positional)]
+    signature = exported.module_call_graph[0].signature if exported.module_call_graph else None
+    known = getattr(signature, "forward_arg_names", None) or []  # older archives have none
+    names = [*known[: len(names)], *names[len(known) :]]
     trees: tuple[Tree, Tree] = (
         {"dict": [list(item) for item in zip(names, positional, strict=True)]},
         {"dict": [list(item) for item in keywords]},
     )
-    for spec in inputs:
-        del spec["placeholder"]
+    inputs: list[dict[str, Any]] = [{} for _ in placeholders]
     name_inputs(inputs, trees)
-    collector = Collector(options)
-    _trace(module, places, weights, train, collector)
-    graphs = collector.captured(places, inputs, weights, train)
-    results = tree_of(exported.call_spec.out_spec, iter(next(iter(graphs.values())).leaves))
-    return Capture(name, inputs, trees[0], trees[1], results, weights, graphs, torch.__version__)
+    return trees, inputs
 
 
-def _check_static(node: torch.fx.Node) -> None:
-    value = node.meta["val"]
-    dynamic = [i for i, extent in enumerate(value.shape) if not isinstance(extent, int)]
-    if dynamic:
-        raise TorchTPUError(
-            f"argument `{node.name}` has dynamic sizes: dimension {', '.join(map(str, dynamic))} of "
-            f"{tuple(map(str, value.shape))}\nhelp: export it with static sizes, once for each that is needed"
-        )
+def _sizes(
+    exported: ExportedProgram, placeholders: Mapping[int, torch.fx.Node], inputs: Sequence[Mapping[str, Any]]
+) -> Sizes | None:
+    """What the program says of its dynamic sizes; None where it has none. Raises TorchTPUError where one has no bound."""
+    shapes = {i: node.meta["val"].shape for i, node in placeholders.items()}
+    ranges = {str(symbol): span for symbol, span in exported.range_constraints.items()}
+    symbols: dict[str, Symbol] = {}
+    for i, shape in shapes.items():
+        for dim, extent in enumerate(shape):
+            text, name = str(extent), inputs[i]["name"]
+            if isinstance(extent, int) or text in symbols or text not in ranges:
+                continue
+            low, high = ranges[text].lower, ranges[text].upper
+            if not high.is_Integer:
+                raise TorchTPUError(
+                    f"dimension {dim} of argument `{name}` is dynamic and has no upper bound\n"
+                    f"help: export it with one, as dynamic_shapes={{{name!r}: {{{dim}: "
+                    f"torch.export.Dim('size', max=2048)}}}}: memory and time are those of the bound"
+                )
+            symbols[text] = Symbol(i, dim, int(low), int(high))
+    if not symbols:
+        return None
+    return Sizes(symbols, [[e if isinstance(e, int) else str(e) for e in shapes[i]] for i in sorted(shapes)])
+
+
+def module_inputs(module: torch.fx.GraphModule) -> list[torch.fx.Node]:
+    return [n for n in module.graph.nodes if n.op == "placeholder"]
 
 
 def _write_mutations(module: torch.fx.GraphModule, exported: ExportedProgram) -> None:
@@ -117,7 +156,7 @@ def _trace(
     collector: Collector,
 ) -> None:
     """Runs AOTAutograd."""
-    values = [n.meta["val"] for n in module.graph.nodes if n.op == "placeholder"]
+    values = [n.meta["val"] for n in module_inputs(module)]
     mode = next((v.fake_mode for v in values if isinstance(v, FakeTensor)), None)
     if mode is None:
         raise TorchTPUError("nothing to compile: the program takes no tensor and has no weights")

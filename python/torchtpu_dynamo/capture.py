@@ -19,8 +19,9 @@ from torch.utils import _pytree as pytree
 
 from ._torchtpu import TorchTPUError
 from .backend import compile_with, whole_backward
+from .buckets import samples
 from .export import Exported, returns
-from .graph import Boxed, Graph, boxed, resolve_outputs
+from .graph import Boxed, Graph, boxed, resolve, resolve_outputs
 from .options import Options
 from .state import entry, original
 from .trees import Tree
@@ -28,6 +29,36 @@ from .trees import leaves as leaves_of
 
 Role = dict[str, Any]
 """What an input of a program is: {"weight": name}, {"input": i}, {"saved": i} or {"cotangent": i}."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Symbol:
+    """A size that the caller decides: where it is read, and its bounds, both inclusive."""
+
+    input: int
+    dim: int
+    min: int
+    max: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """The dynamic sizes of a program."""
+
+    symbols: dict[str, Symbol]
+    inputs: list[list[int | str]]
+    """The shapes of the tensor arguments, as numbers or expressions of symbols."""
+
+    @property
+    def upper(self) -> dict[str, int]:
+        return {name: symbol.max for name, symbol in self.symbols.items()}
+
+    @property
+    def samples(self) -> list[dict[str, int]]:
+        """Sizes that tell the compiler what depends on which of them."""
+        spans = [(s.min - 1, s.max) for s in self.symbols.values()]
+        below = [max(s.min, s.max - 1 - i) for i, s in enumerate(self.symbols.values())]
+        return [dict(zip(self.symbols, sizes, strict=True)) for sizes in samples(below, spans)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +91,8 @@ class Capture:
     """Parameters, buffers and constants by name; fake where the module is abstract."""
     graphs: dict[str, Captured]
     torch_version: str
+    sizes: Sizes | None = None
+    """Of a program that is for a range of sizes."""
 
 
 @dataclasses.dataclass
@@ -88,6 +121,7 @@ class Collector:
         inputs: Sequence[Mapping[str, Any]],
         weights: dict[str, torch.Tensor],
         train: bool,
+        sizes: Sizes | None = None,
     ) -> dict[str, Captured]:
         """The graphs by kind. Constants of theirs are added to `weights`. Raises TorchTPUError."""
         if self.errors:
@@ -107,6 +141,7 @@ class Collector:
         for kind in ("inference", "forward", "backward"):
             if kind in self.graphs:
                 aot_gm, graph = self.graphs[kind]
+                _check_sizes(graph, sizes)
                 rename(graph, names)
                 found[kind] = _roles(graph, aot_gm, places, names, found, weights, self.metadata.num_outputs)
         return found
@@ -288,8 +323,10 @@ def tree_of(spec: pytree.TreeSpec, leaves: Iterator[Tree]) -> Tree:
     return {"tuple": parts}
 
 
-def described(value: torch.Tensor) -> dict[str, Any]:
-    return {"dtype": str(value.dtype).removeprefix("torch."), "shape": [int(s) for s in value.shape]}
+def described(value: torch.Tensor, sizes: Sizes | None = None) -> dict[str, Any]:
+    """Dtype and shape, which is the largest where sizes are dynamic."""
+    shape = [int(resolve(s, sizes.upper if sizes is not None else {})) for s in value.shape]
+    return {"dtype": str(value.dtype).removeprefix("torch."), "shape": shape}
 
 
 def _places(
@@ -334,6 +371,20 @@ def _results(result: Any, stands: Mapping[int, int], given: Mapping[int, int], f
                 "help: return tensors, numbers, strings and None, in lists, tuples and dictionaries"
             )
     return tree_of(spec, iter(flat))
+
+
+def _check_sizes(graph: Graph, sizes: Sizes | None) -> None:
+    """Raises TorchTPUError where the graph depends on sizes that the artifact could not tell."""
+    unknown = [s for s in graph.exported.symbols if sizes is None or s not in sizes.symbols]
+    if unknown:
+        raise TorchTPUError(
+            f"the graph depends on {', '.join(unknown)}, which is not the size of an argument\n"
+            "help: export it with static sizes"
+        )
+    if graph.exported.symbols and graph.exported.texts:
+        raise TorchTPUError(
+            "a lowering that was registered as StableHLO is for one set of sizes\nhelp: export it with static sizes"
+        )
 
 
 def rename(graph: Graph, names: Sequence[str]) -> None:
@@ -386,16 +437,16 @@ def _outputs(exported: Exported) -> tuple[list[dict[str, Any]], list[Tree]]:
     """The tensors of a graph's output plan, and for each of its outputs the position among them, or its value."""
     outputs: list[dict[str, Any]] = []
     leaves: list[Tree] = []
-    for kind, value in resolve_outputs(exported, {}):
+    for kind, value in exported.outputs if exported.symbols else resolve_outputs(exported, {}):
         if kind == "const":
             leaves.append({"const": value})
             continue
-        leaves.append({"leaf": len(outputs)})
+        leaves.append({"number" if kind == "sym" else "leaf": len(outputs)})
         if kind == "input":
             value = exported.tensor_inputs.index(value)
         elif kind == "input_view":
             value = (exported.tensor_inputs.index(value[0]), *value[1:])
-        outputs.append({kind: value})
+        outputs.append({"size" if kind == "sym" else kind: value})
     return outputs, leaves
 
 

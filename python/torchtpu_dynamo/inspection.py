@@ -36,7 +36,7 @@ def inspected(artifact: Artifact) -> dict[str, Any]:
                 {
                     role["weight"]
                     for program in label["programs"].values()
-                    for role, spec in zip(program["inputs"], program["interface"]["inputs"], strict=True)
+                    for role, spec in zip(program["inputs"], program["interface"]["inputs"], strict=False)
                     if "weight" in role and spec["mutated_by"] is not None
                 }
             ),

@@ -49,7 +49,12 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def tensor(spec: Mapping[str, Any], name: str) -> str:
-    return f"{name}: {spec['dtype']}[{','.join(map(str, spec['shape']))}]"
+    """With the range of each size that the caller decides."""
+    sizes = (
+        f"{e[1]}..{e[2]}" if isinstance(e, list) and len(e) == 3 else e[0] if isinstance(e, list) else str(e)
+        for e in spec.get("extents", spec["shape"])
+    )
+    return f"{name}: {spec['dtype']}[{','.join(sizes)}]"
 
 
 def _build(build: Mapping[str, Any]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """The shapes of arguments and results, as an artifact keeps them: JSON, read without torch.
 
 A tree is {"leaf": i}, {"const": value}, {"given": i} for an argument that is returned as it is,
+{"number": i} for a size that is a result, as an integer,
 {"list": [...]}, {"tuple": [...]}, {"named": [type, names, [...]]} or
 {"dict": [[key, tree], ...]}. Leaves are tensors; whatever else PyTorch found is a constant."""
 
@@ -34,6 +35,8 @@ def build(tree: Tree, leaf: Callable[[int], Any], given: Sequence[Any] = ()) -> 
     """The value that a tree describes; `given` are the arguments of the call."""
     if "leaf" in tree:
         return leaf(tree["leaf"])
+    if "number" in tree:
+        return int(leaf(tree["number"]))
     if "given" in tree:
         return given[tree["given"]]
     if "const" in tree:

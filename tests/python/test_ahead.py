@@ -19,6 +19,7 @@ from torch import nn
 import torchtpu_dynamo
 from torchtpu_dynamo import Artifact, TorchTPUError, aot_compile, topologies
 from torchtpu_dynamo import _torchtpu as extension
+from torchtpu_dynamo.cli import main
 
 KEY = bytes(range(32))
 
@@ -225,12 +226,96 @@ def test_pt2_of_another_version(tmp_path):
         aot_compile(tmp_path / "none.pt2")
 
 
-def test_dynamic_sizes_are_named(net, tmp_path):
+def test_results_that_are_views_in_another_order():
+    def fn(x):
+        y = (x + 1).transpose(1, 2)
+        return y.reshape(6, 4), y[:, -1], x.t()[1:] if x.dim() == 2 else x.mT[:, 1:]
+
+    for x in (torch.randn(2, 4, 3), torch.randn(2, 3, 4).mT):
+        torch.testing.assert_close(aot_compile(fn, (x,))(x), fn(x))
+
+
+class Ragged(nn.Module):
+    """Sizes in the middle of shapes, in views, in what is returned and in what is changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.project = nn.Embedding(11, 8), nn.Linear(8, 24)
+
+    def forward(self, ids, bias):
+        batch, length = ids.shape
+        q, k, v = self.project(self.embed(ids)).view(batch, length, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        y = torch.nn.functional.scaled_dot_product_attention(q, k, v, bias)
+        bias.mul_(2)
+        return {
+            "y": y.mean(-1),
+            "flat": y.transpose(1, 2).reshape(batch * length, 8),
+            "last": y[:, :, -1],
+            "length": length,
+        }
+
+
+@pytest.fixture(scope="module")
+def ragged(tmp_path_factory):
+    torch.manual_seed(0)
+    net = Ragged().eval()
+    batch, length = torch.export.Dim("batch", min=1, max=4), torch.export.Dim("length", min=2, max=9)
     exported = torch.export.export(
-        nn.Linear(6, 2), (torch.randn(3, 6),), dynamic_shapes=({0: torch.export.Dim("batch", min=2, max=64)},)
+        net,
+        (torch.randint(11, (3, 5)), torch.randn(5, 5)),
+        dynamic_shapes=({0: batch, 1: length}, {0: length, 1: length}),
     )
-    with pytest.raises(TorchTPUError, match="argument `input_1` has dynamic sizes: dimension 0"):
+    path = tmp_path_factory.mktemp("ragged") / "net.ttpu"
+    torch.export.save(exported, path.with_suffix(".pt2"))
+    aot_compile(path.with_suffix(".pt2"), topology="cpu", output=path, key=KEY)
+    return net, path
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_dynamic_sizes(ragged, trusted):
+    net, path = ragged
+    compiled = Artifact(path, trusted=trusted)
+    assert compiled.prepare().startswith("loaded" if trusted else "compiled")
+    for batch in range(1, 5):
+        for length in range(2, 10):
+            torch.manual_seed(length)
+            ids, bias = torch.randint(11, (batch, length)), torch.randn(length, length)
+            expected, own = bias.clone(), bias.clone()
+            torch.testing.assert_close(compiled(ids, own), net(ids, expected))
+            torch.testing.assert_close(own, expected)
+
+
+@pytest.mark.parametrize(
+    ("ids", "bias", "message"),
+    [
+        ((5, 3), (3, 3), "input `ids` has size 5 in dimension 0, and was exported for 1 to 4"),
+        ((1, 1), (1, 1), "input `ids` has size 1 in dimension 1, and was exported for 2 to 9"),
+        ((2, 3), (3, 4), r"input `bias` has shape \[3, 4\], not \[3, 3\]"),
+        ((2, 3), (4, 4), r"input `bias` has shape \[4, 4\], not \[3, 3\]"),
+        ((2,), (3, 3), "input `ids` has no dimension 1|has shape"),
+    ],
+)
+def test_other_sizes_are_refused(ragged, ids, bias, message):
+    with pytest.raises(TorchTPUError, match=message):
+        Artifact(ragged[1])(torch.zeros(ids, dtype=torch.int64), torch.zeros(bias))
+
+
+def test_dynamic_sizes_are_shown(ragged, capsys):
+    assert main(["inspect", str(ragged[1])]) == 0
+    assert "takes ids: int64[1..4,2..9], bias: float32[2..9,2..9]" in capsys.readouterr().out
+
+
+def test_dynamic_sizes_that_cannot_be_served():
+    batch = torch.export.Dim("batch", min=2, max=64)
+    linear, x = nn.Linear(6, 2), torch.randn(3, 6)
+    exported = torch.export.export(linear, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    with pytest.raises(
+        TorchTPUError, match="dimension 0 of argument `input` is dynamic and has no upper bound"
+    ):
         aot_compile(exported)
+    exported = torch.export.export(linear, (x,), dynamic_shapes=({0: batch},))
+    with pytest.raises(TorchTPUError, match="for inference alone"):
+        aot_compile(exported, train=True)
 
 
 def test_all_unsupported_operators_are_listed():

@@ -253,6 +253,17 @@ impl Array {
         })
     }
 
+    /// A copy with its dimensions in this order; None where it is not one of all dimensions.
+    pub fn permuted(&self, order: &[i64]) -> Option<Array> {
+        let mut sorted = order.to_vec();
+        sorted.sort_unstable();
+        if !sorted.into_iter().eq(0..self.shape.len() as i64) {
+            return None;
+        }
+        let pick = |from: &[i64]| order.iter().map(|&d| from[d as usize]).collect::<Vec<_>>();
+        self.view(&pick(&self.shape), &pick(&self.strides), 0)
+    }
+
     pub fn shape(&self) -> &[i64] {
         &self.shape
     }

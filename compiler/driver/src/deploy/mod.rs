@@ -11,6 +11,8 @@
 //! What an artifact says is believed as far as its digests go, which anybody can write: its IR is parsed and verified, its
 //! interface is compared with the IR, and its native code is loaded from nobody but those whom the user trusts.
 
+mod sizes;
+
 use crate::cache::target;
 use crate::executable::{Argument, Executable, Signature};
 use crate::host::Array;
@@ -19,10 +21,12 @@ use crate::program::Interface;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
+use sizes::{Extent, Fit, Ranged, Sizes};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{OnceLock, PoisonError, RwLock};
 use torchtpu_artifact::{Artifact, SigningKey, Writer};
+use torchtpu_import::Bindings;
 use torchtpu_ir::text::parse_graph;
 use torchtpu_ir::verify::verify;
 use torchtpu_ir::{CompileError, DType, Graph, Stage};
@@ -53,6 +57,8 @@ struct ProgramLabel {
     interface: Interface,
     inputs: Vec<Role>,
     outputs: Vec<Output>,
+    /// Where sizes are the caller's.
+    sizes: Option<Sizes>,
 }
 
 #[derive(Deserialize)]
@@ -103,7 +109,7 @@ impl Target {
 }
 
 /// What a program's input is.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Role {
     /// The caller's, by position.
@@ -116,16 +122,18 @@ enum Role {
 }
 
 /// What a program's output is made of.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Output {
     /// A result of the executable.
     Tensor(usize),
-    /// Size, stride and offset, in elements, in a result.
-    View(usize, Vec<i64>, Vec<i64>, i64),
+    /// Size, stride and offset, in elements, in the memory of a result.
+    View(usize, Vec<Extent>, Vec<Extent>, Extent),
     /// An input of the program, as it is, and a view of one.
     Input(usize),
-    InputView(usize, Vec<i64>, Vec<i64>, i64),
+    InputView(usize, Vec<Extent>, Vec<Extent>, Extent),
+    /// A size of the call's, as an s64 scalar.
+    Size(Extent),
 }
 
 /// What a call passes. A program takes the lists that it needs.
@@ -199,11 +207,18 @@ impl Contents {
         let text = std::str::from_utf8(bytes).map_err(|e| refuse(format!("the IR of `{name}`: {e}")))?;
         let graph = parse_graph(text).map_err(|e| refuse(format!("the IR of `{name}`: {e}")))?;
         verify(&graph)?;
-        label.interface.check(&graph).map_err(|e| refuse(format!("the interface of `{name}`: {e}")))?;
-        if label.inputs.len() != label.interface.inputs.len() {
-            return Err(wrong());
-        }
+        label.check(name, &graph, 0)?;
         Ok(graph)
+    }
+
+    /// A program for a range of sizes, made of its payload.
+    fn ranged(&self, name: &str, label: &ProgramLabel) -> Result<Option<Ranged>> {
+        let Some(sizes) = &label.sizes else { return Ok(None) };
+        let section = self.artifact.section(&format!("{name}.fx"));
+        let payload = section.ok_or_else(|| refuse(format!("the artifact lacks the payload of `{name}`")))?;
+        let ranged = Ranged::new(sizes, payload)?;
+        label.check(name, ranged.program.graph(), ranged.fillings())?;
+        Ok(Some(ranged))
     }
 }
 
@@ -211,17 +226,26 @@ impl Contents {
 pub fn check(artifact: Artifact) -> Result<()> {
     let contents = Contents::of(artifact)?;
     contents.weights()?;
-    contents.programs.iter().try_for_each(|(name, label)| contents.graph(name, label).map(|_| ()))
+    contents.programs.iter().try_for_each(|(name, label)| match contents.ranged(name, label)? {
+        Some(_) => Ok(()),
+        None => contents.graph(name, label).map(|_| ()),
+    })
 }
 
-type Made = Result<(Executable, String)>;
+/// A program that can be called.
+struct Ready {
+    executable: Executable,
+    /// Whether it was loaded or compiled, and why.
+    origin: String,
+    ranged: Option<Ranged>,
+}
 
 /// An artifact on a client.
 pub struct Model {
     contents: Contents,
     client: Client,
     trust: Trust,
-    made: BTreeMap<String, OnceLock<Made>>,
+    made: BTreeMap<String, OnceLock<Result<Ready>>>,
     /// Written by programs that have state.
     weights: RwLock<BTreeMap<String, Array>>,
 }
@@ -253,7 +277,10 @@ impl Model {
         let mut weights = self.weights.write().unwrap_or_else(PoisonError::into_inner);
         weights.insert(name.to_owned(), value);
         // Copies that an executable keeps on its device are of the old one.
-        self.made.values().filter_map(|made| made.get()?.as_ref().ok()).for_each(|(e, _)| e.refresh());
+        self.made
+            .values()
+            .filter_map(|made| made.get()?.as_ref().ok())
+            .for_each(|ready| ready.executable.refresh());
         Ok(())
     }
 
@@ -265,10 +292,10 @@ impl Model {
 
     /// Loads a program, or compiles it, and says which and why.
     pub fn prepare(&self, program: &str) -> Result<&str> {
-        self.ready(program).map(|(_, (_, origin))| &**origin)
+        self.ready(program).map(|(_, ready)| &*ready.origin)
     }
 
-    fn ready(&self, name: &str) -> Result<(&ProgramLabel, &(Executable, String))> {
+    fn ready(&self, name: &str) -> Result<(&ProgramLabel, &Ready)> {
         let (Some(label), Some(slot)) = (self.contents.programs.get(name), self.made.get(name)) else {
             let known: Vec<&str> = self.made.keys().map(|name| &**name).collect();
             return Err(refuse(format!("the artifact has no program `{name}`, but {}", known.join(", "))));
@@ -277,16 +304,24 @@ impl Model {
         made.as_ref().map(|made| (label, made)).map_err(Clone::clone)
     }
 
-    fn make(&self, name: &str, label: &ProgramLabel) -> Made {
+    fn make(&self, name: &str, label: &ProgramLabel) -> Result<Ready> {
         let zero_copy = self.client.platform_name() == crate::cpu::PLATFORM;
+        let ranged = self.contents.ranged(name, label)?;
         let why = match self.load(name, label, zero_copy) {
-            Ok(executable) => return Ok((executable, "loaded".to_owned())),
+            Ok(executable) => return Ok(Ready { executable, origin: "loaded".to_owned(), ranged }),
             Err(why) => why,
         };
-        let graph = self.contents.graph(name, label)?;
+        let parsed;
+        let graph = match &ranged {
+            Some(ranged) => ranged.program.graph(),
+            None => {
+                parsed = self.contents.graph(name, label)?;
+                &parsed
+            }
+        };
         let settings = self.builds(name).next().map(|b| b.options.clone()).unwrap_or_default();
-        let made = Executable::of(name, &graph, &label.interface, &self.client, &settings, zero_copy)?;
-        Ok((made, format!("compiled from the IR: {why}")))
+        let executable = Executable::of(name, graph, &label.interface, &self.client, &settings, zero_copy)?;
+        Ok(Ready { executable, origin: format!("compiled from the IR: {why}"), ranged })
     }
 
     /// What was compiled of a program for this client's platform.
@@ -331,24 +366,29 @@ impl Model {
 
     /// Runs a program. Weights that it changes are changed for the next call.
     pub fn call(&self, name: &str, arguments: &Arguments, seed: u64) -> Result<Answer> {
-        let (label, (executable, _)) = self.ready(name)?;
+        let (label, Ready { executable, ranged, .. }) = self.ready(name)?;
+        let fit = ranged.as_ref().map(|ranged| ranged.fit(&arguments.inputs, &label.inputs)).transpose()?;
+        let fit = fit.as_ref();
         let specs = &label.interface.inputs;
         let writes = specs.iter().any(|spec| spec.mutated_by.is_some());
         // What is the caller's and written is copied: arguments are only read.
         let mut copies = Vec::new();
-        for (input, spec) in label.inputs.iter().zip(specs) {
-            let own = if spec.mutated_by.is_some() { arguments.given(input)? } else { None };
-            copies.push(own.map(whole).transpose()?);
+        for (at, (input, spec)) in label.inputs.iter().zip(specs).enumerate() {
+            let padded = fit.filter(|fit| fit.is_padded(at));
+            let own =
+                if spec.mutated_by.is_some() || padded.is_some() { arguments.given(input)? } else { None };
+            copies
+                .push(own.map(|own| padded.map_or_else(|| whole(own), |fit| fit.pad(at, own))).transpose()?);
         }
         if writes {
             let mut weights = self.weights.write().unwrap_or_else(PoisonError::into_inner);
             let mut free: BTreeMap<&str, &mut Array> = weights.iter_mut().map(|(n, a)| (&**n, a)).collect();
             let mut weight = |name: &str| free.remove(name).map(Argument::Write);
-            label.run(executable, arguments, &mut copies, &mut weight, seed)
+            label.run(executable, fit, arguments, &mut copies, &mut weight, seed)
         } else {
             let weights = self.weights.read().unwrap_or_else(PoisonError::into_inner);
             let mut weight = |name: &str| weights.get(name).map(Argument::Read);
-            label.run(executable, arguments, &mut copies, &mut weight, seed)
+            label.run(executable, fit, arguments, &mut copies, &mut weight, seed)
         }
     }
 }
@@ -368,18 +408,35 @@ impl Arguments {
 }
 
 impl ProgramLabel {
+    /// Whether a graph is what this says of it; `fillings` are its last inputs, which the label does not know of.
+    fn check(&self, name: &str, graph: &Graph, fillings: usize) -> Result<()> {
+        self.interface.check(graph).map_err(|e| refuse(format!("the interface of `{name}`: {e}")))?;
+        if self.inputs.len() + fillings != self.interface.inputs.len() {
+            return Err(wrong());
+        }
+        Ok(())
+    }
+
     fn run<'a>(
         &'a self,
         executable: &Executable,
+        fit: Option<&'a Fit<'a>>,
         arguments: &'a Arguments,
         copies: &'a mut [Option<Array>],
         weight: &mut dyn FnMut(&str) -> Option<Argument<'a>>,
         seed: u64,
     ) -> Result<Answer> {
         let mut args = Vec::with_capacity(copies.len());
-        for (input, copy) in self.inputs.iter().zip(copies) {
+        for ((input, copy), spec) in self.inputs.iter().zip(copies).zip(&self.interface.inputs) {
+            let written = spec.mutated_by.is_some();
             args.push(match (copy, input) {
-                (Some(copy), _) => Argument::Write(copy),
+                (Some(copy), _) => {
+                    if written {
+                        Argument::Write(copy)
+                    } else {
+                        Argument::Read(copy)
+                    }
+                }
                 (None, Role::Weight(name)) => weight(name).ok_or_else(|| {
                     CompileError::new(Stage::Run, format!("weight `{name}` has no value"))
                         .help("the artifact holds no weights: pass some, as a safetensors file")
@@ -387,20 +444,49 @@ impl ProgramLabel {
                 (None, _) => Argument::Read(arguments.given(input)?.ok_or_else(wrong)?),
             });
         }
-        let results = executable.run(&mut args, seed)?;
-        let result = |k: &usize| results.get(*k).ok_or_else(wrong);
-        let arg = |i: &usize| args.get(*i).map(Argument::array).ok_or_else(wrong);
+        args.extend(fit.into_iter().flat_map(|fit| &fit.fillings).map(Argument::Read));
+        let mut results = executable.run(&mut args, seed)?;
+        let specs = self.interface.outputs.iter().enumerate().filter(|(_, spec)| spec.returned);
+        let specs: Vec<_> = specs.map(|(at, spec)| (at, &spec.tensor.order)).collect();
+        if let Some(fit) = fit {
+            let cut = results.iter().zip(&specs).map(|(result, (at, _))| fit.cut_output(*at, result));
+            results = cut.collect::<Result<_>>()?;
+        }
+        let result = |k: &usize| results.get(*k).zip(specs.get(*k)).ok_or_else(wrong);
+        // As the caller passed it, or as the program wrote it.
+        let arg = |at: usize| match (args.get(at).ok_or_else(wrong)?, fit) {
+            (Argument::Read(array), _) => match self.inputs.get(at).map(|input| arguments.given(input)) {
+                Some(Ok(Some(own))) => whole(own),
+                _ => whole(array),
+            },
+            (Argument::Write(array), Some(fit)) => fit.cut_input(at, array),
+            (Argument::Write(array), None) => whole(array),
+        };
+        let none = Bindings::default();
+        let bindings = fit.map_or(&none, |fit| &fit.bindings);
+        let view = |base: &Array, order: &[i64], size: &[Extent], stride: &[Extent], offset: &Extent| {
+            let numbers =
+                |extents: &[Extent]| extents.iter().map(|e| e.at(bindings)).collect::<Result<Vec<_>>>();
+            let base = base.permuted(order).ok_or_else(wrong)?;
+            base.view(&numbers(size)?, &numbers(stride)?, offset.at(bindings)?).ok_or_else(wrong)
+        };
         let outputs = self.outputs.iter().map(|output| match output {
-            Output::Tensor(k) => whole(result(k)?),
-            Output::Input(i) => whole(arg(i)?),
-            Output::View(k, size, stride, offset) => result(k)?.view(size, stride, *offset).ok_or_else(wrong),
-            Output::InputView(i, size, stride, offset) => {
-                arg(i)?.view(size, stride, *offset).ok_or_else(wrong)
+            Output::Tensor(k) => whole(result(k)?.0),
+            Output::Input(i) => arg(*i),
+            Output::View(k, size, stride, offset) => {
+                let (base, (_, order)) = result(k)?;
+                view(base, order, size, stride, offset)
             }
+            Output::InputView(i, size, stride, offset) => {
+                let order = &self.interface.inputs.get(*i).ok_or_else(wrong)?.tensor.order;
+                view(&arg(*i)?, order, size, stride, offset)
+            }
+            Output::Size(extent) => Array::new(DType::I64, Vec::new(), &extent.at(bindings)?.to_le_bytes()),
         });
         let outputs = outputs.collect::<Result<_>>()?;
-        let written = self.inputs.iter().zip(&args).filter_map(|(input, arg)| match (input, arg) {
-            (Role::Input(at), Argument::Write(array)) => Some(whole(array).map(|array| (*at, array))),
+        let written = self.inputs.iter().zip(&args).enumerate();
+        let written = written.filter_map(|(at, (input, passed))| match (input, passed) {
+            (Role::Input(own), Argument::Write(_)) => Some(arg(at).map(|array| (*own, array))),
             _ => None,
         });
         Ok(Answer { outputs, written: written.collect::<Result<_>>()? })
