@@ -232,7 +232,7 @@ class _Work:
     def weights(self, writer: ArtifactWriter, weights: Mapping[str, torch.Tensor]) -> set[str]:
         """Writes those that have values."""
         real = {
-            name: w.detach().cpu().contiguous()
+            name: w.detach().resolve_conj().resolve_neg().cpu().contiguous()
             for name, w in weights.items()
             if not isinstance(w, FakeTensor) and w.device.type != "meta"
         }

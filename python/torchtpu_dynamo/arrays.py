@@ -46,7 +46,15 @@ def passed(value: Any, dtype: str) -> Passed:
         found = str(value.dtype).removeprefix("torch.")
         if found != dtype:
             raise TypeError(f"is {found}, not {dtype}")
-        plain = value.detach().cpu().contiguous().reshape(-1).view(sys.modules["torch"].uint8)
+        plain = (
+            value.detach()
+            .resolve_conj()
+            .resolve_neg()
+            .cpu()
+            .contiguous()
+            .reshape(-1)
+            .view(sys.modules["torch"].uint8)
+        )
         return dtype, list(value.shape), plain.numpy().tobytes()
     array = np.asarray(value)
     found = array.dtype.name

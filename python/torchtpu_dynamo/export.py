@@ -57,6 +57,8 @@ class Exported:
     """The nodes whose results are the tensors of the executable."""
     texts: list[StableHloText]
     """What the user registered as StableHLO for the nodes of this graph and of those nested in it."""
+    lazy: list[tuple[int, bool]] = dataclasses.field(default_factory=list)
+    """Of the tensor inputs, those that may come as lazy conjugates or negatives, and whether the graph writes them."""
     size_names: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     """By symbol: the sizes of the user's arguments that it stands for."""
 
@@ -122,7 +124,21 @@ class _Exporter:
             input_names=[n.name for n in self.placeholders],
             returned=self.returned,
             texts=self.texts,
+            lazy=self.lazy(kind),
         )
+
+    def lazy(self, kind: str) -> list[tuple[int, bool]]:
+        written = {n.args[0] for n in self.gm.graph.nodes if str(n.target) == "aten.copy_.default"}
+        tensors = [n for n in self.placeholders if isinstance(n.meta.get("val"), torch.Tensor)]
+        # A derivative comes from the user's program, and nothing compares it with what was traced.
+        derivatives = kind == "backward"
+        return [
+            (k, node in written)
+            for k, node in enumerate(tensors)
+            if node.meta["val"].is_complex()
+            or node.meta["val"].is_neg()
+            or (derivatives and node.name.startswith("tangents"))
+        ]
 
     def payload(
         self, kind: str, name: str, static: frozenset[int], returned: Callable[[Node], list[Any]]
@@ -239,7 +255,7 @@ class _Exporter:
                     if data is not None:
                         spec["hex"] = data
                     else:
-                        passed.append(tensor.detach())
+                        passed.append(tensor.detach().resolve_conj().resolve_neg())
                 specs.append(spec)
             self.values[node] = first + seen[target]
         return specs, passed
@@ -608,11 +624,12 @@ def tensor_meta(value: torch.Tensor) -> dict[str, Any]:
     return meta
 
 
-def memory_of(node: Node) -> int | None:
-    """Which memory a tensor lies in, as far as tracing knows."""
+def memory_of(node: Node) -> tuple[int, bool, bool] | None:
+    """Which memory a tensor lies in, as far as tracing knows, and whether its numbers are other than those there: a lazy
+    conjugate or negative is no view that size and stride describe."""
     value = node.meta.get("val")
     if isinstance(value, torch.Tensor) and value.layout is torch.strided:
-        return value.untyped_storage()._cdata
+        return value.untyped_storage()._cdata, value.is_conj(), value.is_neg()
     return None
 
 

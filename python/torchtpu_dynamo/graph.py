@@ -267,6 +267,7 @@ class Graph:
         plain = (
             only_tensors
             and not exported.constants
+            and not exported.lazy
             and len(exported.tensor_inputs) == len(exported.input_names)
         )
 
@@ -313,7 +314,11 @@ class Graph:
         tensors += exported.constants
         kept = {i: args[i] for i in returned_inputs(outputs)}
         args.clear()
+        written = resolve_lazy(tensors, exported.lazy) if exported.lazy else ()
         results = executable(tensors, draw_seed() if uses_seed else 0)
+        with torch.no_grad():
+            for lazy, plain in written:
+                lazy.copy_(plain)
         return arrange(outputs, results, kept)
 
 
@@ -350,6 +355,22 @@ def draw_seed() -> int:
     return int(
         torch.randint(0, _SEEDS, (), dtype=torch.int64, device="cpu", generator=torch.default_generator)
     )
+
+
+def resolve_lazy(
+    tensors: list[Any], places: Sequence[tuple[int, bool]]
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Replaces lazy conjugates and negatives, whose memory holds other numbers; returns those that the graph writes, each
+    with what stands for it."""
+    written = []
+    for k, is_written in places:
+        lazy = tensors[k]
+        if lazy.is_conj() or lazy.is_neg():
+            with torch.no_grad():
+                tensors[k] = lazy.resolve_conj().resolve_neg()
+            if is_written:
+                written.append((lazy, tensors[k]))
+    return written
 
 
 def resolve_outputs(exported: Exported, bindings: dict[str, int]) -> list[Any]:

@@ -514,6 +514,66 @@ def test_update_by_another_part_of_the_same_tensor(name: str) -> None:
         torch.testing.assert_close(compiled(x, y), fn(x, y), rtol=1e-4, atol=1e-4)
 
 
+LAZY: dict[str, Callable[[Tensor], Any]] = {
+    "argument": lambda x: x.conj() * 2,
+    "negative": lambda x: x.conj().imag * 2,
+    "result": lambda x: x.conj(),
+    "results that share": lambda x: ((y := x * 2), y.conj(), y.imag, y.conj().imag, y.mH),
+}
+
+
+@pytest.mark.parametrize("name", LAZY)
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_lazy_conjugates(name: str, dynamic: bool) -> None:
+    """Their memory holds other numbers than they do."""
+    compiled = torch.compile(LAZY[name], backend="torchtpu_dynamo", fullgraph=True, dynamic=dynamic)
+    for n in (2, 3) if dynamic else (3,):
+        x = torch.randn(n, 2, dtype=torch.complex64)
+        for given in (x, x.conj(), x.mT, x.mH):
+            torch.testing.assert_close(compiled(given), LAZY[name](given))
+
+
+def test_lazy_conjugate_is_written() -> None:
+    def fn(x: Tensor) -> Tensor:
+        x.mul_(2 + 1j)
+        return x.sum()
+
+    x, y = (torch.arange(6.0).reshape(3, 2) + 1j for _ in range(2))
+    torch.testing.assert_close(torch.compile(fn, backend="torchtpu_dynamo")(x.conj()), fn(y.conj()))
+    torch.testing.assert_close(x, y)
+
+
+@pytest.mark.parametrize("shares", [False, True])
+def test_lazy_derivatives(shares: bool) -> None:
+    """A derivative is a lazy conjugate, or the negative imaginary part of one, where the user's program makes it one."""
+
+    def loss(y: Tensor) -> Tensor:
+        z = torch.complex(y.real, y.imag) if shares else y
+        return (z.conj() * torch.arange(1.0, 7.0).reshape(3, 2) * (2 + 1j)).sum().abs()
+
+    def gradient(fn: Callable[[Tensor], Tensor]) -> Tensor:
+        w = torch.nn.Parameter(torch.arange(6.0).reshape(3, 2) + 1j)
+        loss(fn(w)).backward()
+        assert w.grad is not None
+        return w.grad
+
+    def real(w: Tensor) -> Tensor:
+        return w * w * (1 - 3j)
+
+    torch.testing.assert_close(gradient(torch.compile(real, backend="torchtpu_dynamo")), gradient(real))
+
+    def parts(fn: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+        w = torch.nn.Parameter(torch.arange(6.0).reshape(3, 2))
+        loss(torch.complex(*fn(w))).backward()
+        assert w.grad is not None
+        return w.grad
+
+    def pair(w: Tensor) -> tuple[Tensor, Tensor]:
+        return w * w, w * 3
+
+    torch.testing.assert_close(parts(torch.compile(pair, backend="torchtpu_dynamo")), parts(pair))
+
+
 def resident() -> int:
     """Bytes of memory that this process occupies."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])

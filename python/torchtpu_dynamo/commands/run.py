@@ -52,13 +52,13 @@ def run(args: argparse.Namespace) -> int:
             + (f": {', '.join(missing)} missing" if missing else "")
             + (f", {', '.join(foreign)} unknown" if foreign else "")
         )
-    try:
-        result, changed = artifact.call_flat([given[name] for name in names], args.seed)
-    except TypeError as e:
-        raise TorchTPUError(str(e)) from None
-    arrays = {**outputs(artifact, result), **{f"changed.{names[i]}": a for i, a in changed}}
-    with replacing(args.outputs) as file:
-        np.savez(file, **arrays)
+    with replacing(args.outputs) as file:  # which must be there before anything is computed
+        try:
+            result, changed = artifact.call_flat([given[name] for name in names], args.seed)
+        except TypeError as e:
+            raise TorchTPUError(str(e)) from None
+        found = {**outputs(artifact, result), **{f"changed.{names[i]}": a for i, a in changed}}
+        np.savez(file, **found)
     print(f"{artifact.prepare()}; {time.perf_counter() - start:.3f} s in all", file=sys.stderr)
     return 0
 

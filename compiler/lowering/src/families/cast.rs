@@ -27,7 +27,9 @@ fn to_result(cx: &mut Cx<'_>, name: &str) -> Result<Value> {
 
 /// The conjugate; a real number is its own.
 fn conj(cx: &mut Cx<'_>) -> Result<Value> {
-    let v = cx.tensor("self")?;
+    // A number of the user's program is one in the backward too.
+    let dtype = cx.out(0)?.dtype;
+    let v = cx.operand("self", dtype)?;
     if cx.b.dtype(v).is_complex() { cx.b.unary(UnaryOp::Conj, v) } else { Ok(v) }
 }
 
