@@ -41,8 +41,12 @@ pub fn prepare(graph: &Graph) -> Result<Option<Prepared>, CompileError> {
     let separate = updates::separate(graph)?;
     match products(separate.as_ref().unwrap_or(graph))? {
         Some(prepared) => Ok(Some(prepared)),
-        None => Ok(separate.map(|graph| Prepared { graph, options: EmitOptions::default() })),
+        None => Ok(separate.map(|graph| Prepared { graph, options: inlined() })),
     }
+}
+
+fn inlined() -> EmitOptions {
+    EmitOptions { inline: true, ..EmitOptions::default() }
 }
 
 /// The graph with its floating parameters declared otherwise than they are used, at no cost: a reshape or a
@@ -60,7 +64,7 @@ fn products(graph: &Graph) -> Result<Option<Prepared>, CompileError> {
         return Ok(None);
     }
     let mut graph = graph.clone();
-    let mut options = EmitOptions::default();
+    let mut options = inlined();
     let mut b = Builder::new(&mut graph);
     for (position, id) in b.graph.parameters().to_vec().into_iter().enumerate() {
         let parameter = Value { node: id, result: 0 };

@@ -9,14 +9,25 @@ const CUSTOM: &str = "custom_";
 /// In the order in which they are first called, those inside a function before it.
 #[derive(Default)]
 pub struct Functions<'g> {
-    list: Vec<(String, &'g Region)>,
+    list: Vec<Function<'g>>,
     customs: Vec<&'g StableHlo>,
+    inline: bool,
 }
+
+struct Function<'g> {
+    name: String,
+    body: &'g Region,
+    /// How many calls name it.
+    calls: usize,
+}
+
+/// What tells XLA to leave a call as it is.
+pub const STAYS: (&str, &str, &str) = ("mhlo.frontend_attributes", "inlineable", "false");
 
 impl<'g> Functions<'g> {
     /// The functions that `graph` calls, at any depth.
-    pub fn of(graph: &'g Graph) -> Self {
-        let mut functions = Functions::default();
+    pub fn of(graph: &'g Graph, inline: bool) -> Self {
+        let mut functions = Functions { inline, ..Functions::default() };
         functions.collect(graph);
         functions
     }
@@ -31,13 +42,14 @@ impl<'g> Functions<'g> {
             }
             for region in op.regions() {
                 let calls = matches!(op, Op::Call(_));
-                if calls && self.name(region).is_some() {
+                if calls && let Some(at) = self.position(region) {
+                    self.list[at].calls += 1;
                     continue;
                 }
                 self.collect(region);
                 if calls {
                     let name = self.free_name(&symbol_name(&region.name));
-                    self.list.push((name, region));
+                    self.list.push(Function { name, body: region, calls: 1 });
                 }
             }
         }
@@ -45,7 +57,7 @@ impl<'g> Functions<'g> {
 
     fn free_name(&self, wanted: &str) -> String {
         let taken = |name: &str| {
-            name == "main" || name.starts_with(CUSTOM) || self.list.iter().any(|(other, _)| other == name)
+            name == "main" || name.starts_with(CUSTOM) || self.list.iter().any(|other| other.name == name)
         };
         let mut name = wanted.to_string();
         for number in 1.. {
@@ -57,13 +69,22 @@ impl<'g> Functions<'g> {
         name
     }
 
+    fn position(&self, region: &Region) -> Option<usize> {
+        let same = self.list.iter().position(|other| other.body.is_same(region));
+        same.or_else(|| self.list.iter().position(|other| other.body == region))
+    }
+
     pub fn name(&self, region: &Region) -> Option<&str> {
-        let same = self.list.iter().find(|(_, other)| other.is_same(region));
-        same.or_else(|| self.list.iter().find(|(_, other)| *other == region)).map(|(name, _)| name.as_str())
+        self.position(region).map(|at| &*self.list[at].name)
+    }
+
+    /// Whether calls of it are left as they are.
+    pub fn stays(&self, region: &Region) -> bool {
+        !self.inline && self.position(region).is_some_and(|at| self.list[at].calls > 1)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &'g Region)> {
-        self.list.iter().map(|(name, region)| (name.as_str(), *region))
+        self.list.iter().map(|function| (&*function.name, function.body))
     }
 
     pub fn custom_name(&self, function: &StableHlo) -> Option<String> {

@@ -26,6 +26,9 @@ pub struct EmitOptions {
     pub donate: Vec<usize>,
     /// Parameters whose dimensions lie in memory in another order than row-major: minor to major.
     pub layouts: Vec<(usize, Vec<i64>)>,
+    /// Functions that are called several times may be put where they are called. Else XLA keeps them, and compiles equal
+    /// layers once; not every plugin runs what calls a function as fast as what does not.
+    pub inline: bool,
 }
 
 /// An argument of `main`.
@@ -48,12 +51,12 @@ enum Reuse {
 
 /// MLIR bytecode, as a PJRT plugin takes it.
 pub fn emit_bytecode(graph: &Graph, options: &EmitOptions) -> Result<Vec<u8>, CompileError> {
-    module::bytecode(graph, &arguments(graph, options)?)
+    module::bytecode(graph, &arguments(graph, options)?, options.inline)
 }
 
 /// StableHLO text for people; with `locations`, each line ends with the FX node and the user's frames.
 pub fn emit_text(graph: &Graph, options: &EmitOptions, locations: bool) -> Result<String, CompileError> {
-    text::module(graph, &arguments(graph, options)?, locations)
+    text::module(graph, &arguments(graph, options)?, options.inline, locations)
 }
 
 fn arguments(graph: &Graph, options: &EmitOptions) -> Result<Vec<Argument>, CompileError> {

@@ -1,7 +1,7 @@
 //! The walk: one graph, one module, through melior.
 
 use crate::attrs::Cache;
-use crate::functions::Functions;
+use crate::functions::{Functions, STAYS};
 use crate::ops::{Body, spec};
 use crate::{Argument, Reuse, layout_text, module_name};
 use melior::Context;
@@ -21,14 +21,14 @@ use torchtpu_ir::{CompileError, DType, Graph, LocId, NodeId, Op, Region as IrReg
 
 type Operands<'c> = SmallVec<[Value<'c, 'c>; 4]>;
 
-pub fn bytecode(graph: &Graph, arguments: &[Argument]) -> Result<Vec<u8>, CompileError> {
+pub fn bytecode(graph: &Graph, arguments: &[Argument], inline: bool) -> Result<Vec<u8>, CompileError> {
     let context = Context::new_with_threading(false);
     context.set_allow_unregistered_dialects(true);
     let unknown = Location::unknown(&context);
     let mut module = Module::new(unknown);
     let name = StringAttribute::new(&context, &module_name(graph)).into();
     module.as_operation_mut().set_attribute("sym_name", name);
-    let functions = Functions::of(graph);
+    let functions = Functions::of(graph, inline);
     module.body().append_operation(function(&context, graph, "main", arguments, &functions)?);
     for (name, body) in functions.iter() {
         module.body().append_operation(function(&context, body, name, &[], &functions)?);
@@ -260,6 +260,14 @@ impl<'c, 'g> Emitter<'c, 'g> {
             let callee = callee.ok_or("a call of a function that does not exist")?;
             let callee = FlatSymbolRefAttribute::new(self.cache.context, &callee);
             attributes.push((self.cache.identifier("callee"), callee.into()));
+        }
+        if let Op::Call(call) = op
+            && self.functions.stays(&call.body)
+        {
+            let (name, key, value) = STAYS;
+            let entry = (self.cache.identifier(key), StringAttribute::new(self.cache.context, value).into());
+            let all = DictionaryAttribute::new(self.cache.context, &[entry]).into();
+            attributes.push((self.cache.identifier(name), all));
         }
         let types: SmallVec<[Type<'c>; 2]> = types.iter().map(|t| self.cache.tensor(t)).collect();
         let mut regions = self.regions(op, &operands)?;

@@ -4,7 +4,7 @@
 //! form that StableHLO prints. Operations whose own form says no more than the generic one (gather, scatter,
 //! sort, ...) are generic; a module may mix both.
 
-use crate::functions::Functions;
+use crate::functions::{Functions, STAYS};
 use crate::ops::{
     Attr, Body, Spec, compare_type, conv_dimensions, direction, fft_kind, list, precision, rng_algorithm,
     spec,
@@ -18,8 +18,13 @@ use torchtpu_ir::{CompileError, DType, Frame, Graph, Literal, LocId, Location, O
 /// Constants of more elements are written as hexadecimal bytes.
 const READABLE_ELEMENTS: i64 = 32;
 
-pub fn module(graph: &Graph, arguments: &[Argument], locations: bool) -> Result<String, CompileError> {
-    let functions = Functions::of(graph);
+pub fn module(
+    graph: &Graph,
+    arguments: &[Argument],
+    inline: bool,
+    locations: bool,
+) -> Result<String, CompileError> {
+    let functions = Functions::of(graph, inline);
     let mut printer = Printer {
         out: String::with_capacity(graph.len() * 96),
         functions: &functions,
@@ -232,9 +237,16 @@ impl Printer<'_> {
         if matches!(op, Op::Call(_) | Op::Custom(_)) {
             let callee = callee.ok_or("a call of a function that does not exist")?;
             let results: Vec<&TensorType> = types.iter().collect();
+            let stays = match op {
+                Op::Call(call) if self.functions.stays(&call.body) => {
+                    let (name, key, value) = STAYS;
+                    format!(" {{{name} = {{{key} = \"{value}\"}}}}")
+                }
+                _ => String::new(),
+            };
             let _ = write!(
                 self.out,
-                "func.call @{}({}) : {}",
+                "func.call @{}({}){stays} : {}",
                 symbol(&callee),
                 operands.join(", "),
                 function(&operand_types, &results)
