@@ -28,7 +28,7 @@ from .export import schema_args
 from .graph import Boxed, Graph, boxed
 from .options import Options, parse_options
 from .report_text import clipped, counted, short_line, table, wrapped
-from .state import entry, forgotten, original, tensors_of, undone, version
+from .state import entry, forgotten, leaves_by_path, original, tensors_of, undone, version
 
 TOLERANCES: dict[torch.dtype, tuple[float, float]] = {
     torch.float16: (1e-3, 1e-5),
@@ -240,9 +240,9 @@ def observe(
                 if roots:
                     torch.autograd.backward(roots)
         seen = {}
-        for path, leaf in pytree.tree_flatten_with_path(results)[0]:
+        for path, leaf in leaves_by_path(results):
             if isinstance(leaf, torch.Tensor):
-                seen[f"result{pytree.keystr(path)}"] = leaf.detach().clone()
+                seen[f"result{path}"] = leaf.detach().clone()
         for i, (tensor, before) in enumerate(zip(found, versions, strict=True)):
             name = names.get(id(tensor), f"tensor {i}")
             if tensor.is_leaf and tensor.grad is not None:

@@ -58,6 +58,14 @@ def version(tensor: torch.Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
 
 
+def leaves_by_path(value: Any) -> list[tuple[str, Any]]:
+    """The leaves of a nest of values, each with where it is, as Python writes it."""
+    try:
+        return [(pytree.keystr(path), leaf) for path, leaf in pytree.tree_flatten_with_path(value)[0]]
+    except ValueError:  # a type that was registered without names of its parts, as those of diffusers
+        return [(f"[{i}]", leaf) for i, leaf in enumerate(pytree.tree_leaves(value))]
+
+
 def tensors_of(fn: Callable[..., Any], args: Any, kwargs: Any) -> list[torch.Tensor]:
     """Each tensor that the arguments hold, and that can be reached from the function: of modules all parameters
     and buffers, of functions what their cells and the globals that they name hold."""

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from .state import leaves_by_path
+
 
 def assert_matches_eager(
     fn: Callable[..., Any],
@@ -58,10 +60,10 @@ def assert_same(
 ) -> None:
     """Compares two nests of values leaf by leaf. Raises AssertionError that names the leaf."""
     actual_leaves, actual_spec = pytree.tree_flatten(actual)
-    leaves, spec = pytree.tree_flatten_with_path(expected)
+    leaves, spec = leaves_by_path(expected), pytree.tree_structure(expected)
     assert actual_spec == spec, f"{what}: {actual_spec} instead of {spec}"
     for got, (path, wanted) in zip(actual_leaves, leaves, strict=True):
-        where = f"{what}{pytree.keystr(path)}"
+        where = f"{what}{path}"
         if not isinstance(wanted, torch.Tensor):
             assert type(got) is type(wanted), f"{where}: {got!r} instead of {wanted!r}"
             assert got == wanted, f"{where}: {got!r} instead of {wanted!r}"

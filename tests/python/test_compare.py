@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 import torchtpu_dynamo
 from torchtpu_dynamo import TorchTPUError, compare, decompositions, graph
+from torchtpu_dynamo.state import leaves_by_path
 from torchtpu_dynamo.testing import assert_same
 
 
@@ -41,6 +43,19 @@ def test_agreement() -> None:
         "aten.sum.dim_IntList",
     ]
     assert "agrees with eager, 4 operators compared" in str(found)
+
+
+class Unnamed(list[Tensor]):
+    """A result whose parts have no names, as those of diffusers."""
+
+
+def test_results_without_names() -> None:
+    pytree.register_pytree_node(Unnamed, lambda x: (list(x), None), lambda leaves, _: Unnamed(leaves))
+    try:
+        assert compare(lambda x: Unnamed([x + 1, x * 2]), torch.randn(3)).ok
+        assert leaves_by_path(Unnamed([torch.ones(1)] * 2)) == [("[0]", 1), ("[1]", 1)]
+    finally:
+        pytree._deregister_pytree_node(Unnamed)
 
 
 def test_training_agrees() -> None:
