@@ -274,22 +274,25 @@ def _arguments(
                 f"an argument is a {type(leaf).__name__}, which an artifact cannot keep\n"
                 "help: tensors, numbers, strings and None, in lists, tuples and dictionaries"
             )
-    positional, keywords = split(tree_of(spec, iter(flat)))
-    called = fn.forward if isinstance(fn, torch.nn.Module) else fn
-    names = parameter_names(called, len(positional))
+    positional, named = split(tree_of(spec, iter(flat)))
+    keywords = dict(named)
+    known = parameter_names(fn.forward if isinstance(fn, torch.nn.Module) else fn)
+    # What was passed by name and may be passed by position as well is both to the artifact.
+    while len(positional) < len(known) and known[len(positional)] in keywords:
+        positional.append(keywords.pop(known[len(positional)]))
+    names = known[: len(positional)] + [f"arg{i}" for i in range(len(known), len(positional))]
     trees: tuple[Tree, Tree] = (
         {"dict": [[n, t] for n, t in zip(names, positional, strict=True)]},
-        {"dict": [list(item) for item in keywords]},
+        {"dict": [list(item) for item in keywords.items()]},
     )
     name_inputs(inputs, trees)
     return inputs, trees
 
 
-def parameter_names(fn: Callable[..., Any], count: int) -> list[str]:
-    """The names of a function's first positional parameters."""
+def parameter_names(fn: Callable[..., Any]) -> list[str]:
+    """The names of a function's positional parameters."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    found = [p.name for p in inspect.signature(fn).parameters.values() if p.kind in kinds][:count]
-    return found + [f"arg{i}" for i in range(len(found), count)]
+    return [p.name for p in inspect.signature(fn).parameters.values() if p.kind in kinds]
 
 
 def name_inputs(inputs: list[dict[str, Any]], trees: Sequence[Tree]) -> None:

@@ -68,12 +68,15 @@ def test_numpy_in_numpy_out(net, artifact):
     expected = copy.deepcopy(net)(torch.from_numpy(x), scale=torch.tensor(2.0))
     assert isinstance(found["y"], np.ndarray)
     torch.testing.assert_close(torch.from_numpy(found["y"]), expected["y"].detach())
+    by_position, by_name = Artifact(artifact)(x, np.float32(2)), Artifact(artifact)(scale=np.float32(2), x=x)
+    np.testing.assert_equal(by_position["y"], found["y"])
+    np.testing.assert_equal(by_name["y"], found["y"])
 
 
 @pytest.mark.parametrize(
     ("args", "kwargs", "message"),
     [
-        ((np.zeros((3, 6), np.float32),), {}, r"the artifact takes \(x, scale=\)"),
+        ((np.zeros((3, 6), np.float32),), {}, r"the artifact takes \(x, scale\)"),
         ((np.zeros((3, 5), np.float32),), {"scale": 1.0}, r"input `x` has shape \[3, 5\], not \[3, 6\]"),
         ((np.zeros((3, 6)),), {"scale": 1.0}, r"input `x` is float64, not float32"),
         ((np.zeros((3, 6), np.float32),), {"scale": 1.0, "more": 1}, r"the artifact takes"),
