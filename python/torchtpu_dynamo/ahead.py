@@ -40,6 +40,7 @@ def aot_compile(
     topology: str | Sequence[str] = (),
     train: bool = False,
     options: Mapping[str, Any] | None = None,
+    regions: bool = False,
     output: str | os.PathLike[str] | None = None,
     weights: bool = True,
     key: bytes | None = None,
@@ -53,7 +54,9 @@ def aot_compile(
     "cpu" for this machine. Without one the artifact holds the program alone, and is compiled where it is run. Nothing is
     executed; parameters and arguments may be on the meta device or fake, and then the artifact holds no weights. With
     `train`, the programs are a forward and its backward; otherwise one that keeps nothing for a backward. `options` are
-    those of the backend; `xla_options` among them go to each topology's compiler. `key`, 32 bytes, signs the file, which
+    those of the backend; `xla_options` among them go to each topology's compiler. With `regions`, modules of one class in
+    a ModuleList or Sequential are compiled as calls of one function, as `torch.compiler.nested_compile_region` makes them:
+    for many layers, libtpu then takes a fraction of the time. `key`, 32 bytes, signs the file, which
     is `output`, or a temporary one that lives as long as the artifact. Compilations run `jobs` at a time, each in a
     process of its own, for at most `time_limit` seconds.
 
@@ -61,7 +64,7 @@ def aot_compile(
     know; for a program that does not fit; OSError for an output that cannot be written, before anything is compiled."""
     parsed = parse_options(options)
     wanted = [topology] if isinstance(topology, str) else list(topology)
-    work = _Work(parsed, tell or (lambda what, seconds: None))
+    work = _Work(parsed, regions, tell or (lambda what, seconds: None))
     temporary = None
     if output is None:
         temporary = tempfile.TemporaryDirectory(prefix="torchtpu-artifact-")
@@ -93,6 +96,7 @@ def aot_compile(
 @dataclasses.dataclass
 class _Work:
     options: Options
+    regions: bool
     tell: Tell
     stages: dict[str, float] = dataclasses.field(default_factory=dict)
     over: threading.Event = dataclasses.field(default_factory=threading.Event)
@@ -166,11 +170,16 @@ class _Work:
         }
 
     def captured(self, fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any], train: bool) -> Capture:
+        if self.regions and isinstance(fn, (str, os.PathLike, torch.export.ExportedProgram)):
+            raise TorchTPUError(
+                "an exported program has no modules left, of which `regions` could be\n"
+                "help: compile the module itself, or export it with layers that torch.compiler.nested_compile_region marks"
+            )
         if isinstance(fn, (str, os.PathLike)):
             return archive.captured(archive.load(fn), Path(fn).stem, train, self.options)
         if isinstance(fn, torch.export.ExportedProgram):
             return archive.captured(fn, "exported", train, self.options)
-        return captured(fn, args, kwargs, train, self.options)
+        return captured(fn, args, kwargs, train, self.options, self.regions)
 
     def inputs(self, capture: Capture) -> list[dict[str, Any]]:
         """With the sizes that the caller decides, and their bounds."""

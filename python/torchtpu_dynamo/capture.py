@@ -5,10 +5,12 @@ gradient. Nothing is executed and nothing compiled here. A .pt2 file becomes the
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import inspect
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -153,9 +155,11 @@ def captured(
     kwargs: Mapping[str, Any],
     train: bool,
     options: Options,
+    regions: bool = False,
 ) -> Capture:
     """Traces `fn(*args, **kwargs)` as one graph, as `torch.compile(fullgraph=True)` does. Parameters and arguments may be
-    fake, or on the meta device. Raises TorchTPUError, and torch's own errors for what dynamo cannot trace."""
+    fake, or on the meta device. With `regions`, modules of one class in a list are regions. Raises TorchTPUError, and
+    torch's own errors for what dynamo cannot trace."""
     fn = original(fn)
     fn, args, kwargs = placed(fn, tuple(args), dict(kwargs))
     collector = Collector(options)
@@ -181,7 +185,8 @@ def captured(
     compiled = torch.compile(
         entry(_without_effects(fn), "aot_compile"), backend=backend, fullgraph=True, dynamic=False
     )
-    with torch.set_grad_enabled(train), whole_backward():
+    marked = _marked(layers(fn)) if regions else contextlib.nullcontext()
+    with marked, torch.set_grad_enabled(train), whole_backward():
         result = compiled(*args, **kwargs)
     if not seen:
         raise TorchTPUError("nothing to compile: the function calls no operator on a tensor")
@@ -200,6 +205,40 @@ def captured(
         graphs,
         torch.__version__,
     )
+
+
+def layers(fn: Callable[..., Any]) -> set[type[torch.nn.Module]]:
+    """The classes of which a list of modules has several, the outermost, but for those that are a single operator."""
+    found: set[type[torch.nn.Module]] = set()
+
+    def walk(module: torch.nn.Module) -> None:
+        children = list(module.children())
+        listed = children if isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)) else []
+        counts = Counter(type(child) for child in listed if any(child.children()))
+        found.update(cls for cls, count in counts.items() if count > 1)
+        for child in children:
+            if counts[type(child)] < 2:
+                walk(child)
+
+    if isinstance(fn, torch.nn.Module):
+        walk(fn)
+    return found
+
+
+@contextlib.contextmanager
+def _marked(classes: set[type[torch.nn.Module]]) -> Iterator[None]:
+    """Meanwhile, a call of such a module is a region."""
+    own = {cls: cls.__dict__.get("forward") for cls in classes}
+    try:
+        for cls in classes:
+            cls.forward = torch.compiler.nested_compile_region(cls.forward)
+        yield
+    finally:
+        for cls, forward in own.items():
+            if forward is None:
+                del cls.forward
+            else:
+                cls.forward = forward
 
 
 def _leave(*_: Any) -> list[Any]:

@@ -470,6 +470,35 @@ def test_for_a_tpu(tmp_path):
     assert "holds no executable for cpu" in compiled.prepare()
 
 
+class Block(nn.Module):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(size, size), nn.LayerNorm(size)
+
+    def forward(self, x):
+        return x + torch.relu(self.linear(self.norm(x)))
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_layers_as_regions(train):
+    """Equal ones are one function; others, and modules of a single operator, are what they were."""
+    module = nn.Sequential(
+        nn.Linear(6, 4), nn.Linear(4, 4), nn.Sequential(*[Block(4) for _ in range(3)]), Block(4)
+    )
+    forward = Block.__dict__["forward"]
+    x = torch.randn(2, 6)
+    compiled = aot_compile(module, (x,), regions=True, train=train)
+    assert Block.__dict__["forward"] is forward
+    for kind in compiled.programs:
+        text = compiled.stablehlo(kind)
+        assert text.count('inlineable = "false"') == text.count("func.call @") == 4
+        assert text.count("func.func private") == 1
+    found = compiled.forward(x)[0] if train else compiled(x)
+    torch.testing.assert_close(found, module(x).detach())
+    with pytest.raises(TorchTPUError, match="an exported program has no modules left"):
+        aot_compile(torch.export.export(module, (x,)), regions=True)
+
+
 def test_equal_layers_are_compiled_once():
     """A region that is called several times stays a function, and is judged once for each call."""
 

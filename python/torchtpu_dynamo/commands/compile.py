@@ -31,6 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", required=True, metavar="OUT.ttpu")
     parser.add_argument("--train", action="store_true", help="a forward and its backward")
+    parser.add_argument(
+        "--regions", action="store_true", help="compile equal layers of a ModuleList or Sequential once"
+    )
     parser.add_argument("--no-weights", action="store_true", help="leave the weights out")
     parser.add_argument(
         "--key", metavar="FILE", help="sign the artifact with this key (32 bytes, or hexadecimal)"
@@ -80,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
         topology=args.topology,
         train=args.train,
         options=options,
+        regions=args.regions,
         output=args.output,
         weights=not args.no_weights,
         key=key_of(args.key),
