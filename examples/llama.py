@@ -1,8 +1,8 @@
 """A model of Llama-3-8B's shape, forward, bfloat16, 2,048 tokens, without its weights:
 
-    torchtpu compile examples.llama:llama -t v6e:1x1 -t v5p:1x1x1 -t tpu7x:1x1x1 -o llama.ttpu
+    torchtpu compile --regions examples.llama:llama -t v6e:1x1 -t v5p:1x1x1 -t tpu7x:1x1x1 -o llama.ttpu
 
-LAYERS takes fewer than 32; REGIONS=1 marks the layer as a region, so that it is lowered and emitted once."""
+LAYERS takes fewer than 32; `--regions` compiles the layer once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import os
 
 import torch
 import transformers
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 
 def llama(tokens: int = 2048) -> tuple[torch.nn.Module, tuple[()], dict[str, torch.Tensor]]:
@@ -25,8 +24,6 @@ def llama(tokens: int = 2048) -> tuple[torch.nn.Module, tuple[()], dict[str, tor
         rope_theta=500000.0,
         use_cache=False,
     )
-    if os.environ.get("REGIONS") == "1":
-        LlamaDecoderLayer.forward = torch.compiler.nested_compile_region(LlamaDecoderLayer.forward)
     with torch.device("meta"):
         model = transformers.LlamaForCausalLM(config).to(torch.bfloat16).eval()
         return model, (), {"input_ids": torch.zeros(1, tokens, dtype=torch.int64)}

@@ -1,7 +1,7 @@
 """What compiling a model of Llama-3-8B's shape ahead takes, by layers, with and without regions: a table of docs/ahead.md.
 
     python scripts/llama_table.py --layers 4 8 16 32 --topology v6e:1x1
-    python scripts/llama_table.py --layers 32 --topology v5e:1x1 v5p:1x1x1 tpu7x:1x1x1 --regions 1
+    python scripts/llama_table.py --layers 32 --topology v5e:1x1 v5p:1x1x1 tpu7x:1x1x1 --regions yes
 
 Seconds are those of the run's own stages; memory is the largest resident size of our process and of libtpu's."""
 
@@ -37,7 +37,7 @@ def main() -> None:
     )
     parser.add_argument("--layers", type=int, nargs="+", default=[4, 8, 16, 32])
     parser.add_argument("--topology", nargs="+", default=["v6e:1x1"])
-    parser.add_argument("--regions", nargs="+", default=["1", "0"], choices=["0", "1"])
+    parser.add_argument("--regions", nargs="+", default=["yes", "no"], choices=["yes", "no"])
     args = parser.parse_args()
     print("| " + " | ".join(HEAD) + " |\n|" + "---|" * len(HEAD), flush=True)
     for topology in args.topology:
@@ -46,7 +46,7 @@ def main() -> None:
                 row = [
                     topology,
                     layers,
-                    "yes" if regions == "1" else "no",
+                    regions,
                     *measured(topology, layers, regions),
                 ]
                 print("| " + " | ".join(map(str, row)) + " |", flush=True)
@@ -55,11 +55,10 @@ def main() -> None:
 def measured(topology: str, layers: int, regions: str) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "llama.ttpu"
-        code = [sys.executable, __file__, "--one", topology, str(out)]
+        code = [sys.executable, __file__, "--one", topology, regions, str(out)]
         env = {
             **os.environ,
             "LAYERS": str(layers),
-            "REGIONS": regions,
             "PYTHONPATH": str(ROOT),
         }
         done = subprocess.run(code, env=env, cwd=ROOT, capture_output=True, text=True)
@@ -69,13 +68,13 @@ def measured(topology: str, layers: int, regions: str) -> list[str]:
         return list(json.loads(done.stdout.splitlines()[-1]))
 
 
-def one(topology: str, out: str) -> None:
+def one(topology: str, regions: str, out: str) -> None:
     """One compilation, in a process whose peak memory is its own."""
     from examples.llama import llama
 
     import torchtpu_dynamo
 
-    artifact = torchtpu_dynamo.aot_compile(*llama(), topology=topology, output=out)
+    artifact = torchtpu_dynamo.aot_compile(*llama(), topology=topology, regions=regions == "yes", output=out)
     stages = artifact.label["stages"]
     build = artifact.build("inference", topology)
     judged = artifact.judged("inference", topology)
