@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._torchtpu import Executable, Program, TorchTPUError
-    from .ahead import aot_compile
+    from .ahead.artifact import Artifact
+    from .ahead.build import aot_compile
     from .api import Lowered, lower
-    from .artifact import Artifact
     from .comparison import Comparison, compare
     from .counters import Stats, reset_stats, stats
     from .custom_ops import register_lowering
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Artifact": ".artifact",
+    "Artifact": ".ahead.artifact",
     "Comparison": ".comparison",
     "Executable": "._torchtpu",
     "Explanation": ".explanation",
@@ -31,7 +31,7 @@ _HOME = {
     "Program": "._torchtpu",
     "Stats": ".counters",
     "TorchTPUError": "._torchtpu",
-    "aot_compile": ".ahead",
+    "aot_compile": ".ahead.build",
     "compare": ".comparison",
     "devices": ".plugins",
     "explain": ".explanation",

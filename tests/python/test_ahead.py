@@ -16,8 +16,9 @@ import pytest
 import torch
 from torch import nn
 
-from torchtpu_dynamo import Artifact, TorchTPUError, aot_compile, topologies
+from torchtpu_dynamo import Artifact, TorchTPUError, aot_compile
 from torchtpu_dynamo import _torchtpu as extension
+from torchtpu_dynamo.ahead import topologies
 from torchtpu_dynamo.cli import main
 
 KEY = bytes(range(32))
@@ -604,8 +605,8 @@ def test_children_end_with_their_parent(tmp_path):
     """A parent that is killed leaves no compilation behind."""
     script = (
         "import sys, time, threading, os\n"
-        "from torchtpu_dynamo import ahead_worker\n"
-        "threading.Thread(target=ahead_worker._end_with_parent, daemon=True).start()\n"
+        "from torchtpu_dynamo.ahead import worker\n"
+        "threading.Thread(target=worker._end_with_parent, daemon=True).start()\n"
         "print(os.getpid(), flush=True); time.sleep(60)\n"
     )
     parent = subprocess.Popen(

@@ -11,8 +11,8 @@ import time
 from typing import Any
 
 from .._torchtpu import TorchTPUError
-from ..artifact import check_writable
-from ..keys import key_of
+from ..ahead.artifact import check_writable
+from ..ahead.keys import key_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     check_writable(args.output)  # before torch is imported
     import torch
 
-    from ..ahead import aot_compile
+    from ..ahead.build import aot_compile
 
     tell("import torch", time.perf_counter() - start)
     fn: Any = args.model

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import hlo_snapshot, hlo_text, inspection
+from .. import hlo_snapshot, hlo_text
 from .. import report_text as words
 from .._torchtpu import TorchTPUError
-from ..artifact import Artifact
+from ..ahead import inspection
+from ..ahead.artifact import Artifact
 
 MOST = 200
 

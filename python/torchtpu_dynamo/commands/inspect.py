@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .. import inspection, inspection_html, inspection_text
-from ..artifact import Artifact
+from ..ahead import inspection, inspection_html, inspection_text
+from ..ahead.artifact import Artifact
 from ..files import replacing
 
 

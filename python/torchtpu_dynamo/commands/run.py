@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import trees
 from .._torchtpu import TorchTPUError
-from ..artifact import Artifact
+from ..ahead import trees
+from ..ahead.artifact import Artifact
+from ..ahead.keys import key_of
 from ..files import replacing
-from ..keys import key_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

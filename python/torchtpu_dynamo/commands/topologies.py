@@ -6,7 +6,7 @@ import argparse
 import json
 
 from .. import report_text as words
-from .. import topologies
+from ..ahead import topologies
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -10,9 +10,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from ..report_text import name_of
 from .arrays import itemsize
 from .artifact import Artifact
-from .report_text import name_of
 
 LARGEST = 10
 

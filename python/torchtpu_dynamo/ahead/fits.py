@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from . import report_text as words
-from ._torchtpu import Program, TorchTPUError
+from .. import report_text as words
+from .._torchtpu import Program, TorchTPUError
 
 MOST = 10
 """How many tensors an error names."""

@@ -14,10 +14,10 @@ from torch._subclasses import FakeTensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 
-from ._torchtpu import TorchTPUError
-from .backend import compile_with, whole_backward
+from .._torchtpu import TorchTPUError
+from ..backend import compile_with, whole_backward
+from ..options import Options
 from .capture import Capture, Collector, Role, Sizes, Symbol, described, name_inputs, split, tree_of
-from .options import Options
 from .trees import Tree
 
 

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import arrays, plugins, trees
-from ._torchtpu import ArtifactFile, ArtifactWriter, Model, TorchTPUError, analyse, judge
-from .files import replacing
+from .. import plugins
+from .._torchtpu import ArtifactFile, ArtifactWriter, Model, TorchTPUError, analyse, judge
+from ..files import replacing
+from . import arrays, trees
 
 VERSION = 1
 """Of the label."""

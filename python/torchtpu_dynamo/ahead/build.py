@@ -21,12 +21,13 @@ from typing import Any
 import torch
 from torch._subclasses import FakeTensor
 
-from . import archive, fits, plugins, topologies
-from ._torchtpu import COMPILER, ArtifactWriter, Program, TorchTPUError, families, unsupported
+from .. import plugins
+from .._torchtpu import COMPILER, ArtifactWriter, Program, TorchTPUError, families, unsupported
+from ..options import Options, parse_options
+from ..progress import Progress
+from . import archive, fits, topologies
 from .artifact import VERSION, Artifact
 from .capture import Capture, Captured, Sizes, captured, described
-from .options import Options, parse_options
-from .progress import Progress
 
 Tell = Callable[[str, float], None]
 """Hears what was done, and how many seconds it took."""

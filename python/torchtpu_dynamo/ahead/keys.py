@@ -6,7 +6,7 @@ import binascii
 import os
 from pathlib import Path
 
-from ._torchtpu import TorchTPUError
+from .._torchtpu import TorchTPUError
 
 
 def key_of(path: str | os.PathLike[str] | None) -> bytes | None:

@@ -19,13 +19,13 @@ from torch._guards import TracingContext
 from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from ._torchtpu import TorchTPUError
-from .backend import compile_with, whole_backward
-from .buckets import samples
-from .export import Exported, returns
-from .graph import Boxed, Graph, boxed, resolve, resolve_outputs
-from .options import Options
-from .state import entry, original
+from .._torchtpu import TorchTPUError
+from ..backend import compile_with, whole_backward
+from ..buckets import samples
+from ..export import Exported, returns
+from ..graph import Boxed, Graph, boxed, resolve, resolve_outputs
+from ..options import Options
+from ..state import entry, original
 from .trees import Tree
 from .trees import leaves as leaves_of
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from . import report_text as words
-from .html_parts import bars, details, document, facts, memory_chart, table
+from .. import report_text as words
+from ..html_parts import bars, details, document, facts, memory_chart, table
 from .inspection_text import tensor
 
 MOST = 25

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from . import report_text as words
+from .. import report_text as words
 from . import trees
 
 MOST = 12

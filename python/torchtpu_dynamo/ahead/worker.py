@@ -1,5 +1,5 @@
 """A child process that compiles one program for one topology, or describes topologies: `python -m
-torchtpu_dynamo.ahead_worker FOLDER`.
+torchtpu_dynamo.ahead.worker FOLDER`.
 
 Reads FOLDER/request.json, and leaves FOLDER/answer.json when it is done. A plugin that crashes, hangs or is killed takes
 nobody else with it. Starts in milliseconds: nothing here may import torch."""
@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from ._torchtpu import TorchTPUError, compile_ahead, describe_topology
+from .._torchtpu import TorchTPUError, compile_ahead, describe_topology
 
 
 def main(folder: Path) -> None:

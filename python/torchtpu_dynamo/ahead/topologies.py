@@ -21,8 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import plugins
-from ._torchtpu import TorchTPUError
+from .. import plugins
+from .._torchtpu import TorchTPUError
 
 ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # else a lock file lets one process at a time in
@@ -164,10 +164,10 @@ def _run(
             (folder / file).write_bytes(content)
         (folder / "request.json").write_text(json.dumps(request))
         path = os.pathsep.join(
-            [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
+            [str(Path(__file__).resolve().parent.parent.parent), os.environ.get("PYTHONPATH", "")]
         )
         child = subprocess.Popen(
-            [sys.executable, "-m", "torchtpu_dynamo.ahead_worker", str(folder)],
+            [sys.executable, "-m", "torchtpu_dynamo.ahead.worker", str(folder)],
             env={**os.environ, **ENVIRONMENT, "PYTHONPATH": path.rstrip(os.pathsep)},
             stdin=subprocess.PIPE,  # which ends when this process does
             stdout=subprocess.DEVNULL,

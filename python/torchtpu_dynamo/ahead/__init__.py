@@ -1,0 +1,1 @@
+"""Compiling ahead: a module to an artifact (`build`), and an artifact to numbers (`artifact`), which needs no torch."""
