@@ -168,11 +168,12 @@ impl Graph {
             Edge::Control => None,
         })
     }
+    /// In the order in which they were added.
     pub fn control_predecessors(&self, id: NodeId) -> impl Iterator<Item = NodeId> + '_ {
-        self.dag
-            .edges_directed(id, Incoming)
-            .filter(|e| matches!(e.weight(), Edge::Control))
-            .map(|e| e.source())
+        let edges = self.dag.edges_directed(id, Incoming);
+        let newest_first: SmallVec<[NodeId; 2]> =
+            edges.filter(|e| matches!(e.weight(), Edge::Control)).map(|e| e.source()).collect();
+        newest_first.into_iter().rev()
     }
 
     /// Makes every user and output of `from` read `to`.

@@ -120,6 +120,13 @@ fn splat_text(dtype: DType, bits: u128) -> String {
     text
 }
 
+#[test]
+fn control_edges_keep_their_order() {
+    let text = "graph \"g\" {\n  %0 = parameter {role=input, index=0} : f32[2]\n  %1 = negate %0 : f32[2]\n  \
+                %2 = exponential %0 : f32[2]\n  %3 = sine %0 after %2 after %1 : f32[2]\n  return %1, %3\n}\n";
+    assert_eq!(print_graph(&parse_verified(text).unwrap()), text);
+}
+
 /// Replaces, drops or doubles a span of valid text.
 fn mutate(text: &str, edits: &[(usize, u8, String)]) -> String {
     let mut text = text.to_string();
