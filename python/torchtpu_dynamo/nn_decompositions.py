@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import importlib
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -590,7 +591,7 @@ def defaults() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
     """Those that this torch has; without a name the default overload."""
     with contextlib.suppress(ImportError):
         # Registers its operators, which torch itself only does once the loss is first used.
-        import torch.nn.modules.linear_cross_entropy
+        importlib.import_module("torch.nn.modules.linear_cross_entropy")
     found = {}
     for name, function in OWN.items():
         namespace, _, op = name.partition("::")
