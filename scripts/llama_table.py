@@ -3,7 +3,8 @@
     python scripts/llama_table.py --layers 4 8 16 32 --topology v6e:1x1
     python scripts/llama_table.py --layers 32 --topology v5e:1x1 v5p:1x1x1 tpu7x:1x1x1 --regions yes
 
-Seconds are those of the run's own stages; memory is the largest resident size of our process and of libtpu's."""
+Seconds are those of the run's own stages; memory is the largest resident size of our process, and of libtpu's at
+most: a child's begins with that of its parent."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ class _Exporter:
         )
 
     def lazy(self, kind: str) -> list[tuple[int, bool]]:
-        written = {n.args[0] for n in self.gm.graph.nodes if str(n.target) == "aten.copy_.default"}
+        written = {n.args[0] for n in self.gm.graph.nodes if n.target is torch.ops.aten.copy_.default}
         tensors = [n for n in self.placeholders if isinstance(n.meta.get("val"), torch.Tensor)]
         # A derivative comes from the user's program, and nothing compares it with what was traced.
         derivatives = kind == "backward"

@@ -253,15 +253,19 @@ impl Array {
         })
     }
 
-    /// A copy with its dimensions in this order; None where it is not one of all dimensions.
-    pub fn permuted(&self, order: &[i64]) -> Option<Array> {
+    /// As `view`, of memory in which the dimensions lie in `order`; None also where that is not one of all dimensions.
+    pub fn view_in(&self, order: &[i64], size: &[i64], stride: &[i64], offset: i64) -> Option<Array> {
+        let all = 0..self.shape.len() as i64;
+        if order.iter().copied().eq(all.clone()) {
+            return self.view(size, stride, offset);
+        }
         let mut sorted = order.to_vec();
         sorted.sort_unstable();
-        if !sorted.into_iter().eq(0..self.shape.len() as i64) {
+        if !sorted.into_iter().eq(all) {
             return None;
         }
         let pick = |from: &[i64]| order.iter().map(|&d| from[d as usize]).collect::<Vec<_>>();
-        self.view(&pick(&self.shape), &pick(&self.strides), 0)
+        self.view(&pick(&self.shape), &pick(&self.strides), 0)?.view(size, stride, offset)
     }
 
     pub fn shape(&self) -> &[i64] {

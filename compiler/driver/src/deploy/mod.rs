@@ -467,8 +467,7 @@ impl ProgramLabel {
         let view = |base: &Array, order: &[i64], size: &[Extent], stride: &[Extent], offset: &Extent| {
             let numbers =
                 |extents: &[Extent]| extents.iter().map(|e| e.at(bindings)).collect::<Result<Vec<_>>>();
-            let base = base.permuted(order).ok_or_else(wrong)?;
-            base.view(&numbers(size)?, &numbers(stride)?, offset.at(bindings)?).ok_or_else(wrong)
+            base.view_in(order, &numbers(size)?, &numbers(stride)?, offset.at(bindings)?).ok_or_else(wrong)
         };
         let outputs = self.outputs.iter().map(|output| match output {
             Output::Tensor(k) => whole(result(k)?.0),
