@@ -303,6 +303,46 @@ def test_other_sizes_are_refused(ragged, ids, bias, message):
         Artifact(ragged[1])(torch.zeros(ids, dtype=torch.int64), torch.zeros(bias))
 
 
+@pytest.mark.parametrize(
+    ("buckets", "programs"),
+    [
+        ({"ids:1": [4, 6, 100]}, ["inference-4x4", "inference-4x6", "inference"]),
+        (
+            {"bias:0": [4], "ids:0": "pow2"},
+            ["inference-2x4", "inference-2x9", "inference-4x4", "inference"],
+        ),
+        ({"*": [1, 4]}, ["inference-1x4", "inference-1x9", "inference-4x4", "inference"]),
+    ],
+)
+def test_buckets(ragged, buckets, programs):
+    net, path = ragged
+    compiled = aot_compile(path.with_suffix(".pt2"), topology="cpu", options={"buckets": buckets})
+    assert list(compiled.programs) == programs
+    for batch, length in [(1, 2), (1, 4), (1, 5), (2, 4), (4, 6), (3, 7), (4, 9)]:
+        ids, bias = torch.randint(11, (batch, length)), torch.randn(length, length)
+        expected, own = bias.clone(), bias.clone()
+        torch.testing.assert_close(compiled(ids, own), net(ids, expected))
+        torch.testing.assert_close(own, expected)
+    assert "inference" in dict(compiled.model.origins())
+    # The smallest that serves a call is the one that is run, and no other is made for it.
+    again = Artifact(compiled.path)
+    again(torch.zeros(1, 3, dtype=torch.int64), torch.zeros(3, 3))
+    assert [name for name, _ in again.model.origins()] == programs[:1]
+
+
+def test_buckets_of_no_size(ragged):
+    with pytest.raises(
+        TorchTPUError, match="names 'x:0', and the program has the dynamic sizes ids:0, ids:1, bias:0"
+    ):
+        aot_compile(ragged[1].with_suffix(".pt2"), options={"buckets": {"x:0": [4]}})
+    with pytest.raises(TorchTPUError, match="has no dynamic sizes"):
+        aot_compile(nn.Linear(3, 4), (torch.randn(2, 3),), options={"buckets": {"input:0": [4]}})
+    with pytest.raises(TorchTPUError, match="81 programs, and an artifact has room for 64"):
+        dims = {i: torch.export.Dim(f"d{i}", min=2, max=16) for i in range(4)}
+        exported = torch.export.export(nn.ReLU(), (torch.randn(3, 4, 5, 6),), dynamic_shapes=(dims,))
+        aot_compile(exported, options={"buckets": {"*": [4, 8]}})
+
+
 def test_dynamic_sizes_are_shown(ragged, capsys):
     assert main(["inspect", str(ragged[1])]) == 0
     assert "takes ids: int64[1..4,2..9], bias: float32[2..9,2..9]" in capsys.readouterr().out

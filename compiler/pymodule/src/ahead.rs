@@ -216,6 +216,11 @@ impl Model {
         let origin = interruptible(py, move || model.prepare(&program).map(str::to_owned))?;
         origin.map_err(|e| raise(py, e))
     }
+    /// The programs that have been loaded or compiled, and which and why.
+    fn origins(&self) -> Vec<(String, String)> {
+        let origins = self.model.origins().into_iter();
+        origins.map(|(name, origin)| (name.to_owned(), origin.to_owned())).collect()
+    }
     /// The outputs, and the inputs that were changed, by position.
     #[allow(clippy::type_complexity)]
     fn call<'py>(

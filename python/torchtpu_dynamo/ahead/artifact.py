@@ -1,6 +1,6 @@
 """An artifact: what was compiled ahead, to be looked at and to be run.
 
-The file is `compiler/artifact`, running it `compiler/driver/src/deploy.rs`; here are its label's words and the arguments of
+The file is `compiler/artifact`, running it `compiler/driver/src/deploy`; here are its label's words and the arguments of
 a call. Nothing here may import torch; a call with torch's tensors answers with such."""
 
 from __future__ import annotations
@@ -76,6 +76,14 @@ class Artifact:
 
     @property
     def programs(self) -> tuple[str, ...]:
+        """`inference`, or `forward` and `backward`; each after those for buckets of its sizes, as `inference-128`."""
+        known = self.label["programs"]
+        return tuple(
+            name for kind in _KINDS if kind in known for name in (*known[kind].get("buckets", ()), kind)
+        )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
         """`inference`, or `forward` and `backward`."""
         return tuple(kind for kind in _KINDS if kind in self.label["programs"])
 
@@ -142,7 +150,7 @@ class Artifact:
 
     def prepare(self, program: str | None = None) -> str:
         """Loads or compiles a program, by default the first; says which, and why."""
-        return self.model.prepare(program or self.programs[0])
+        return self.model.prepare(program or self.kinds[0])
 
     def __call__(self, *args: Any, seed: int | None = None, **kwargs: Any) -> Any:
         if self.label["train"]:
@@ -201,7 +209,7 @@ class Artifact:
                 given.append(self._passed(what, value, spec["dtype"]))
             else:
                 given.append(self._typed(what, value, spec))
-        outputs, written = self.model.call(program or self.programs[0], given, [], [], seed)
+        outputs, written = self.model.call(program or self.kinds[0], given, [], [], seed)
         make = arrays.to_tensor if any(map(arrays.is_tensor, values)) else arrays.to_numpy
         return [make(*o) for o in outputs], [(at, make(*changed)) for at, changed in written]
 

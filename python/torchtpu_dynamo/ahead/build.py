@@ -23,11 +23,15 @@ from torch._subclasses import FakeTensor
 
 from .. import plugins
 from .._torchtpu import COMPILER, ArtifactWriter, Program, TorchTPUError, families, unsupported
+from ..buckets import parse_buckets
 from ..options import Options, parse_options
 from ..progress import Progress
 from . import archive, fits, topologies
 from .artifact import VERSION, Artifact
 from .capture import Capture, Captured, Sizes, captured, described
+
+MOST_BUCKETS = 64
+"""Programs of one artifact that are for buckets of sizes."""
 
 Tell = Callable[[str, float], None]
 """Hears what was done, and how many seconds it took."""
@@ -127,16 +131,17 @@ class _Work:
         known = topologies.check(away) if away else {}
         with self.stage("capture"):
             capture = self.captured(fn, args, kwargs or {}, train)
-        graphs = capture.graphs
+        parts = self.parts(capture)
         programs: dict[str, Program] = {}
         with self.stage("compiler"):
-            for kind, graph in graphs.items():
-                programs[kind] = self.program(graph, capture.sizes)
-        for kind, program in programs.items():
-            writer.section(f"{kind}.ir", program.graph_text("after").encode())
-            writer.section(f"{kind}.stablehlo", program.as_text(True).encode())
-            if capture.sizes is not None:
-                writer.section(f"{kind}.fx", graphs[kind].graph.exported.json.encode())
+            for name, (kind, sizes) in parts.items():
+                programs[name] = self.program(capture.graphs[kind], sizes)
+        for name, program in programs.items():
+            writer.section(f"{name}.ir", program.graph_text("after").encode())
+            writer.section(f"{name}.stablehlo", program.as_text(True).encode())
+        if capture.sizes is not None:
+            for kind, graph in capture.graphs.items():
+                writer.section(f"{kind}.fx", graph.graph.exported.json.encode())
         builds = []
         if "cpu" in wanted:
             builds += self.on_host(writer, programs)
@@ -155,16 +160,14 @@ class _Work:
             "results": capture.results,
             "weights": [{"name": n, **described(w), "held": n in held} for n, w in capture.weights.items()],
             "programs": {
-                kind: {
-                    "interface": json.loads(programs[kind].interface()),
-                    "inputs": graph.inputs,
-                    "outputs": graph.outputs,
-                    "nodes": graph.graph.exported.nodes,
-                    "families": by_family(graph.graph.exported.json),
-                    **self.sizes(capture.sizes),
-                    **graph.notes,
-                }
-                for kind, graph in graphs.items()
+                name: self.described(
+                    capture.graphs[kind],
+                    kind,
+                    sizes,
+                    programs[name],
+                    [other for other, (of, _) in parts.items() if of == name != other],
+                )
+                for name, (kind, sizes) in parts.items()
             },
             "builds": builds,
             "stages": self.stages,
@@ -194,20 +197,57 @@ class _Work:
             for spec, extents in zip(capture.inputs, capture.sizes.inputs, strict=True)
         ]
 
-    def sizes(self, sizes: Sizes | None) -> dict[str, Any]:
-        """What is needed to make the program again from its payload."""
+    def parts(self, capture: Capture) -> dict[str, tuple[str, Sizes | None]]:
+        """The programs by name: which graph, for which sizes. The one for all sizes is named as its graph."""
+        wanted, sizes = parse_buckets(self.options.buckets), capture.sizes
+        sources = sizes.sources(capture.inputs) if sizes is not None else {}
+        known = [source for each in sources.values() for source in each]
+        if missing := [name for name in wanted if name != "*" and name not in known]:
+            raise TorchTPUError(
+                f'option "buckets" names {missing[0]!r}, and the program '
+                + (f"has the dynamic sizes {', '.join(known)}" if known else "has no dynamic sizes")
+                + "\nhelp: dynamic sizes are the Dims of a program of torch.export's"
+            )
         if sizes is None:
-            return {}
-        symbols = [{"name": name, **dataclasses.asdict(symbol)} for name, symbol in sizes.symbols.items()]
-        settings = json.loads(self.options.program_json(None))
-        return {
-            "sizes": {
-                "symbols": symbols,
+            return {kind: (kind, None) for kind in capture.graphs}
+        buckets = sizes.buckets(wanted, sources)
+        if len(buckets) > MOST_BUCKETS:
+            raise TorchTPUError(
+                f"the buckets make {len(buckets)} programs, and an artifact has room for {MOST_BUCKETS}\n"
+                "help: name fewer sizes, or only the dimension that differs most"
+            )
+        parts: dict[str, tuple[str, Sizes | None]] = {}
+        for kind in capture.graphs:
+            for bucket in buckets[:-1]:
+                parts[f"{kind}-{'x'.join(map(str, bucket.upper.values()))}"] = (kind, bucket)
+            parts[kind] = (kind, buckets[-1])
+        return parts
+
+    def described(
+        self, captured: Captured, kind: str, sizes: Sizes | None, program: Program, smaller: list[str]
+    ) -> dict[str, Any]:
+        """A program in the label's words; `smaller` are those for buckets of its sizes, ascending."""
+        exported = captured.graph.exported
+        words = {
+            "interface": json.loads(program.interface()),
+            "inputs": captured.inputs,
+            "outputs": captured.outputs,
+            "nodes": exported.nodes,
+            "families": by_family(exported.json),
+            **captured.notes,
+        }
+        if sizes is not None:
+            # What is needed to make the program again.
+            words["sizes"] = {
+                "payload": f"{kind}.fx",
+                "symbols": [{"name": n, **dataclasses.asdict(s)} for n, s in sizes.symbols.items()],
                 "inputs": sizes.inputs,
                 "samples": sizes.samples,
-                "settings": settings,
+                "settings": json.loads(self.options.program_json(None)),
             }
-        }
+        if smaller:
+            words["buckets"] = smaller
+        return words
 
     def program(self, captured: Captured, sizes: Sizes | None = None) -> Program:
         """Raises TorchTPUError, which lists all that is not supported."""

@@ -9,6 +9,7 @@ import contextlib
 import copy
 import dataclasses
 import inspect
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from .._torchtpu import TorchTPUError
 from ..backend import compile_with, whole_backward
-from ..buckets import samples
+from ..buckets import Uppers, bounds_of, chosen, samples
 from ..export import Exported, returns
 from ..graph import Boxed, Graph, boxed, resolve, resolve_outputs
 from ..options import Options
@@ -61,6 +62,44 @@ class Sizes:
         spans = [(s.min - 1, s.max) for s in self.symbols.values()]
         below = [max(s.min, s.max - 1 - i) for i, s in enumerate(self.symbols.values())]
         return [dict(zip(self.symbols, sizes, strict=True)) for sizes in samples(below, spans)]
+
+    def sources(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+        """By symbol: the dimensions that it stands for, as `NAME:DIM`."""
+        return {
+            symbol: [
+                f"{spec['name']}:{dim}"
+                for spec, shape in zip(inputs, self.inputs, strict=True)
+                for dim, extent in enumerate(shape)
+                if extent == symbol
+            ]
+            for symbol in self.symbols
+        }
+
+    def buckets(self, wanted: Mapping[str, Uppers], sources: Mapping[str, Sequence[str]]) -> list[Sizes]:
+        """A program's sizes for each bucket of the option of this name, ascending; the last is for all sizes."""
+        steps = []
+        for name, symbol in self.symbols.items():
+            found, uppers = chosen(wanted, sources[name])
+            step = {symbol.max}
+            if found and uppers is None:
+                size = symbol.min
+                while size < symbol.max:
+                    _, upper = bounds_of(size, None) or (0, symbol.max)
+                    step.add(min(upper, symbol.max))
+                    size = upper + 1
+            elif found and uppers is not None:
+                step.update(upper for upper in uppers if symbol.min <= upper < symbol.max)
+            steps.append(sorted(step))
+        return [
+            Sizes(
+                {
+                    name: dataclasses.replace(symbol, max=upper)
+                    for (name, symbol), upper in zip(self.symbols.items(), uppers, strict=True)
+                },
+                self.inputs,
+            )
+            for uppers in itertools.product(*steps)
+        ]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
             raise TorchTPUError(str(e)) from None
         found = {**outputs(artifact, result), **{f"changed.{names[i]}": a for i, a in changed}}
         np.savez(file, **found)
-    print(f"{artifact.prepare()}; {time.perf_counter() - start:.3f} s in all", file=sys.stderr)
+    how = "; ".join(f"{name}: {origin}" for name, origin in artifact.model.origins())
+    print(f"{how}; {time.perf_counter() - start:.3f} s in all", file=sys.stderr)
     return 0
 
 

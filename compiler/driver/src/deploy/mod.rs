@@ -59,6 +59,9 @@ struct ProgramLabel {
     outputs: Vec<Output>,
     /// Where sizes are the caller's.
     sizes: Option<Sizes>,
+    /// Programs that are the same for smaller sizes, ascending.
+    #[serde(default)]
+    buckets: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -214,7 +217,7 @@ impl Contents {
     /// A program for a range of sizes, made of its payload.
     fn ranged(&self, name: &str, label: &ProgramLabel) -> Result<Option<Ranged>> {
         let Some(sizes) = &label.sizes else { return Ok(None) };
-        let section = self.artifact.section(&format!("{name}.fx"));
+        let section = self.artifact.section(&sizes.payload);
         let payload = section.ok_or_else(|| refuse(format!("the artifact lacks the payload of `{name}`")))?;
         let ranged = Ranged::new(sizes, payload)?;
         label.check(name, ranged.program.graph(), ranged.fillings())?;
@@ -295,6 +298,12 @@ impl Model {
         self.ready(program).map(|(_, ready)| &*ready.origin)
     }
 
+    /// The programs that have been loaded or compiled, and which of both and why.
+    pub fn origins(&self) -> Vec<(&str, &str)> {
+        let ready = self.made.iter().filter_map(|(name, made)| Some((name, made.get()?.as_ref().ok()?)));
+        ready.map(|(name, ready)| (name.as_str(), ready.origin.as_str())).collect()
+    }
+
     fn ready(&self, name: &str) -> Result<(&ProgramLabel, &Ready)> {
         let (Some(label), Some(slot)) = (self.contents.programs.get(name), self.made.get(name)) else {
             let known: Vec<&str> = self.made.keys().map(|name| &**name).collect();
@@ -302,6 +311,17 @@ impl Model {
         };
         let made = slot.get_or_init(|| self.make(name, label));
         made.as_ref().map(|made| (label, made)).map_err(Clone::clone)
+    }
+
+    /// The smallest program that serves these inputs.
+    fn bucket<'a>(&'a self, name: &'a str, inputs: &[Array]) -> &'a str {
+        let programs = &self.contents.programs;
+        let mut buckets = programs.get(name).into_iter().flat_map(|label| &label.buckets);
+        let serves = |bucket: &&String| {
+            let sizes = programs.get(*bucket).and_then(|label| label.sizes.as_ref());
+            sizes.is_some_and(|sizes| sizes.serve(inputs))
+        };
+        buckets.find(serves).map_or(name, String::as_str)
     }
 
     fn make(&self, name: &str, label: &ProgramLabel) -> Result<Ready> {
@@ -366,7 +386,7 @@ impl Model {
 
     /// Runs a program. Weights that it changes are changed for the next call.
     pub fn call(&self, name: &str, arguments: &Arguments, seed: u64) -> Result<Answer> {
-        let (label, Ready { executable, ranged, .. }) = self.ready(name)?;
+        let (label, Ready { executable, ranged, .. }) = self.ready(self.bucket(name, &arguments.inputs))?;
         let fit = ranged.as_ref().map(|ranged| ranged.fit(&arguments.inputs, &label.inputs)).transpose()?;
         let fit = fit.as_ref();
         let specs = &label.interface.inputs;

@@ -41,6 +41,8 @@ impl Extent {
 /// What makes a program one for a range of sizes.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Sizes {
+    /// The section that holds what the program is made of.
+    pub(super) payload: String,
     symbols: Vec<Symbol>,
     /// The shapes of the caller's inputs.
     inputs: Vec<Vec<Extent>>,
@@ -59,14 +61,24 @@ struct Symbol {
     max: i64,
 }
 
+impl Symbol {
+    fn of_call(&self, inputs: &[Array]) -> Option<i64> {
+        inputs.get(self.input)?.shape().get(self.dim).copied()
+    }
+}
+
 impl Sizes {
+    /// Whether the program is for inputs of these sizes.
+    pub(super) fn serve(&self, inputs: &[Array]) -> bool {
+        self.symbols.iter().all(|s| s.of_call(inputs).is_some_and(|size| (s.min..=s.max).contains(&size)))
+    }
+
     /// The symbols' values in a call. `name` is of an input.
     fn of_call(&self, inputs: &[Array], name: impl Fn(usize) -> String) -> Result<Bindings> {
         let fail = |message: String| Err(CompileError::new(Stage::Run, message));
         let mut bindings = Bindings::default();
         for symbol in &self.symbols {
-            let shape = inputs.get(symbol.input).map_or(&[][..], Array::shape);
-            let Some(&size) = shape.get(symbol.dim) else {
+            let Some(size) = symbol.of_call(inputs) else {
                 return fail(format!("input `{}` has no dimension {}", name(symbol.input), symbol.dim));
             };
             if !(symbol.min..=symbol.max).contains(&size) {
