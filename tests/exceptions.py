@@ -10,6 +10,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from torch.torch_version import TorchVersion
+
 FILE = Path(__file__).with_name("exceptions.toml")
 
 
@@ -57,6 +59,14 @@ def tolerance(case: str) -> dict[str, float]:
         if case in group.get("cases", []):
             return {"rtol": group["rtol"], "atol": group["atol"]}
     return {}
+
+
+def refusal(case: str) -> str | None:
+    """Why a case of tests/ops is not for this version of torch, or None where it is."""
+    for group in table()["skipped"]:
+        if case in group.get("cases", []) and TorchVersion(torch.__version__) < group["below"]:
+            return str(group["cause"])
+    return None
 
 
 def problem(result: dict[str, Any]) -> str | None:
