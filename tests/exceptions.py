@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.torch_version import TorchVersion
 
 FILE = Path(__file__).with_name("exceptions.toml")
