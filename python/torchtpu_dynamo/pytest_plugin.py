@@ -5,8 +5,8 @@
         hlo_snapshot.check(model, x, topology="v5e:1x1")  # and what libtpu makes of it
 
 Files lie beside the test, in `__hlo_snapshots__/MODULE/TEST.KIND.mlir`. `--hlo-snapshot-update` accepts what is new;
-`--hlo-snapshot-update=torch` writes it for this version of torch alone, where versions give other graphs. Comparing is
-`hlo_snapshot`; nothing here may import torch."""
+`--hlo-snapshot-update=torch` writes those that differ for this version of torch alone, where versions give other graphs.
+Comparing is `hlo_snapshot`; nothing here may import torch."""
 
 from __future__ import annotations
 
@@ -86,9 +86,12 @@ class HloSnapshot:
 
     def _text(self, stem: str, text: str, locations: bool) -> list[str]:
         own = self._folder / f"{stem}.torch-{snapshots.torch_version()}.mlir"
-        path = own if own.exists() or self._update == "torch" else self._folder / f"{stem}.mlir"
+        path = self._folder / f"{stem}.mlir"
         text = snapshots.relative(text, self._config.rootpath)
         kept = text if locations else snapshots.without_locations(text)
+        differs = not path.exists() or path.read_text() != kept
+        if own.exists() or (self._update == "torch" and differs):
+            path = own
         old = self._read(path, kept)
         if old is None or old == kept:
             return [] if old is not None else self._missing(path)
