@@ -83,7 +83,9 @@ impl Pass for Canonicalize {
         // A stack with the first node on top: operands settle before their users.
         let mut work: Vec<NodeId> = graph.node_ids().collect();
         work.reverse();
-        let mut queued = vec![true; graph.bound()];
+        // A new node may get the index of one that an earlier pass removed.
+        let mut queued = vec![false; graph.bound()];
+        work.iter().for_each(|id| queued[id.index()] = true);
         // Replaced nodes stay in the graph until the end, which keeps indices from being used again.
         let mut replaced: Vec<NodeId> = Vec::new();
         let mut is_replaced = vec![false; graph.bound()];

@@ -1,8 +1,9 @@
 //! Passes over the IR, the manager that runs them, and the analyses that they and `explain` read.
 //!
 //! `pipeline` is the list of what runs, in order; each pass is the file of its name. `manager` alone times, dumps,
-//! verifies, counts and bisects: a pass owns its rewrite and nothing else, and never calls another pass. `analysis`
-//! answers questions about a graph without changing it. `query` and `arith` are what several passes share.
+//! verifies, counts and bisects: a pass owns its rewrite and nothing else, and never calls another pass. `tpu` has those
+//! that run for one target. `analysis` answers questions about a graph without changing it. `query` and `arith` are
+//! what several passes share.
 //!
 //! Nothing in this crate may know of ATen, of MLIR or of a runtime.
 
@@ -15,6 +16,7 @@ mod fold_constants;
 mod manager;
 mod pipeline;
 mod query;
+pub mod tpu;
 
 pub use canonicalize::Canonicalize;
 pub use cse::Cse;

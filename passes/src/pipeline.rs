@@ -1,7 +1,7 @@
 //! The passes that run, in order.
 
 use crate::manager::Pass;
-use crate::{Canonicalize, Cse, Dce, FoldConstants};
+use crate::{Canonicalize, Cse, Dce, FoldConstants, tpu};
 
 /// `canonicalize` first, because it turns moved constants into splats that `fold_constants` computes on at no cost.
 /// It runs again behind `cse`, which makes operands equal that were not (`x - y` with `y` merged into `x`).
@@ -13,13 +13,13 @@ pub fn pipeline() -> &'static [&'static dyn Pass] {
 }
 
 pub fn find(name: &str) -> Option<&'static dyn Pass> {
-    PIPELINE.iter().copied().find(|pass| pass.name() == name)
+    PIPELINE.iter().chain(tpu::pipeline()).copied().find(|pass| pass.name() == name)
 }
 
-/// Every pass once, in the order of its first run.
+/// Every pass once, in the order of its first run; those for a target behind the others.
 pub fn names() -> Vec<&'static str> {
     let mut names = Vec::new();
-    for pass in PIPELINE {
+    for pass in PIPELINE.iter().chain(tpu::pipeline()) {
         if !names.contains(&pass.name()) {
             names.push(pass.name());
         }

@@ -26,13 +26,13 @@ def lowered(
     train: bool,
     options: Mapping[str, Any] | None,
 ) -> tuple[dict[str, str], dict[str, tuple[bytes, int]]]:
-    """By kind the text, with locations, and the bytecode of a function's programs, with the number of devices."""
+    """By kind the text, with locations, and the bytecode for TPUs of a function's programs, with the number of devices."""
     from .api import lower
 
     programs = lower(fn, *args, train=train, options=options, **kwargs).programs
     texts = {kind: hlo_text.stable(program.as_text(True), kind) for kind, program in programs.items()}
     return texts, {
-        kind: (bytes(program.as_bytecode()), program.devices) for kind, program in programs.items()
+        kind: (bytes(program.as_bytecode(tpu=True)), program.devices) for kind, program in programs.items()
     }
 
 

@@ -62,7 +62,7 @@ class Options:
 
     def compile_json(self) -> str:
         """What `Program.compile` wants to know."""
-        return json.dumps({"xla_options": self.xla_options})
+        return json.dumps({"xla_options": self.xla_options, "disabled_passes": self.disable_passes})
 
 
 @functools.cache

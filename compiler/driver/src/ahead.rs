@@ -5,6 +5,7 @@
 
 use crate::executable::{plugin_error, xla_options};
 use crate::options::CompileSettings;
+use crate::tpu;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -125,7 +126,7 @@ pub fn compile(
             (0..replicas).map(|r| (0..partitions).map(|p| (r * partitions + p) as i64).collect()).collect(),
         ),
         use_spmd_partitioning: partitions > 1,
-        env_option_overrides: xla_options(settings, Vec::new())?,
+        env_option_overrides: xla_options(settings, tpu::options(topology.name()))?,
         ..CompileOptions::default()
     };
     let described = start.elapsed();

@@ -10,18 +10,15 @@ mod updates;
 
 use torchtpu_emit::EmitOptions;
 use torchtpu_ir::{Builder, CompileError, DType, Graph, NodeId, Op, TensorType, Value};
-use torchtpu_pjrt::{Client, OptionValue};
+use torchtpu_pjrt::OptionValue;
 
 /// The name by which the plugin calls its platform.
 pub const PLATFORM: &str = "cpu";
 
-/// XLA options of every compilation on this plugin, unless the user sets them; none for another plugin.
+/// XLA options of every compilation on this plugin, unless the user sets them.
 ///
 /// oneDNN is not among them, though it is as fast: its batched products hang in the plugin's thread pool.
-pub fn options(client: &Client) -> Vec<(&'static str, OptionValue)> {
-    if client.platform_name() != PLATFORM {
-        return Vec::new();
-    }
+pub fn options() -> Vec<(&'static str, OptionValue)> {
     vec![
         // Reductions by maximum and minimum keep NaN.
         ("xla_cpu_enable_fast_min_max", OptionValue::Bool(false)),

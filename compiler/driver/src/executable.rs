@@ -10,6 +10,7 @@ use crate::cpu::{self, Prepared};
 use crate::host::{self, Array, Memory, TensorRef};
 use crate::options::CompileSettings;
 use crate::program::{Interface, Program, devices};
+use crate::tpu;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -246,18 +247,30 @@ impl Executable {
             return Err(CompileError::new(Stage::Compile, what)
                 .help("compile it ahead for a topology: torchtpu_dynamo.aot_compile(..., topology=...)"));
         }
+        let devices = client.devices();
+        let device = devices.first().map_or("", |device| &device.kind);
+        let needed = match client.platform_name() {
+            cpu::PLATFORM => cpu::options(),
+            tpu::PLATFORM => tpu::options(device),
+            _ => Vec::new(),
+        };
         let options = CompileOptions {
-            env_option_overrides: xla_options(settings, cpu::options(client))?,
+            env_option_overrides: xla_options(settings, needed)?,
             ..CompileOptions::default()
         };
         let start = Instant::now();
-        let prepared = if client.platform_name() == cpu::PLATFORM { cpu::prepare(graph)? } else { None };
+        let prepared = match client.platform_name() {
+            cpu::PLATFORM => cpu::prepare(graph)?,
+            tpu::PLATFORM => {
+                // Calls that stay were seen to compile faster for a TPU; no other plugin was asked to keep any.
+                let graph = tpu::prepare(graph, &settings.disabled_passes)?;
+                Some(Prepared { graph, options: EmitOptions::default() })
+            }
+            _ => None,
+        };
         let (graph, form) = match &prepared {
             Some(Prepared { graph, options }) => (graph, options),
-            // Calls that stay were seen to compile faster for a TPU; no other plugin was asked to keep any.
-            None => {
-                (graph, &EmitOptions { inline: client.platform_name() != "tpu", ..EmitOptions::default() })
-            }
+            None => (graph, &EmitOptions { inline: true, ..EmitOptions::default() }),
         };
         let bytecode = emit_bytecode(graph, form)?;
         let emitted = start.elapsed();

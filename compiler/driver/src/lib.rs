@@ -16,6 +16,7 @@ pub mod executable;
 pub mod host;
 pub mod options;
 pub mod program;
+mod tpu;
 
 pub use cache::{Cache, Lookup, Request};
 pub use executable::{Executable, Output, live_buffers};

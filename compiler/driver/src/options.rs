@@ -24,6 +24,8 @@ pub struct ProgramSettings {
 pub struct CompileSettings {
     /// XLA flags of this compilation, by name.
     pub xla_options: std::collections::BTreeMap<String, serde_json::Value>,
+    /// Passes for a target to leave out.
+    pub disabled_passes: Vec<String>,
 }
 
 /// Parses options; an empty text is the defaults.

@@ -2,6 +2,7 @@
 
 use crate::bucket::{self, Bucket};
 use crate::options::ProgramSettings;
+use crate::tpu;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -83,6 +84,8 @@ pub struct Program {
     /// The IR as lowered. Kept because people ask why a pass did what it did.
     before: Graph,
     after: Graph,
+    /// Passes that were left out.
+    disabled: Vec<String>,
     pub interface: Interface,
     /// Wall time of each stage, in order.
     pub stages: Vec<(&'static str, Duration)>,
@@ -202,6 +205,7 @@ impl Program {
             source: source.clone(),
             before,
             after,
+            disabled: settings.disabled_passes.clone(),
             interface: Interface {
                 inputs: lowered.inputs,
                 outputs: lowered.outputs,
@@ -238,6 +242,11 @@ impl Program {
         emit_bytecode(&self.after, &EmitOptions::default())
     }
 
+    /// StableHLO for libtpu, in the form that it makes most of.
+    pub fn bytecode_for_tpu(&self) -> Result<Vec<u8>> {
+        emit_bytecode(&tpu::prepare(&self.after, &self.disabled)?, &EmitOptions::default())
+    }
+
     /// StableHLO for people.
     pub fn text(&self, locations: bool) -> Result<String> {
         emit_text(&self.after, &EmitOptions::default(), locations)
@@ -246,6 +255,11 @@ impl Program {
     /// Our IR before and after the passes.
     pub fn graph_text(&self, after: bool) -> String {
         print_graph(if after { &self.after } else { &self.before })
+    }
+
+    /// Our IR behind the passes for TPUs.
+    pub fn graph_text_for_tpu(&self) -> Result<String> {
+        tpu::prepare(&self.after, &self.disabled).map(|graph| print_graph(&graph))
     }
 
     /// How often each operation occurs in the program.

@@ -286,17 +286,22 @@ impl Program {
     fn as_text(&self, py: Python<'_>, locations: bool) -> PyResult<String> {
         self.program.text(locations).map_err(|e| raise(py, e))
     }
-    /// StableHLO as MLIR bytecode.
-    fn as_bytecode<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(PyBytes::new(py, &self.program.bytecode().map_err(|e| raise(py, e))?))
+    /// StableHLO as MLIR bytecode; with `tpu`, behind the passes for TPUs.
+    #[pyo3(signature = (tpu = false))]
+    fn as_bytecode<'py>(&self, py: Python<'py>, tpu: bool) -> PyResult<Bound<'py, PyBytes>> {
+        let bytecode = if tpu { self.program.bytecode_for_tpu() } else { self.program.bytecode() };
+        Ok(PyBytes::new(py, &bytecode.map_err(|e| raise(py, e))?))
     }
-    /// The IR, "before" or "after" the passes.
+    /// The IR, "before" or "after" the passes, or behind those for a "tpu" too.
     #[pyo3(signature = (stage = "after"))]
-    fn graph_text(&self, stage: &str) -> PyResult<String> {
+    fn graph_text(&self, py: Python<'_>, stage: &str) -> PyResult<String> {
         match stage {
             "before" => Ok(self.program.graph_text(false)),
             "after" => Ok(self.program.graph_text(true)),
-            other => Err(PyValueError::new_err(format!("stage is \"before\" or \"after\", not {other:?}"))),
+            "tpu" => self.program.graph_text_for_tpu().map_err(|e| raise(py, e)),
+            other => Err(PyValueError::new_err(format!(
+                "stage is \"before\", \"after\" or \"tpu\", not {other:?}"
+            ))),
         }
     }
     /// Operation name to count.

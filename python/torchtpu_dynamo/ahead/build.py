@@ -333,7 +333,7 @@ class _Work:
         running = {}
         try:
             for kind, program in programs.items():
-                bytecode = program.as_bytecode()
+                bytecode = program.as_bytecode(tpu=True)
                 for topology in wanted:
                     job = pool.submit(
                         self.build, kind, program, bytecode, topology, known[topology], time_limit

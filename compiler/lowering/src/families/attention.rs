@@ -127,24 +127,29 @@ fn attention(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
     let out = cx.out(0)?;
     let scores = a.scores(cx)?;
     let max = cx.b.reduce(ReduceKind::Max, scores, &[3])?;
-    let nothing = cx.b.compare_const(Direction::Eq, max, f64::NEG_INFINITY)?;
-    let zero = cx.b.full_like(max, 0.0);
-    let max = cx.b.select(nothing, zero, max)?;
     let shift = along_last(cx, max, scores)?;
     let weights = cx.b.sub(scores, shift)?;
     let weights = cx.b.unary(UnaryOp::Exponential, weights)?;
     let sum = cx.b.reduce(ReduceKind::Add, weights, &[3])?;
-    let one = cx.b.full_like(sum, 1.0);
-    let sum = cx.b.select(nothing, one, sum)?;
     // Divided after the dot: features are fewer than keys.
     let grouped = a.grouped(cx, weights)?;
     let result = a.dot(cx, grouped, a.value, 3, 2)?;
     let result = a.by_head(cx, result)?;
     let divisor = along_last(cx, sum, result)?;
-    let result = cx.b.div(result, divisor)?;
-    let result = cx.convert(result, out.dtype)?;
+    let mut result = cx.b.div(result, divisor)?;
     let log = cx.b.unary(UnaryOp::Log, sum)?;
-    let logsumexp = cx.b.add(max, log)?;
+    let mut logsumexp = cx.b.add(max, log)?;
+    // Only a mask hides all keys of a query; up to here its row is NaN. libtpu fuses a softmax whose maximum is used
+    // for nothing else, so that the row is not mended where the NaN comes from.
+    if a.keys == 0 || cx.opt_tensor("attn_mask")?.is_some() {
+        let nothing = cx.b.compare_const(Direction::Eq, max, f64::NEG_INFINITY)?;
+        let zero = cx.b.full_like(logsumexp, 0.0);
+        logsumexp = cx.b.select(nothing, zero, logsumexp)?;
+        let nothing = along_last(cx, nothing, result)?;
+        let zero = cx.b.full_like(result, 0.0);
+        result = cx.b.select(nothing, zero, result)?;
+    }
+    let result = cx.convert(result, out.dtype)?;
     let logsumexp = cx.convert(logsumexp, cx.out(1)?.dtype)?;
     Ok(vec![result, logsumexp])
 }

@@ -1,0 +1,65 @@
+//! Keeps concatenations out of batched products, as of the two halves of a rotary embedding in front of attention's: a
+//! barrier in front of the operand.
+//!
+//! ```text
+//! before                                              after
+//! %2 = concatenate %0, %1 : bf16[32,2048,128]         %2 = concatenate %0, %1 : bf16[32,2048,128]
+//! %3 = dot_general %2, %k : f32[32,2048,2048]         %3 = optimization_barrier %2 : bf16[32,2048,128]
+//!                                                     %4 = dot_general %3, %k : f32[32,2048,2048]
+//! ```
+//!
+//! It earns its place because libtpu fuses into a product whatever makes its operands, and computes it again for every
+//! block of the result: a concatenation, which it has as a maximum of padded halves, then costs more than the product.
+//! docs/passes.md has the figures.
+
+use crate::manager::Pass;
+use torchtpu_ir::op::OptimizationBarrier;
+use torchtpu_ir::{CompileError, Graph, NodeId, Op, Value};
+
+pub struct FenceOperands;
+
+/// Operations of the smallest product that is worth a pass over its operand.
+const LEAST: i64 = 1 << 28;
+
+impl Pass for FenceOperands {
+    fn name(&self) -> &'static str {
+        "fence_operands"
+    }
+
+    fn run(&self, graph: &mut Graph) -> Result<usize, CompileError> {
+        let dots: Vec<NodeId> = graph.node_ids().filter(|&id| is_large(graph, id)).collect();
+        let mut rewrites = 0;
+        for dot in dots {
+            for (i, operand) in graph.operands(dot).into_iter().enumerate() {
+                if !is_expensive(graph, operand) {
+                    continue;
+                }
+                let (ty, loc) = (graph.ty(operand).clone(), graph.node(operand.node).loc);
+                let fence = graph.add(OptimizationBarrier {}.into(), &[operand], [ty], loc);
+                graph.set_operand(dot, i as u32, Value { node: fence, result: 0 });
+                rewrites += 1;
+            }
+        }
+        Ok(rewrites)
+    }
+}
+
+fn is_large(graph: &Graph, id: NodeId) -> bool {
+    let Op::DotGeneral(dot) = graph.op(id) else { return false };
+    let lhs = graph.ty(graph.operands(id)[0]);
+    let contracted: i64 = dot.lhs_contracting.iter().map(|&d| lhs.shape[d as usize]).product();
+    !dot.lhs_batch.is_empty()
+        && graph.ty(Value { node: id, result: 0 }).elements().saturating_mul(contracted) >= LEAST
+}
+
+/// Is there a concatenation among what would be computed again?
+fn is_expensive(graph: &Graph, v: Value) -> bool {
+    match graph.op(v.node) {
+        Op::Concatenate(_) => true,
+        op if op.is_elementwise() => graph.operands(v.node).iter().any(|&v| is_expensive(graph, v)),
+        Op::Reshape(_) | Op::Transpose(_) | Op::BroadcastInDim(_) | Op::Slice(_) => {
+            is_expensive(graph, graph.operands(v.node)[0])
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,39 @@
+//! Passes for TPUs: the form that libtpu makes most of. They run behind the pipeline, when the chip is known.
+//!
+//! What an artifact and the cache keep is the graph without them, which every target compiles.
+
+mod fence_operands;
+mod narrow_dots;
+mod normalize_first;
+mod repeat_heads;
+mod tile_batch;
+
+pub use fence_operands::FenceOperands;
+pub use narrow_dots::NarrowDots;
+pub use normalize_first::NormalizeFirst;
+pub use repeat_heads::RepeatHeads;
+pub use tile_batch::TileBatch;
+
+use crate::manager::Pass;
+use crate::{Canonicalize, Cse, Dce};
+
+/// A quarter of the vector memory of v5e and v6e, a half of that of v5p and tpu7x.
+static TILE: TileBatch = TileBatch { limit: 32 << 20 };
+
+/// Heads first, which brings attention into the form in which the division is found. Operands are narrow before what is
+/// left of them is split.
+static PIPELINE: &[&dyn Pass] = &[
+    &RepeatHeads,
+    &Canonicalize,
+    &NormalizeFirst,
+    &NarrowDots,
+    &FenceOperands,
+    &TILE,
+    &Cse,
+    &Canonicalize,
+    &Dce,
+];
+
+pub fn pipeline() -> &'static [&'static dyn Pass] {
+    PIPELINE
+}

@@ -1,0 +1,252 @@
+//! Splits a batched product, and what is computed of it, along a batch dimension, so that each part stays on the chip.
+//!
+//! ```text
+//! before                                              after
+//! %2 = dot_general %q, %k : f32[32,2048,2048]         %2 = slice %q : f32[4,2048,128]
+//! %3 = exponential %2 : f32[32,2048,2048]             %3 = slice %k : f32[4,2048,128]
+//! %4 = dot_general %3, %v : f32[32,2048,128]          %4 = dot_general %2, %3 : f32[4,2048,2048]
+//! return %4                                           %5 = exponential %4 : f32[4,2048,2048]
+//!                                                     %6 = slice %v : f32[4,2048,128]
+//!                                                     %7 = dot_general %5, %6 : f32[4,2048,128]
+//!                                                     ... seven times more
+//!                                                     %44 = concatenate %7, ... : f32[32,2048,128]
+//! ```
+//!
+//! It earns its place in attention: the scores of all heads are larger than a TPU's vector memory, and are written to
+//! HBM and read back several times; those of a few heads are not. docs/passes.md has the figures.
+//!
+//! From a product that is larger than the limit, the region grows over *tiles*, which are values with at least a quarter as
+//! many elements: to their users, and to what makes the tiles among the operands of these. Each value in it has one dimension along which it is
+//! split, given by that of the result; an operation that mixes parts of a tile ends the attempt, as does a tile that
+//! something else needs whole. What is small is sliced on its way in and concatenated on its way out. No element is
+//! computed otherwise than before, but for the order in which a plugin adds up.
+
+use crate::manager::Pass;
+use rustc_hash::FxHashMap;
+use torchtpu_ir::graph::Values;
+use torchtpu_ir::{Builder, CompileError, Graph, Literal, NodeId, Op, Value};
+
+pub struct TileBatch {
+    /// Bytes of the largest value that stays whole; half of it where that is of many small matrices.
+    pub limit: i64,
+}
+
+/// Bytes of a small matrix.
+const SMALL: i64 = 4 << 20;
+
+/// Parts of one tile: each is compiled.
+const MOST: i64 = 128;
+
+impl Pass for TileBatch {
+    fn name(&self) -> &'static str {
+        "tile_batch"
+    }
+
+    fn run(&self, graph: &mut Graph) -> Result<usize, CompileError> {
+        let mut rewrites = 0;
+        // What was split may be split again, along its next dimension.
+        while let Some(region) = self.find(graph) {
+            region.split(graph)?;
+            rewrites += 1;
+        }
+        Ok(rewrites)
+    }
+}
+
+impl TileBatch {
+    fn find(&self, graph: &Graph) -> Option<Region> {
+        graph.topological().into_iter().find_map(|id| {
+            let Op::DotGeneral(dot) = graph.op(id) else { return None };
+            let result = Value { node: id, result: 0 };
+            if bytes(graph, result) <= self.limit_of(graph, result) {
+                return None;
+            }
+            // The rows of a product that has one matrix left.
+            let shape = &graph.ty(result).shape;
+            let batch = dot.lhs_batch.len();
+            let rows = graph.ty(graph.operands(id)[0]).rank() - dot.lhs_contracting.len();
+            let large = |dims: std::ops::Range<usize>| dims.into_iter().find(|&dim| shape[dim] > 1);
+            let dim = if batch == 0 { None } else { large(0..batch).or_else(|| large(batch..rows)) };
+            dim.and_then(|dim| self.grow(graph, result, dim))
+        })
+    }
+
+    fn limit_of(&self, graph: &Graph, product: Value) -> i64 {
+        let ty = graph.ty(product);
+        let matrix: i64 = ty.shape.iter().rev().take(2).product();
+        if matrix * (ty.dtype.size() as i64) < SMALL { self.limit / 2 } else { self.limit }
+    }
+
+    fn grow(&self, graph: &Graph, seed: Value, dim: usize) -> Option<Region> {
+        let mut dims: FxHashMap<Value, usize> = FxHashMap::default();
+        let is_tile = |v: Value| graph.ty(v).elements() > graph.ty(seed).elements() / 4;
+        let mut work = vec![(seed, dim)];
+        // Of everything that is split, or sliced.
+        let mut extents = Vec::new();
+        while let Some((v, dim)) = work.pop() {
+            match dims.insert(v, dim) {
+                Some(known) if known == dim => continue,
+                Some(_) => return None,
+                None => {}
+            }
+            extents.push(graph.ty(v).shape[dim]);
+            let of_operands = split_of(graph, v, dim)?;
+            for (&operand, of_operand) in graph.operands(v.node).iter().zip(of_operands) {
+                let Some(dim) = of_operand else { continue };
+                extents.push(graph.ty(operand).shape[dim]);
+                // What cannot be made in parts is made whole, and sliced.
+                if is_tile(operand) && split_of(graph, operand, dim).is_some() {
+                    work.push((operand, dim));
+                }
+            }
+            if !is_tile(v) {
+                continue;
+            }
+            if graph.outputs.contains(&v) {
+                return None;
+            }
+            for (user, operand, _) in graph.users(v.node) {
+                let result = Value { node: user, result: 0 };
+                let shape = &graph.ty(result).shape;
+                let mut candidates = (0..shape.len()).filter(|&of_result| shape[of_result] > 1);
+                let of_result = candidates.find(|&of_result| {
+                    split_of(graph, result, of_result)
+                        .is_some_and(|operands| operands.get(operand as usize) == Some(&Some(dim)))
+                })?;
+                work.push((result, of_result));
+            }
+        }
+        let largest = dims.keys().map(|&v| bytes(graph, v)).max()?;
+        let limit = self.limit_of(graph, seed);
+        if largest / limit > MOST {
+            return None;
+        }
+        let possible: Vec<i64> =
+            (2..=MOST).filter(|&n| extents.iter().all(|extent| extent % n == 0)).collect();
+        let small_enough = possible.iter().copied().find(|n| largest / n <= limit);
+        let parts = small_enough.or(possible.last().copied())?;
+        Some(Region { dims, parts })
+    }
+}
+
+fn bytes(graph: &Graph, v: Value) -> i64 {
+    let ty = graph.ty(v);
+    ty.elements() * ty.dtype.size() as i64
+}
+
+/// For a node's result that is split along a dimension: that of each operand, None for one that every part needs whole.
+/// None where the parts of the result are not made of parts of the operands.
+fn split_of(graph: &Graph, v: Value, dim: usize) -> Option<Vec<Option<usize>>> {
+    let node = graph.node(v.node);
+    if node.types.len() != 1 || graph.control_predecessors(v.node).next().is_some() {
+        return None;
+    }
+    let operands = graph.operands(v.node);
+    let shape = &node.types[0].shape;
+    let of_operand = |i: usize| &graph.ty(operands[i]).shape;
+    match &node.op {
+        op if op.is_elementwise() => Some(vec![Some(dim); operands.len()]),
+        Op::Constant(constant) => matches!(constant.value, Literal::Splat(_)).then(Vec::new),
+        Op::Iota(iota) => (iota.dimension != dim as i64).then(Vec::new),
+        Op::BroadcastInDim(op) => {
+            let at = op.dimensions.iter().position(|&d| d == dim as i64);
+            Some(vec![at.filter(|&at| of_operand(0)[at] == shape[dim])])
+        }
+        Op::Reduce(op) => {
+            let mut kept = (0..of_operand(0).len()).filter(|&d| !op.dimensions.contains(&(d as i64)));
+            kept.nth(dim).map(|d| vec![Some(d)])
+        }
+        Op::Transpose(op) => Some(vec![Some(op.permutation[dim] as usize)]),
+        Op::Reshape(_) => {
+            // Parts of either are the same elements where as much is before the dimension in both.
+            let before: i64 = shape[..dim].iter().product();
+            let mut seen = 1;
+            for (d, &extent) in of_operand(0).iter().enumerate() {
+                if seen == before && extent > 1 {
+                    return Some(vec![Some(d)]);
+                }
+                seen *= extent;
+            }
+            None
+        }
+        Op::DotGeneral(dot) => {
+            if let (Some(&l), Some(&r)) = (dot.lhs_batch.get(dim), dot.rhs_batch.get(dim)) {
+                return Some(vec![Some(l as usize), Some(r as usize)]);
+            }
+            let free = |i: usize, batch: &[i64], contracting: &[i64]| -> Vec<usize> {
+                let all = 0..of_operand(i).len() as i64;
+                all.filter(|d| !batch.contains(d) && !contracting.contains(d)).map(|d| d as usize).collect()
+            };
+            let lhs = free(0, &dot.lhs_batch, &dot.lhs_contracting);
+            let rhs = free(1, &dot.rhs_batch, &dot.rhs_contracting);
+            let at = dim - dot.lhs_batch.len();
+            match lhs.get(at) {
+                Some(&l) => Some(vec![Some(l), None]),
+                None => Some(vec![None, Some(*rhs.get(at - lhs.len())?)]),
+            }
+        }
+        _ => None,
+    }
+}
+
+/// Values that are made in parts, and along which dimension.
+struct Region {
+    dims: FxHashMap<Value, usize>,
+    parts: i64,
+}
+
+impl Region {
+    fn split(&self, graph: &mut Graph) -> Result<(), CompileError> {
+        let order: Vec<Value> = graph
+            .topological()
+            .into_iter()
+            .map(|node| Value { node, result: 0 })
+            .filter(|v| self.dims.contains_key(v))
+            .collect();
+        let mut made: FxHashMap<Value, Vec<Value>> = FxHashMap::default();
+        for part in 0..self.parts {
+            let mut sliced: FxHashMap<(Value, usize), Value> = FxHashMap::default();
+            for &v in &order {
+                let of_operands = split_of(graph, v, self.dims[&v]).unwrap_or_default();
+                let node = graph.node(v.node).clone();
+                let mut b = Builder::new(graph);
+                b.loc = node.loc;
+                let mut operands = Values::new();
+                for (&operand, dim) in b.graph.operands(v.node).iter().zip(of_operands) {
+                    operands.push(match (dim, made.get(&operand)) {
+                        (None, _) => operand,
+                        (Some(dim), Some(parts)) if self.dims[&operand] == dim => parts[part as usize],
+                        (Some(dim), _) => match sliced.get(&(operand, dim)) {
+                            Some(&slice) => slice,
+                            None => {
+                                let size = b.shape(operand)[dim] / self.parts;
+                                let slice = b.slice_dim(operand, dim, part * size, (part + 1) * size, 1)?;
+                                sliced.insert((operand, dim), slice);
+                                slice
+                            }
+                        },
+                    });
+                }
+                let mut types = node.types.clone();
+                types[0].shape[self.dims[&v]] /= self.parts;
+                let id = graph.add(node.op, &operands, types, node.loc);
+                made.entry(v).or_default().push(Value { node: id, result: 0 });
+            }
+        }
+        for &v in &order {
+            let outside = graph.outputs.contains(&v)
+                || graph
+                    .users(v.node)
+                    .any(|(user, ..)| !self.dims.contains_key(&Value { node: user, result: 0 }));
+            if outside {
+                let mut b = Builder::new(graph);
+                b.loc = b.graph.node(v.node).loc;
+                let whole = b.concatenate(&made[&v], self.dims[&v])?;
+                graph.replace_uses(v, whole);
+            }
+        }
+        let dead: Vec<NodeId> = order.iter().map(|v| v.node).collect();
+        graph.remove_all(&dead);
+        Ok(())
+    }
+}

@@ -1,0 +1,245 @@
+//! The passes for TPUs keep what a program computes: random attention, forward and backward, interpreted before and after.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod interpreter;
+
+use proptest::prelude::*;
+use torchtpu_ir::op::{DotGeneral, Iota, Precision};
+use torchtpu_ir::text::print_graph;
+use torchtpu_ir::verify::verify;
+use torchtpu_ir::{
+    BinaryOp, Builder, DType, Direction, Graph, Op, ParamRole, ReduceKind, Scalar, TensorType, UnaryOp, Value,
+};
+use torchtpu_passes::tpu::{self, TileBatch};
+use torchtpu_passes::{Pass, PassOptions, run_list};
+
+#[derive(Clone, Debug)]
+struct Attention {
+    batch: i64,
+    key_heads: i64,
+    group: i64,
+    queries: i64,
+    keys: i64,
+    features: i64,
+    dtype: DType,
+    causal: bool,
+    /// The heads come last, as a projection leaves them, and are moved to the front.
+    moved: bool,
+    /// Query heads of one key head are rows of one product.
+    rows: bool,
+    backward: bool,
+}
+
+fn attention() -> impl Strategy<Value = Attention> {
+    let sizes = (1..4i64, 1..5i64, 1..4i64, 1..6i64, 1..6i64, 1..4i64);
+    let dtype = prop_oneof![Just(DType::F32), Just(DType::BF16)];
+    (sizes, dtype, any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+        |((batch, key_heads, group, queries, keys, features), dtype, causal, moved, rows, backward)| {
+            Attention {
+                batch,
+                key_heads,
+                group,
+                queries,
+                keys,
+                features,
+                dtype,
+                causal,
+                moved,
+                rows,
+                backward,
+            }
+        },
+    )
+}
+
+impl Attention {
+    fn graph(&self) -> Graph {
+        let mut graph = Graph::new("attention");
+        let mut b = Builder::new(&mut graph);
+        let heads = self.key_heads * self.group;
+        let (n, g, d) = (self.batch, self.key_heads, self.features);
+        let parameter = |b: &mut Builder<'_>, index: i64, heads: i64, rows: i64| {
+            let shape = if self.moved { [n, rows, heads, d] } else { [n, heads, rows, d] };
+            let v = b.parameter(ParamRole::Input, index, TensorType::new(self.dtype, shape));
+            let v = if self.moved { b.transpose(v, &[0, 2, 1, 3]).unwrap() } else { v };
+            b.convert(v, DType::F32).unwrap()
+        };
+        let query = parameter(&mut b, 0, heads, self.queries);
+        let (key, value) = (parameter(&mut b, 1, g, self.keys), parameter(&mut b, 2, g, self.keys));
+        let grad = parameter(&mut b, 3, heads, self.queries);
+        // As rows of the key's heads, or the key's heads repeated.
+        let left = |b: &mut Builder<'_>, v: Value| {
+            let last = b.shape(v)[3];
+            if self.rows { b.reshape(v, &[n, g, self.group * self.queries, last]).unwrap() } else { v }
+        };
+        let right = |b: &mut Builder<'_>, v: Value| {
+            if self.rows {
+                return v;
+            }
+            let v = b.broadcast_in_dim(v, &[n, g, self.group, self.keys, d], &[0, 1, 3, 4]).unwrap();
+            b.reshape(v, &[n, heads, self.keys, d]).unwrap()
+        };
+        let by_head = |b: &mut Builder<'_>, v: Value| {
+            let last = b.shape(v)[3];
+            b.reshape(v, &[n, heads, self.queries, last]).unwrap()
+        };
+        let dot = |b: &mut Builder<'_>, l: Value, r: Value, over: [i64; 2]| {
+            let (lhs_contracting, rhs_contracting) = (vec![over[0]], vec![over[1]]);
+            let (lhs_batch, rhs_batch, precision) = (vec![0, 1], vec![0, 1], Precision::Default);
+            let op = DotGeneral { lhs_batch, rhs_batch, lhs_contracting, rhs_contracting, precision };
+            b.dot_general(l, r, op).unwrap()
+        };
+        let along = |b: &mut Builder<'_>, v: Value, like: Value| {
+            let shape = b.shape(like).to_vec();
+            b.broadcast_in_dim(v, &shape, &[0, 1, 2]).unwrap()
+        };
+
+        let (l, r) = (left(&mut b, query), right(&mut b, key));
+        let scores = dot(&mut b, l, r, [3, 3]);
+        let mut scores = by_head(&mut b, scores);
+        if self.causal {
+            let ty = TensorType::new(DType::I32, [self.queries, self.keys]);
+            let mut position = |dimension| {
+                let node = b.typed(Iota { dimension }, &[], [ty.clone()].into()).unwrap();
+                Value { node, result: 0 }
+            };
+            let (i, j) = (position(0), position(1));
+            let seen = b.compare(Direction::Ge, i, j).unwrap();
+            let shape = b.shape(scores).to_vec();
+            let seen = b.broadcast_in_dim(seen, &shape, &[2, 3]).unwrap();
+            let hidden = b.full_like(scores, f64::NEG_INFINITY);
+            scores = b.select(seen, scores, hidden).unwrap();
+        }
+        let max = b.reduce(ReduceKind::Max, scores, &[3]).unwrap();
+        let shift = along(&mut b, max, scores);
+        let shifted = b.sub(scores, shift).unwrap();
+        let weights = b.unary(UnaryOp::Exponential, shifted).unwrap();
+        let sum = b.reduce(ReduceKind::Add, weights, &[3]).unwrap();
+        let (l, r) = (left(&mut b, weights), right(&mut b, value));
+        let result = dot(&mut b, l, r, [3, 2]);
+        let result = by_head(&mut b, result);
+        let divisor = along(&mut b, sum, result);
+        let result = b.div(result, divisor).unwrap();
+        let mut outputs = vec![b.convert(result, self.dtype).unwrap(), sum];
+        if self.backward {
+            let (l, r) = (left(&mut b, grad), right(&mut b, value));
+            let of_weights = dot(&mut b, l, r, [3, 3]);
+            let of_weights = by_head(&mut b, of_weights);
+            let of_scores = b.binary(BinaryOp::Multiply, weights, of_weights).unwrap();
+            let (l, r) = (left(&mut b, of_scores), right(&mut b, key));
+            let of_query = dot(&mut b, l, r, [3, 2]);
+            outputs.push(by_head(&mut b, of_query));
+            let r = left(&mut b, query);
+            outputs.push(dot(&mut b, l, r, [2, 2]));
+        }
+        graph.outputs = outputs;
+        graph
+    }
+
+    fn inputs(&self, graph: &Graph) -> Vec<Vec<Scalar>> {
+        let value = |i: i64| Scalar::from_f64(self.dtype, ((i * 37 + 11) % 41 - 20) as f64 / 16.0);
+        let parameters = graph.parameters().iter().enumerate();
+        let elements = |&id| graph.ty(Value { node: id, result: 0 }).elements();
+        parameters.map(|(p, id)| (0..elements(id)).map(|i| value(i + p as i64)).collect()).collect()
+    }
+}
+
+/// The largest difference, of the largest element.
+fn difference(graph: &Graph, before: &[Vec<Scalar>], after: &[Vec<Scalar>]) -> f64 {
+    let mut largest = 0.0f64;
+    for (k, (a, b)) in before.iter().zip(after).enumerate() {
+        assert_eq!(a.len(), b.len());
+        let dtype = graph.ty(graph.outputs[k]).dtype;
+        let scale = a.iter().map(|x| x.as_f64(dtype).abs()).fold(1e-3, f64::max);
+        for (x, y) in a.iter().zip(b) {
+            let (x, y) = (x.as_f64(dtype), y.as_f64(dtype));
+            if !(x.is_nan() && y.is_nan()) {
+                largest = largest.max((x - y).abs() / scale);
+            }
+            assert_eq!(x.is_nan(), y.is_nan());
+        }
+    }
+    largest
+}
+
+fn changed(graph: &Graph, passes: &[&'static dyn Pass]) -> (Graph, usize) {
+    let mut after = graph.clone();
+    let reports =
+        run_list(&mut after, passes, &PassOptions { verify: true, ..PassOptions::default() }).unwrap();
+    (after, reports.iter().map(|report| report.rewrites).sum())
+}
+
+/// The largest value that is the result of a batched product or of what follows it.
+fn largest_product(graph: &Graph) -> i64 {
+    let dots = graph.node_ids().filter(|&id| matches!(graph.op(id), Op::DotGeneral(_)));
+    dots.map(|id| graph.ty(Value { node: id, result: 0 }).elements() * 4).max().unwrap()
+}
+
+static LIMITS: [TileBatch; 4] =
+    [TileBatch { limit: 16 }, TileBatch { limit: 40 }, TileBatch { limit: 100 }, TileBatch { limit: 400 }];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn tiles_keep_every_bit(attention in attention(), limit in 0..LIMITS.len()) {
+        let graph = attention.graph();
+        verify(&graph).unwrap();
+        let inputs = attention.inputs(&graph);
+        let (after, rewrites) = changed(&graph, &[&LIMITS[limit]]);
+        prop_assert_eq!(interpreter::run(&graph, &inputs), interpreter::run(&after, &inputs), "{}", print_graph(&after));
+        prop_assert!(rewrites == 0 || largest_product(&after) <= largest_product(&graph));
+    }
+
+    #[test]
+    fn the_passes_keep_numbers(attention in attention()) {
+        let graph = attention.graph();
+        let inputs = attention.inputs(&graph);
+        let expected = interpreter::run(&graph, &inputs);
+        for pass in tpu::pipeline() {
+            let (after, _) = changed(&graph, &[*pass]);
+            let found = difference(&graph, &expected, &interpreter::run(&after, &inputs));
+            // Products of bfloat16 and what is rounded to it.
+            let allowed = if pass.name() == "narrow_dots" || attention.dtype == DType::BF16 { 1.0 / 64.0 } else { 1e-5 };
+            prop_assert!(found <= allowed, "{}: {found}\n{}", pass.name(), print_graph(&after));
+        }
+        let (after, _) = changed(&graph, tpu::pipeline());
+        let found = difference(&graph, &expected, &interpreter::run(&after, &inputs));
+        let allowed = if attention.dtype == DType::BF16 { 1.0 / 64.0 } else { 1e-5 };
+        prop_assert!(found <= allowed, "{found}\n{}", print_graph(&after));
+    }
+}
+
+/// The form that the passes are for is found, whatever the sizes are.
+#[test]
+fn attention_is_split_by_heads() {
+    for (rows, moved, backward) in
+        [(true, false, false), (false, true, false), (true, true, true), (false, false, true)]
+    {
+        let attention = Attention {
+            batch: 2,
+            key_heads: 4,
+            group: 2,
+            queries: 8,
+            keys: 8,
+            features: 1,
+            dtype: DType::BF16,
+            causal: true,
+            moved,
+            rows,
+            backward,
+        };
+        let graph = attention.graph();
+        // Of 2 x 8 heads, 64 scores each: an eighth of them.
+        static TILE: TileBatch = TileBatch { limit: 16 * 64 * 4 / 4 };
+        let mut list = tpu::pipeline().to_vec();
+        let tile = list.iter().position(|pass| pass.name() == "tile_batch").unwrap();
+        list[tile] = &TILE;
+        let (after, _) = changed(&graph, &list);
+        assert!(largest_product(&after) <= TILE.limit / 2, "{attention:?}\n{}", print_graph(&after));
+        let inputs = attention.inputs(&graph);
+        let (before, after) = (interpreter::run(&graph, &inputs), interpreter::run(&after, &inputs));
+        assert!(difference(&graph, &before, &after) < 1.0 / 64.0);
+    }
+}
