@@ -179,3 +179,22 @@ expected = torch.nn.functional.cross_entropy(inputs[0] @ inputs[1].T, inputs[2],
 torch.testing.assert_close(compiled(*inputs), expected)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_graph_for_tpus():
+    def attention(q, k, v):
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+    q, k = (
+        torch.zeros(1, 8, 2048, 64, dtype=torch.bfloat16),
+        torch.zeros(1, 2, 2048, 64, dtype=torch.bfloat16),
+    )
+    program = lower(attention, q, k, k).programs["inference"]
+    assert "f32[1,2,8192,2048]" in program.graph_text() and "f32[1,2,2048,2048]" not in program.graph_text()
+    tiled = program.graph_text("tpu")
+    assert tiled.count("dot_general") == 8 and tiled.count(": f32[1,2,2048,2048]") >= 8
+    assert program.as_bytecode(tpu=True) != program.as_bytecode()
+    whole = lower(attention, q, k, k, options={"disable_passes": ["tile_batch"]}).programs["inference"]
+    assert whole.graph_text("tpu").count("dot_general") == 2
+    with pytest.raises(ValueError, match='"before", "after" or "tpu"'):
+        program.graph_text("gpu")
