@@ -604,3 +604,16 @@ def test_ten_thousand_calls_leak_nothing(compile: Compile) -> None:
     assert _torchtpu.live_buffers() == live
     assert resident() - before < 16 << 20
     assert float(state[0, 0]) == 11_000
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_to_nothing_is_zero(dtype):
+    """A query whose scores are all -inf, by its values or by a mask."""
+    attention = torch.nn.functional.scaled_dot_product_attention
+    compiled = torch.compile(attention, backend="torchtpu_dynamo")
+    q, k = torch.ones(1, 2, 4, 8, dtype=dtype), torch.ones(1, 2, 4, 8, dtype=dtype)
+    q[0, 0, 2, 0] = -torch.inf
+    mask = torch.ones(4, 4, dtype=torch.bool)
+    mask[1] = False
+    for given in ({"is_causal": True}, {}, {"attn_mask": mask}):
+        torch.testing.assert_close(compiled(q, k, k, **given), attention(q, k, k, **given))

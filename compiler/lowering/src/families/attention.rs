@@ -139,16 +139,14 @@ fn attention(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
     let mut result = cx.b.div(result, divisor)?;
     let log = cx.b.unary(UnaryOp::Log, sum)?;
     let mut logsumexp = cx.b.add(max, log)?;
-    // Only a mask hides all keys of a query; up to here its row is NaN. libtpu fuses a softmax whose maximum is used
-    // for nothing else, so that the row is not mended where the NaN comes from.
-    if a.keys == 0 || cx.opt_tensor("attn_mask")?.is_some() {
-        let nothing = cx.b.compare_const(Direction::Eq, max, f64::NEG_INFINITY)?;
-        let zero = cx.b.full_like(logsumexp, 0.0);
-        logsumexp = cx.b.select(nothing, zero, logsumexp)?;
-        let nothing = along_last(cx, nothing, result)?;
-        let zero = cx.b.full_like(result, 0.0);
-        result = cx.b.select(nothing, zero, result)?;
-    }
+    // A query that sees no key, or whose scores are all -inf, is NaN up to here. It is mended at the result: there it
+    // costs the least.
+    let nothing = cx.b.compare_const(Direction::Eq, max, f64::NEG_INFINITY)?;
+    let zero = cx.b.full_like(logsumexp, 0.0);
+    logsumexp = cx.b.select(nothing, zero, logsumexp)?;
+    let nothing = along_last(cx, nothing, result)?;
+    let zero = cx.b.full_like(result, 0.0);
+    result = cx.b.select(nothing, zero, result)?;
     let result = cx.convert(result, out.dtype)?;
     let logsumexp = cx.convert(logsumexp, cx.out(1)?.dtype)?;
     Ok(vec![result, logsumexp])
