@@ -34,7 +34,7 @@ RUST_SOURCES := Cargo.toml Cargo.lock .cargo/config.toml pyproject.toml \
 	$(shell find compiler passes -type f \( -name '*.rs' -o -name '*.c' -o -name Cargo.toml \))
 PYTHON_SOURCES := $(shell find python -type f \( -name '*.py' -o -name '*.pyi' -o -name py.typed \)) $(wildcard README.md) LICENSE
 
-.PHONY: help setup setup-demo setup-test demo test lint test-rust test-python test-full wheel test-wheel fuzz test-torch bench conformance architectures clean
+.PHONY: help setup setup-demo setup-test demo test lint test-rust test-python test-full wheel test-wheel fuzz test-torch bench judge conformance architectures clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -102,6 +102,9 @@ test-torch: $(WHEEL) ## a sample of the tests against an older torch: make test-
 
 bench: setup-test $(EXTENSION) ## the benchmarks
 	@$(BIN)/python scripts/bench.py
+
+judge: setup-test $(EXTENSION) ## what libtpu estimates for the programs of docs/passes.md
+	@$(BIN)/python scripts/judge.py
 
 conformance: setup-test $(EXTENSION) ## PyTorch's OpInfo, module_db, hop_db (SUITES, DTYPES, TRAIN, SAMPLES; SHARD=0/4), then docs/conformance.md
 	@mkdir -p build/conformance

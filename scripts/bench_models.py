@@ -31,10 +31,11 @@ class LlamaLayer(nn.Module):
 
     def rotate(self, x: torch.Tensor) -> torch.Tensor:
         half = self.head // 2
-        frequency = 500000.0 ** (-torch.arange(half, dtype=torch.float32) / half)
-        angle = torch.outer(torch.arange(x.shape[2], dtype=torch.float32), frequency)
+        count = lambda n: torch.arange(n, dtype=torch.float32, device=x.device)
+        angle = torch.outer(count(x.shape[2]), 500000.0 ** (-count(half) / half))
         a, b = x[..., :half], x[..., half:]
-        return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1)
+        y = torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1)
+        return y.to(x.dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch, tokens, width = x.shape

@@ -111,7 +111,8 @@ impl Attention {
             let hidden = b.full_like(scores, f64::NEG_INFINITY);
             scores = b.select(seen, scores, hidden).unwrap();
         }
-        let max = b.reduce(ReduceKind::Max, scores, &[3]).unwrap();
+        let least = Scalar::from_f64(DType::F32, f32::MIN.into());
+        let max = b.reduce_from(ReduceKind::Max, scores, least, &[3]).unwrap();
         let shift = along(&mut b, max, scores);
         let shifted = b.sub(scores, shift).unwrap();
         let weights = b.unary(UnaryOp::Exponential, shifted).unwrap();

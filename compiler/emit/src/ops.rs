@@ -160,10 +160,9 @@ pub fn spec<'a>(op: &'a Op, operands: &[&TensorType]) -> Result<Spec<'a>, String
             .with("precision_config", Attr::Precision(c.precision)),
         Op::Reduce(r) => {
             let (combiner, identity) = reduction(r.kind, dtype(0))?;
-            Spec::new("stablehlo.reduce")
-                .with("dimensions", Ints(&r.dimensions))
-                .init(dtype(0), identity)
-                .body(combine(Some(combiner), dtype(0)))
+            let spec = Spec::new("stablehlo.reduce").with("dimensions", Ints(&r.dimensions));
+            let spec = if operands.len() > 1 { spec } else { spec.init(dtype(0), identity) };
+            spec.body(combine(Some(combiner), dtype(0)))
         }
         Op::ArgReduce(r) => {
             let value = dtype(0);

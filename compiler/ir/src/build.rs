@@ -272,6 +272,17 @@ impl<'g> Builder<'g> {
         }
         self.one(Reduce { dimensions: dimensions.to_vec(), kind }, &[a])
     }
+    /// The same from a scalar instead of the kind's identity.
+    pub fn reduce_from(
+        &mut self,
+        kind: ReduceKind,
+        a: Value,
+        start: Scalar,
+        dimensions: &[i64],
+    ) -> Result<Value> {
+        let start = self.splat(TensorType::scalar(self.dtype(a)), start);
+        self.one(Reduce { dimensions: dimensions.to_vec(), kind }, &[a, start])
+    }
     /// `(value, index)` of the largest or smallest along a dimension.
     pub fn arg_reduce(&mut self, a: Value, dimension: usize, largest: bool) -> Result<(Value, Value)> {
         self.pair(ArgReduce { dimension: dimension as i64, largest }, &[a])

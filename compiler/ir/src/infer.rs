@@ -25,7 +25,8 @@ fn arity(op: &Op) -> Option<usize> {
         Op::Binary(_) | Op::Compare(_) | Op::Pad(_) | Op::DotGeneral(_) | Op::Convolution(_) => 2,
         Op::Gather(_) | Op::TriangularSolve(_) => 2,
         Op::Select(_) | Op::Clamp(_) | Op::Scatter(_) => 3,
-        Op::Concatenate(_) | Op::Sort(_) | Op::DynamicSlice(_) | Op::DynamicUpdateSlice(_) => return None,
+        Op::Concatenate(_) | Op::Sort(_) | Op::Reduce(_) => return None,
+        Op::DynamicSlice(_) | Op::DynamicUpdateSlice(_) => return None,
         Op::OptimizationBarrier(_) | Op::If(_) | Op::While(_) | Op::Call(_) | Op::Custom(_) => return None,
         _ => 1,
     })
@@ -287,6 +288,10 @@ pub fn infer(op: &Op, operands: &[&TensorType]) -> Result<Option<Types>> {
         }
         (Op::Reduce(r), Some(a)) => {
             need(axes_ok(&r.dimensions, a.rank()), || format!("reduce over {:?} of {a}", r.dimensions))?;
+            let start = operands.get(1).map_or(TensorType::scalar(a.dtype), |t| (*t).clone());
+            need(matches!(operands.len(), 1 | 2) && start == TensorType::scalar(a.dtype), || {
+                format!("reduce of {a} from {} operands, the second a {start}", operands.len())
+            })?;
             one(a.with_shape(without(&a.shape, &r.dimensions)))
         }
         (Op::ArgReduce(r), Some(a)) => {

@@ -286,7 +286,7 @@ ops! {
         feature_groups: i64, batch_groups: i64, precision: Precision,
     }
 
-    /// Reduces `dimensions` away; the identity is the kind's.
+    /// Reduces `dimensions` away, from the kind's identity or from a second operand, a scalar, which joins every result.
     Reduce "reduce" { dimensions: Ints, kind: ReduceKind }
     /// Results: the extreme value and its first index (s64) along `dimension`; a NaN is the extreme.
     ArgReduce "arg_reduce" { dimension: i64, largest: bool }

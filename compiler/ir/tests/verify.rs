@@ -131,6 +131,7 @@ fn wrong_types_are_refused() {
         "dot_general %0, %1 {lhs_batch=[1], rhs_batch=[0], lhs_contracting=[1], rhs_contracting=[0], precision=default} : f32[2]",
         "dot_general %0, %1 {lhs_batch=[0], rhs_batch=[], lhs_contracting=[], rhs_contracting=[1], precision=default} : f32[2]",
         "reduce %0 {dimensions=[0,0], kind=add} : f32[3]",
+        "reduce %0, %0 {dimensions=[1], kind=add} : f32[2]",
         "arg_reduce %0 {dimension=2, largest=true} : f32[2]",
         "reduce_window %0 {window=[1,0], strides=[1,1], pad_low=[0,0], pad_high=[0,0], base_dilation=[1,1], window_dilation=[1,1], kind=max} : f32[2,3]",
         "reduce_window %0 {window=[1], strides=[1,1], pad_low=[0,0], pad_high=[0,0], base_dilation=[1,1], window_dilation=[1,1], kind=max} : f32[2,3]",

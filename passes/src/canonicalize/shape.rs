@@ -161,5 +161,6 @@ pub fn pad(graph: &Graph, id: NodeId, op: &Pad) -> Option<Rewrite> {
 }
 
 pub fn reduce(graph: &Graph, id: NodeId, op: &Reduce) -> Option<Rewrite> {
-    op.dimensions.is_empty().then(|| graph.operands(id).first().copied().map(Rewrite::Use)).flatten()
+    let operands = graph.operands(id);
+    (op.dimensions.is_empty() && operands.len() == 1).then(|| Rewrite::Use(operands[0]))
 }

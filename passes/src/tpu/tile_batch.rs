@@ -154,7 +154,7 @@ fn split_of(graph: &Graph, v: Value, dim: usize) -> Option<Vec<Option<usize>>> {
         }
         Op::Reduce(op) => {
             let mut kept = (0..of_operand(0).len()).filter(|&d| !op.dimensions.contains(&(d as i64)));
-            kept.nth(dim).map(|d| vec![Some(d)])
+            kept.nth(dim).map(|d| vec![Some(d), None])
         }
         Op::Transpose(op) => Some(vec![Some(op.permutation[dim] as usize)]),
         Op::Reshape(_) => {

@@ -226,7 +226,8 @@ fn node(graph: &Graph, id: NodeId, types: &[&TensorType], args: &[&Tensor]) -> T
                 ReduceKind::Max => BinaryOp::Maximum,
                 other => panic!("reduce {other:?}"),
             };
-            let mut out: Vec<Option<Scalar>> = vec![None; ty.elements() as usize];
+            let mut out: Vec<Option<Scalar>> =
+                vec![args.get(1).map(|start| start[0]); ty.elements() as usize];
             for i in indices(&types[0].shape) {
                 let kept = (0..i.len()).filter(|d| !r.dimensions.contains(&(*d as i64)));
                 let k = flat(&ty.shape, &kept.map(|d| i[d]).collect::<Vec<_>>());

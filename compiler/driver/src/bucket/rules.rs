@@ -369,7 +369,12 @@ impl<'a> Rewriter<'a> {
                 let operand = self.masked(at.operands[0], &at.dims[0], &reduced, identity(op.kind, dtype))?;
                 let kept = (0..at.dims[0].len()).filter(|d| !reduced.contains(d));
                 let dims = kept.map(|d| at.dims[0][d].clone()).collect();
-                Ok(Made { operands: vec![operand], results: None, dims: vec![dims] })
+                let start = at.operands.get(1).copied();
+                Ok(Made {
+                    operands: std::iter::once(operand).chain(start).collect(),
+                    results: None,
+                    dims: vec![dims],
+                })
             }
             Op::ArgReduce(op) => {
                 let along = op.dimension as usize;

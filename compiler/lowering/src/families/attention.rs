@@ -4,7 +4,7 @@ use crate::cx::Cx;
 use crate::families::linear::{dot_with, precision};
 use crate::table::{Result, Row, Rule::*, row};
 use torchtpu_ir::{
-    BinaryOp, CompileError, DType, Direction, Precision, ReduceKind, TensorType, UnaryOp, Value,
+    BinaryOp, CompileError, DType, Direction, Precision, ReduceKind, Scalar, TensorType, UnaryOp, Value,
 };
 
 #[rustfmt::skip]
@@ -112,6 +112,14 @@ fn hide(cx: &mut Cx<'_>, seen: Value, scores: Value) -> Result<Value> {
     cx.b.select(seen, scores, hidden)
 }
 
+/// What the sum of the weights starts from: the largest of them is 1.
+const NOTHING: f64 = 1e-30;
+
+/// The least finite value.
+fn least(dtype: DType) -> Scalar {
+    Scalar::from_f64(dtype, if dtype == DType::F64 { f64::MIN } else { f32::MIN.into() })
+}
+
 /// `v` of one rank less, repeated along a new last dimension.
 fn along_last(cx: &mut Cx<'_>, v: Value, like: Value) -> Result<Value> {
     let shape = cx.b.shape(like).to_vec();
@@ -126,27 +134,26 @@ fn attention(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
     let a = Attention::new(cx)?;
     let out = cx.out(0)?;
     let scores = a.scores(cx)?;
-    let max = cx.b.reduce(ReduceKind::Max, scores, &[3])?;
+    // A query whose scores are all -inf, by a mask or by their values, gives zeros: its maximum is a number, by which the
+    // weights are 0, and their sum is not. Said where the reductions start, this is for nothing, and the maximum keeps its
+    // one use, without which libtpu does not fuse a softmax.
+    let dtype = cx.b.dtype(scores);
+    let max = cx.b.reduce_from(ReduceKind::Max, scores, least(dtype), &[3])?;
     let shift = along_last(cx, max, scores)?;
     let weights = cx.b.sub(scores, shift)?;
     let weights = cx.b.unary(UnaryOp::Exponential, weights)?;
-    let sum = cx.b.reduce(ReduceKind::Add, weights, &[3])?;
+    let sum = cx.b.reduce_from(ReduceKind::Add, weights, Scalar::from_f64(dtype, NOTHING), &[3])?;
     // Divided after the dot: features are fewer than keys.
     let grouped = a.grouped(cx, weights)?;
     let result = a.dot(cx, grouped, a.value, 3, 2)?;
     let result = a.by_head(cx, result)?;
     let divisor = along_last(cx, sum, result)?;
-    let mut result = cx.b.div(result, divisor)?;
+    let result = cx.b.div(result, divisor)?;
     let log = cx.b.unary(UnaryOp::Log, sum)?;
-    let mut logsumexp = cx.b.add(max, log)?;
-    // A query that sees no key, or whose scores are all -inf, is NaN up to here. It is mended at the result: there it
-    // costs the least.
-    let nothing = cx.b.compare_const(Direction::Eq, max, f64::NEG_INFINITY)?;
+    let logsumexp = cx.b.add(max, log)?;
+    let nothing = cx.b.compare_const(Direction::Lt, sum, 0.5)?;
     let zero = cx.b.full_like(logsumexp, 0.0);
-    logsumexp = cx.b.select(nothing, zero, logsumexp)?;
-    let nothing = along_last(cx, nothing, result)?;
-    let zero = cx.b.full_like(result, 0.0);
-    result = cx.b.select(nothing, zero, result)?;
+    let logsumexp = cx.b.select(nothing, zero, logsumexp)?;
     let result = cx.convert(result, out.dtype)?;
     let logsumexp = cx.convert(logsumexp, cx.out(1)?.dtype)?;
     Ok(vec![result, logsumexp])

@@ -1,0 +1,111 @@
+"""What libtpu estimates for the programs of docs/passes.md, compiled from PyTorch source: `make judge` prints its tables.
+
+    python scripts/judge.py llama gpt2 --chip v5e v6e --dtype bf16
+    python scripts/judge.py llama --option xla_tpu_scoped_vmem_limit_kib=32768 --disable tile_batch
+
+Millions of cycles of one chip, with the floors of kernels that libtpu does not price; `share` is that of the matrix unit's
+limit for the dots and convolutions of the program. Nothing is executed and no weight is allocated."""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS = ("llama", "llama_train", "gpt2", "resnet50", "mlp")
+DTYPES = {"bf16": "bfloat16", "f32": "float32"}
+HEAD = ("program", "dtype", "chip", "Mcycles", "limit", "share", "libtpu")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("program", nargs="*", default=PROGRAMS, choices=[*PROGRAMS, []])
+    parser.add_argument("--chip", nargs="+", default=["v5e", "v6e"])
+    parser.add_argument("--dtype", nargs="+", default=["bf16"], choices=DTYPES)
+    parser.add_argument("--precision", default="medium", help="torch.set_float32_matmul_precision")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="an XLA option")
+    parser.add_argument("--disable", nargs="+", default=[], metavar="PASS")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="a folder for the artifacts")
+    args = parser.parse_args()
+    print("| " + " | ".join(HEAD) + " |\n|" + "---|" * len(HEAD), flush=True)
+    rows = [(p, dtype, chip) for chip in args.chip for dtype in args.dtype for p in args.program]
+
+    def judged(row: tuple[str, str, str]) -> str:
+        given = {key: getattr(args, key) for key in ("precision", "option", "disable")}
+        given["keep"] = str(args.keep / "-".join(row)) + ".ttpu" if args.keep else None
+        code = [sys.executable, __file__, "--one", json.dumps([*row, given])]
+        done = subprocess.run(code, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode:
+            return done.stderr.strip().splitlines()[-1]
+        cycles, limit, seconds = json.loads(done.stdout.splitlines()[-1])
+        return f"{cycles / 1e6:.2f} | {limit / 1e6:.2f} | {limit / cycles:.0%} | {seconds:.0f} s"
+
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        for row, found in zip(rows, pool.map(judged, rows), strict=True):
+            print("| " + " | ".join(row) + f" | {found} |", flush=True)
+
+
+def program(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """A module and its arguments, which hold nothing."""
+    import torch
+
+    from scripts import bench_models
+
+    with torch.device("meta"):
+        if name.startswith("llama"):
+            return bench_models.LlamaLayer(4096, 32, 8, 14336), (torch.empty(1, 2048, 4096),)
+        if name == "mlp":
+            return bench_models.MLP(), (torch.empty(2048, 1024),)
+        if name == "gpt2":
+            return bench_models.GPT2(), (torch.zeros(4, 512, dtype=torch.int64),)
+        import timm
+
+        return timm.create_model("resnet50"), (torch.empty(32, 3, 224, 224),)
+
+
+def one(name: str, dtype: str, chip: str, given: dict[str, Any]) -> tuple[float, float, float]:
+    """Cycles, the matrix unit's limit of them, and libtpu's seconds."""
+    import torch
+
+    import torchtpu_dynamo
+
+    torch.set_float32_matmul_precision(given["precision"])
+    module, inputs = program(name)
+    train = name.endswith("train")
+    to = getattr(torch, DTYPES[dtype])
+    module = module.to(to).train(train)
+    inputs = tuple(x.to(to).requires_grad_(train) if x.is_floating_point() else x for x in inputs)
+    topology = chip if ":" in chip else f"{chip}:1x1"
+    options: dict[str, Any] = {"disable_passes": given["disable"]}
+    if given["option"]:
+        options["xla_options"] = dict(o.split("=", 1) for o in given["option"])
+    start = time.perf_counter()
+    artifact = torchtpu_dynamo.aot_compile(
+        module, inputs, topology=topology, train=train, options=options, output=given["keep"]
+    )
+    seconds = time.perf_counter() - start
+    cycles = limit = 0.0
+    for kind in artifact.programs:
+        judged = artifact.judged(kind, topology)
+        cost, peak = judged["cost"], judged["chip"]
+        cycles += cost["estimated"] + cost["floor"]
+        limit += artifact.analysis(kind)["flops"] / peak["peak"] * peak["clock"]
+    return cycles, limit, seconds
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        sys.path.insert(0, str(ROOT))
+        print(json.dumps(one(*json.loads(sys.argv[2]))))
+    else:
+        main()
