@@ -262,9 +262,8 @@ impl Executable {
         let prepared = match client.platform_name() {
             cpu::PLATFORM => cpu::prepare(graph)?,
             tpu::PLATFORM => {
-                // Calls that stay were seen to compile faster for a TPU; no other plugin was asked to keep any.
                 let graph = tpu::prepare(graph, &settings.disabled_passes)?;
-                Some(Prepared { graph, options: EmitOptions::default() })
+                Some(Prepared { graph, options: tpu::form() })
             }
             _ => None,
         };

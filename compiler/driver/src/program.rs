@@ -244,7 +244,7 @@ impl Program {
 
     /// StableHLO for libtpu, in the form that it makes most of.
     pub fn bytecode_for_tpu(&self) -> Result<Vec<u8>> {
-        emit_bytecode(&tpu::prepare(&self.after, &self.disabled)?, &EmitOptions::default())
+        emit_bytecode(&tpu::prepare(&self.after, &self.disabled)?, &tpu::form())
     }
 
     /// StableHLO for people.

@@ -1,5 +1,6 @@
 //! What is done to a graph for libtpu alone.
 
+use torchtpu_emit::EmitOptions;
 use torchtpu_ir::{CompileError, Graph};
 use torchtpu_passes::{PassOptions, run_list, tpu};
 use torchtpu_pjrt::OptionValue;
@@ -21,6 +22,12 @@ pub fn prepare(graph: &Graph, disabled: &[String]) -> Result<Graph, CompileError
     let options = PassOptions { disabled: disabled.to_vec(), ..PassOptions::default() };
     run_list(&mut prepared, tpu::pipeline(), &options)?;
     Ok(prepared)
+}
+
+/// How it is emitted: results in the layout that costs nothing, which copies to the host undo, and calls that stay, which
+/// were seen to compile faster.
+pub fn form() -> EmitOptions {
+    EmitOptions { free_results: true, ..EmitOptions::default() }
 }
 
 fn chip(device: &str) -> &str {

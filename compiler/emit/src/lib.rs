@@ -26,9 +26,19 @@ pub struct EmitOptions {
     pub donate: Vec<usize>,
     /// Parameters whose dimensions lie in memory in another order than row-major: minor to major.
     pub layouts: Vec<(usize, Vec<i64>)>,
+    /// Results that overwrite no parameter lie in memory as the plugin likes best; it tells how.
+    pub free_results: bool,
     /// Functions that are called several times may be put where they are called. Else XLA keeps them, and compiles equal
     /// layers once; not every plugin runs what calls a function as fast as what does not.
     pub inline: bool,
+}
+
+/// What `main` says of its arguments and results; other functions say nothing.
+#[derive(Debug, Default)]
+struct Signature {
+    arguments: Vec<Argument>,
+    /// Results whose layout is the plugin's choice.
+    free: Vec<bool>,
 }
 
 /// An argument of `main`.
@@ -51,15 +61,15 @@ enum Reuse {
 
 /// MLIR bytecode, as a PJRT plugin takes it.
 pub fn emit_bytecode(graph: &Graph, options: &EmitOptions) -> Result<Vec<u8>, CompileError> {
-    module::bytecode(graph, &arguments(graph, options)?, options.inline)
+    module::bytecode(graph, &signature(graph, options)?, options.inline)
 }
 
 /// StableHLO text for people; with `locations`, each line ends with the FX node and the user's frames.
 pub fn emit_text(graph: &Graph, options: &EmitOptions, locations: bool) -> Result<String, CompileError> {
-    text::module(graph, &arguments(graph, options)?, options.inline, locations)
+    text::module(graph, &signature(graph, options)?, options.inline, locations)
 }
 
-fn arguments(graph: &Graph, options: &EmitOptions) -> Result<Vec<Argument>, CompileError> {
+fn signature(graph: &Graph, options: &EmitOptions) -> Result<Signature, CompileError> {
     let count = graph.parameters().len();
     let mut arguments = vec![Argument::default(); count];
     let named = options.donate.iter().chain(options.layouts.iter().map(|(parameter, _)| parameter));
@@ -76,8 +86,17 @@ fn arguments(graph: &Graph, options: &EmitOptions) -> Result<Vec<Argument>, Comp
     for (parameter, layout) in &options.layouts {
         arguments[*parameter].layout = Some(layout.clone());
     }
-    Ok(arguments)
+    let is_free = |(i, &output)| {
+        let overwrites = graph.aliases.iter().any(|alias| alias.output == i);
+        options.free_results && !overwrites && graph.ty(output).rank() > 1
+    };
+    Ok(Signature { arguments, free: graph.outputs.iter().enumerate().map(is_free).collect() })
 }
+
+/// The attribute that says in which order the dimensions of an argument or a result lie, and its value where that is the
+/// plugin's choice.
+const LAYOUT_MODE: &str = "mhlo.layout_mode";
+const FREE: &str = "auto";
 
 /// A layout as XLA writes it.
 fn layout_text(minor_to_major: &[i64]) -> String {

@@ -3,7 +3,7 @@
 use crate::attrs::Cache;
 use crate::functions::{Functions, STAYS};
 use crate::ops::{Body, spec};
-use crate::{Argument, Reuse, layout_text, module_name};
+use crate::{Argument, FREE, LAYOUT_MODE, Reuse, Signature, layout_text, module_name};
 use melior::Context;
 use melior::ir::attribute::{
     ArrayAttribute, BoolAttribute, DictionaryAttribute, FlatSymbolRefAttribute, IntegerAttribute,
@@ -21,7 +21,7 @@ use torchtpu_ir::{CompileError, DType, Graph, LocId, NodeId, Op, Region as IrReg
 
 type Operands<'c> = SmallVec<[Value<'c, 'c>; 4]>;
 
-pub fn bytecode(graph: &Graph, arguments: &[Argument], inline: bool) -> Result<Vec<u8>, CompileError> {
+pub fn bytecode(graph: &Graph, signature: &Signature, inline: bool) -> Result<Vec<u8>, CompileError> {
     let context = Context::new_with_threading(false);
     context.set_allow_unregistered_dialects(true);
     let unknown = Location::unknown(&context);
@@ -29,9 +29,9 @@ pub fn bytecode(graph: &Graph, arguments: &[Argument], inline: bool) -> Result<V
     let name = StringAttribute::new(&context, &module_name(graph)).into();
     module.as_operation_mut().set_attribute("sym_name", name);
     let functions = Functions::of(graph, inline);
-    module.body().append_operation(function(&context, graph, "main", arguments, &functions)?);
+    module.body().append_operation(function(&context, graph, "main", signature, &functions)?);
     for (name, body) in functions.iter() {
-        module.body().append_operation(function(&context, body, name, &[], &functions)?);
+        module.body().append_operation(function(&context, body, name, &Signature::default(), &functions)?);
     }
     for text in functions.customs(true)? {
         let parsed = read(&context, &text)?;
@@ -62,12 +62,12 @@ fn read<'c>(context: &'c Context, text: &str) -> Result<Module<'c>, CompileError
     })
 }
 
-/// `main` is public; what it calls is private and says nothing of its arguments.
+/// `main` is public; what it calls is private.
 fn function<'c>(
     context: &'c Context,
     graph: &Graph,
     name: &str,
-    arguments: &[Argument],
+    signature: &Signature,
     functions: &Functions<'_>,
 ) -> Result<melior::ir::Operation<'c>, CompileError> {
     let visibility = if name == "main" { "public" } else { "private" };
@@ -84,10 +84,16 @@ fn function<'c>(
         (emitter.cache.identifier("sym_visibility"), StringAttribute::new(context, visibility).into()),
         (emitter.cache.identifier("function_type"), TypeAttribute::new(function.into()).into()),
     ];
-    if arguments.iter().any(|a| *a != Argument::default()) {
-        let each: Vec<Attribute<'c>> = arguments.iter().map(|a| argument_attribute(context, a)).collect();
-        let all = ArrayAttribute::new(context, &each).into();
-        attributes.push((emitter.cache.identifier("arg_attrs"), all));
+    let mut say = |name: &'static str, each: &[Attribute<'c>]| {
+        attributes.push((emitter.cache.identifier(name), ArrayAttribute::new(context, each).into()));
+    };
+    if signature.arguments.iter().any(|a| *a != Argument::default()) {
+        let each: Vec<_> = signature.arguments.iter().map(|a| argument_attribute(context, a)).collect();
+        say("arg_attrs", &each);
+    }
+    if signature.free.contains(&true) {
+        let each: Vec<_> = signature.free.iter().map(|&free| result_attribute(context, free)).collect();
+        say("res_attrs", &each);
     }
     OperationBuilder::new("func.func", Location::unknown(context))
         .add_attributes(&attributes)
@@ -100,7 +106,7 @@ fn argument_attribute<'c>(context: &'c Context, argument: &Argument) -> Attribut
     let layout = argument
         .layout
         .as_deref()
-        .map(|layout| ("mhlo.layout_mode", StringAttribute::new(context, &layout_text(layout)).into()));
+        .map(|layout| (LAYOUT_MODE, StringAttribute::new(context, &layout_text(layout)).into()));
     let reuse: Option<(&str, Attribute<'c>)> = match argument.reuse {
         Reuse::Keep => None,
         Reuse::Alias(output) => {
@@ -115,6 +121,11 @@ fn argument_attribute<'c>(context: &'c Context, argument: &Argument) -> Attribut
         .map(|(name, value)| (Identifier::new(context, name), value))
         .collect();
     DictionaryAttribute::new(context, &entries).into()
+}
+
+fn result_attribute(context: &Context, free: bool) -> Attribute<'_> {
+    let entry = (Identifier::new(context, LAYOUT_MODE), StringAttribute::new(context, FREE).into());
+    DictionaryAttribute::new(context, if free { std::slice::from_ref(&entry) } else { &[] }).into()
 }
 
 fn fail(message: String) -> CompileError {

@@ -9,7 +9,7 @@ use crate::ops::{
     Attr, Body, Spec, compare_type, conv_dimensions, direction, fft_kind, list, precision, rng_algorithm,
     spec,
 };
-use crate::{Argument, Reuse, layout_text, module_name};
+use crate::{FREE, LAYOUT_MODE, Reuse, Signature, layout_text, module_name};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use torchtpu_ir::graph::Value;
@@ -20,7 +20,7 @@ const READABLE_ELEMENTS: i64 = 32;
 
 pub fn module(
     graph: &Graph,
-    arguments: &[Argument],
+    signature: &Signature,
     inline: bool,
     locations: bool,
 ) -> Result<String, CompileError> {
@@ -36,7 +36,7 @@ pub fn module(
         locations: locations.then(BTreeMap::new),
         indent: 4,
     };
-    printer.module(graph, arguments)?;
+    printer.module(graph, signature)?;
     Ok(printer.out)
 }
 
@@ -58,12 +58,12 @@ struct Printer<'f> {
 }
 
 impl Printer<'_> {
-    fn module(&mut self, graph: &Graph, arguments: &[Argument]) -> Result<(), CompileError> {
+    fn module(&mut self, graph: &Graph, signature: &Signature) -> Result<(), CompileError> {
         let _ = writeln!(self.out, "module @{} {{", symbol(&module_name(graph)));
-        self.function(graph, "public", "main", arguments)?;
+        self.function(graph, "public", "main", signature)?;
         for (name, body) in self.functions.iter() {
             self.out.push('\n');
-            self.function(body, "private", name, &vec![Argument::default(); body.parameters().len()])?;
+            self.function(body, "private", name, &Signature::default())?;
         }
         for text in self.functions.customs(self.locations.is_some())? {
             let _ = write!(self.out, "\n{}", text.trim_end());
@@ -81,7 +81,7 @@ impl Printer<'_> {
         graph: &Graph,
         visibility: &str,
         name: &str,
-        arguments: &[Argument],
+        signature: &Signature,
     ) -> Result<(), CompileError> {
         let fail = |message: String| CompileError::new(Stage::Emit, message);
         self.next = 0;
@@ -90,12 +90,13 @@ impl Printer<'_> {
         self.base = self.bases;
         self.bases += graph.locations.len();
         let _ = write!(self.out, "  func.func {visibility} @{}(", symbol(name));
-        for (i, (&p, argument)) in graph.parameters().iter().zip(arguments).enumerate() {
+        for (i, &p) in graph.parameters().iter().enumerate() {
+            let argument = signature.arguments.get(i).cloned().unwrap_or_default();
             let node = graph.node(p);
             let ty = node.types.first().map(tensor).unwrap_or_default();
             let _ = write!(self.out, "{}%arg{i}: {ty}", if i > 0 { ", " } else { "" });
             let layout = argument.layout.as_deref();
-            let layout = layout.map(|layout| format!("mhlo.layout_mode = \"{}\"", layout_text(layout)));
+            let layout = layout.map(|layout| format!("{LAYOUT_MODE} = \"{}\"", layout_text(layout)));
             let reuse = match argument.reuse {
                 Reuse::Keep => None,
                 Reuse::Alias(output) => Some(format!("tf.aliasing_output = {output} : i32")),
@@ -109,7 +110,15 @@ impl Printer<'_> {
             self.names[p.index()] = vec![format!("%arg{i}")];
         }
         let outputs: Vec<&TensorType> = graph.outputs.iter().map(|v| graph.ty(*v)).collect();
-        let _ = writeln!(self.out, ") -> {} {{", bracketed(&outputs));
+        if signature.free.contains(&true) {
+            let each = outputs.iter().zip(&signature.free).map(|(ty, &free)| {
+                let said = if free { format!(" {{{LAYOUT_MODE} = \"{FREE}\"}}") } else { String::new() };
+                tensor(ty) + &said
+            });
+            let _ = writeln!(self.out, ") -> ({}) {{", each.collect::<Vec<_>>().join(", "));
+        } else {
+            let _ = writeln!(self.out, ") -> {} {{", bracketed(&outputs));
+        }
         self.nodes(graph)?;
         let results = self.operands(&graph.outputs).map_err(fail)?;
         self.out.push_str("    return");

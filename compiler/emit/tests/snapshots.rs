@@ -60,6 +60,14 @@ fn donation() {
 }
 
 #[test]
+fn free_results() {
+    let (_, graph) = fixtures("ops/emit").into_iter().find(|(name, _)| name == "main").unwrap();
+    let options = EmitOptions { free_results: true, ..EmitOptions::default() };
+    let text = emit_text(&graph, &options, false).unwrap();
+    settings("emit").bind(|| insta::assert_snapshot!("main_free_results", text));
+}
+
+#[test]
 fn refusals() {
     for (name, graph) in fixtures("errors/emit") {
         let error = emit_text(&graph, &EmitOptions::default(), false).unwrap_err();
