@@ -26,7 +26,15 @@ fn graph() -> Graph {
 #[test]
 fn names_are_those_of_the_pipeline() {
     let general = ["canonicalize", "fold_constants", "cse", "dce"];
-    let for_tpus = ["repeat_heads", "normalize_first", "narrow_dots", "fence_operands", "tile_batch"];
+    let for_tpus = [
+        "repeat_heads",
+        "normalize_first",
+        "one_pass_variance",
+        "gelu_by_erf",
+        "narrow_dots",
+        "fence_operands",
+        "tile_batch",
+    ];
     assert_eq!(names(), [&general[..], &for_tpus[..]].concat());
     for pass in pipeline() {
         assert_eq!(find(pass.name()).unwrap().name(), pass.name());

@@ -11,7 +11,7 @@ use torchtpu_ir::verify::verify;
 use torchtpu_ir::{
     BinaryOp, Builder, DType, Direction, Graph, Op, ParamRole, ReduceKind, Scalar, TensorType, UnaryOp, Value,
 };
-use torchtpu_passes::tpu::{self, TileBatch};
+use torchtpu_passes::tpu::{self, OnePassVariance, TileBatch};
 use torchtpu_passes::{Pass, PassOptions, run_list};
 
 #[derive(Clone, Debug)]
@@ -209,6 +209,51 @@ proptest! {
         let found = difference(&graph, &expected, &interpreter::run(&after, &inputs));
         let allowed = if attention.dtype == DType::BF16 { 1.0 / 64.0 } else { 1e-5 };
         prop_assert!(found <= allowed, "{found}\n{}", print_graph(&after));
+    }
+}
+
+/// Sums of squares around the mean of the rows of `x`.
+fn variance(rows: i64, columns: i64, dtype: DType) -> Graph {
+    let mut graph = Graph::new("variance");
+    let mut b = Builder::new(&mut graph);
+    let shape = [rows, columns];
+    let x = b.parameter(ParamRole::Input, 0, TensorType::new(dtype, shape));
+    let x = b.convert(x, DType::F32).unwrap();
+    let sum = b.reduce(ReduceKind::Add, x, &[1]).unwrap();
+    let mean = b.binary_const(BinaryOp::Divide, sum, columns as f64).unwrap();
+    let mean = b.broadcast_in_dim(mean, &shape, &[0]).unwrap();
+    let deviation = b.sub(x, mean).unwrap();
+    let squares = b.mul(deviation, deviation).unwrap();
+    graph.outputs = vec![Builder::new(&mut graph).reduce(ReduceKind::Add, squares, &[1]).unwrap()];
+    graph
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// To a few roundings, whatever the mean is beside the deviation; and the program's own sum where it is not finite.
+    #[test]
+    fn variances_are_as_exact(
+        rows in 1..5i64,
+        columns in 1..40i64,
+        narrow in any::<bool>(),
+        means in proptest::collection::vec(
+            prop_oneof![Just(0.0), Just(0.5), Just(3.0), Just(1e3), Just(1e20), Just(f64::INFINITY)], 5),
+        values in proptest::collection::vec(-1.0..1.0f64, 200),
+    ) {
+        static VARIANCE: OnePassVariance = OnePassVariance { least: 0 };
+        let dtype = if narrow { DType::BF16 } else { DType::F32 };
+        let graph = variance(rows, columns, dtype);
+        let element = |i: usize| Scalar::from_f64(dtype, values[i] + means[i / columns as usize]);
+        let inputs = vec![(0..(rows * columns) as usize).map(element).collect::<Vec<_>>()];
+        let (after, rewrites) = changed(&graph, &[&VARIANCE]);
+        prop_assert_eq!(rewrites, 1);
+        let (before, after) = (interpreter::run(&graph, &inputs), interpreter::run(&after, &inputs));
+        for (a, b) in before[0].iter().zip(&after[0]) {
+            let (a, b) = (a.as_f64(DType::F32), b.as_f64(DType::F32));
+            let same = a == b || a.is_nan() && b.is_nan();
+            prop_assert!(same || (a - b).abs() <= 2e-5 * a.abs(), "{a} and {b}");
+        }
     }
 }
 

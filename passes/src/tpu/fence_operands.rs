@@ -9,8 +9,7 @@
 //! ```
 //!
 //! libtpu fuses into a product whatever makes its operands, and computes it again for every block of the result; a
-//! concatenation it has as a maximum of padded halves. What that is worth is not shown yet: in the one program that was
-//! tried the products became a hundredth faster, and the program as a whole a hundredth slower (docs/passes.md).
+//! concatenation it has as a maximum of padded halves (docs/passes.md).
 
 use crate::manager::Pass;
 use torchtpu_ir::op::OptimizationBarrier;

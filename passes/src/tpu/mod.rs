@@ -3,14 +3,18 @@
 //! What an artifact and the cache keep is the graph without them, which every target compiles.
 
 mod fence_operands;
+mod gelu_by_erf;
 mod narrow_dots;
 mod normalize_first;
+mod one_pass_variance;
 mod repeat_heads;
 mod tile_batch;
 
 pub use fence_operands::FenceOperands;
+pub use gelu_by_erf::GeluByErf;
 pub use narrow_dots::NarrowDots;
 pub use normalize_first::NormalizeFirst;
+pub use one_pass_variance::OnePassVariance;
 pub use repeat_heads::RepeatHeads;
 pub use tile_batch::TileBatch;
 
@@ -20,12 +24,16 @@ use crate::{Canonicalize, Cse, Dce};
 /// A quarter of the vector memory of v5e and v6e, a half of that of v5p and tpu7x.
 static TILE: TileBatch = TileBatch { limit: 32 << 20 };
 
+static VARIANCE: OnePassVariance = OnePassVariance { least: 1 << 18 };
+
 /// Heads first, which brings attention into the form in which the division is found. Operands are narrow before what is
 /// left of them is split.
 static PIPELINE: &[&dyn Pass] = &[
     &RepeatHeads,
     &Canonicalize,
     &NormalizeFirst,
+    &VARIANCE,
+    &GeluByErf,
     &NarrowDots,
     &FenceOperands,
     &TILE,

@@ -184,6 +184,11 @@ fn node(graph: &Graph, id: NodeId, types: &[&TensorType], args: &[&Tensor]) -> T
         }),
         Op::Convert(_) => pointwise(&|i| convert(types[0].dtype, ty.dtype, args[0][i])),
         Op::Reshape(_) => args[0].clone(),
+        Op::If(op) => {
+            let branch = if args[0][0].0 != 0 { &op.on_true } else { &op.on_false };
+            let inputs: Vec<Tensor> = args[1..].iter().map(|&arg| arg.clone()).collect();
+            run(branch, &inputs).swap_remove(0)
+        }
         Op::Transpose(t) => each(&|i| {
             let mut source = vec![0; i.len()];
             for (k, &d) in t.permutation.iter().enumerate() {
@@ -224,6 +229,7 @@ fn node(graph: &Graph, id: NodeId, types: &[&TensorType], args: &[&Tensor]) -> T
             let op = match r.kind {
                 ReduceKind::Add => BinaryOp::Add,
                 ReduceKind::Max => BinaryOp::Maximum,
+                ReduceKind::And => BinaryOp::And,
                 other => panic!("reduce {other:?}"),
             };
             let mut out: Vec<Option<Scalar>> =

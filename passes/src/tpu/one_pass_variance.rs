@@ -1,0 +1,144 @@
+//! A variance in one pass over its values: `sum((x - mean)^2)` as `sum(x^2) - n mean^2`, where that is as exact.
+//!
+//! ```text
+//! before                                              after
+//! %1 = reduce %x {kind=add} : f32[2048]               %1 = reduce %x {kind=add} : f32[2048]
+//! %2 = divide %1, 4096 : f32[2048]                    %2 = divide %1, 4096 : f32[2048]
+//! %3 = broadcast_in_dim %2 : f32[2048,4096]           %3 = multiply %x, %x : f32[2048,4096]
+//! %4 = subtract %x, %3 : f32[2048,4096]               %4 = reduce %3 {kind=add} : f32[2048]
+//! %5 = multiply %4, %4 : f32[2048,4096]               %5 = multiply %1, %2 : f32[2048]
+//! %6 = reduce %5 {kind=add} : f32[2048]               %6 = subtract %4, %5 : f32[2048]
+//!                                                     %7 = every element of %5 <= 4 * %6 : pred[]
+//!                                                     %8 = if %7, ... { %6 } else { as before } : f32[2048]
+//! ```
+//!
+//! It earns its place where a product makes the values: libtpu adds up both sums as it writes the product, and the second
+//! pass over memory is gone (docs/passes.md). The difference of two sums loses what they have in common; where the mean is
+//! more than twice the deviation in any row, or a sum is not a number, the program takes the old way.
+
+use crate::manager::Pass;
+use crate::query::{first, splat};
+use torchtpu_ir::op::If;
+use torchtpu_ir::{
+    BinaryOp, Builder, CompileError, DType, Direction, Graph, LocId, NodeId, Op, ParamRole, ReduceKind,
+    Region, TensorType, Value,
+};
+
+pub struct OnePassVariance {
+    /// Elements of the smallest operand that is worth a conditional.
+    pub least: i64,
+}
+
+/// How many times the mean's square may be the variance.
+const MOST: f64 = 4.0;
+
+struct Found {
+    /// The sum of squares.
+    sum: NodeId,
+    x: Value,
+    mean: Value,
+    sum_of_x: Value,
+    dimensions: Vec<i64>,
+    /// Of the mean in `x`.
+    kept: Vec<i64>,
+}
+
+impl Pass for OnePassVariance {
+    fn name(&self) -> &'static str {
+        "one_pass_variance"
+    }
+
+    fn run(&self, graph: &mut Graph) -> Result<usize, CompileError> {
+        let found: Vec<Found> = graph.node_ids().filter_map(|id| self.find(graph, id)).collect();
+        for f in &found {
+            let loc = graph.node(f.sum).loc;
+            // A branch reads what is in memory: the values before they were widened.
+            let narrow = match graph.op(f.x.node) {
+                Op::Convert(_) => graph.operands(f.x.node)[0],
+                _ => f.x,
+            };
+            let mut b = Builder::new(graph);
+            b.loc = loc;
+            let squares = b.mul(f.x, f.x)?;
+            let squares = b.reduce(ReduceKind::Add, squares, &f.dimensions)?;
+            let common = b.mul(f.sum_of_x, f.mean)?;
+            let fast = b.sub(squares, common)?;
+            let bound = b.binary_const(BinaryOp::Multiply, fast, MOST)?;
+            let exact = b.compare(Direction::Le, common, bound)?;
+            let all: Vec<i64> = (0..b.rank(exact) as i64).collect();
+            let exact = b.reduce(ReduceKind::And, exact, &all)?;
+            let operands = [narrow, f.mean, fast];
+            let types = operands.map(|v| b.ty(v).clone());
+            let on_true = branch(b.graph, loc, &types, |_, v| Ok(v[2]))?;
+            let on_false = branch(b.graph, loc, &types, |b, v| {
+                let shape = b.shape(v[0]).to_vec();
+                let x = b.convert(v[0], DType::F32)?;
+                let mean = b.broadcast_in_dim(v[1], &shape, &f.kept)?;
+                let deviation = b.sub(x, mean)?;
+                let squares = b.mul(deviation, deviation)?;
+                b.reduce(ReduceKind::Add, squares, &f.dimensions)
+            })?;
+            let operands = [exact, operands[0], operands[1], operands[2]];
+            let node = Builder { graph, loc }.op(If { on_true, on_false }, &operands)?;
+            graph.replace_uses(first(f.sum), first(node));
+            graph.remove(f.sum);
+        }
+        Ok(found.len())
+    }
+}
+
+fn branch(
+    around: &Graph,
+    loc: LocId,
+    types: &[TensorType],
+    body: impl FnOnce(&mut Builder<'_>, &[Value]) -> Result<Value, CompileError>,
+) -> Result<Region, CompileError> {
+    let mut graph = Graph::new("variance");
+    let mut b = Builder::new(&mut graph);
+    b.loc = b.graph.add_location(around.location(loc).clone());
+    let parameter = |(i, ty): (usize, &TensorType)| b.parameter(ParamRole::Input, i as i64, ty.clone());
+    let parameters: Vec<Value> = types.iter().enumerate().map(parameter).collect();
+    let result = body(&mut b, &parameters)?;
+    graph.outputs = vec![result];
+    Ok(Region::new(graph))
+}
+
+impl OnePassVariance {
+    fn find(&self, graph: &Graph, id: NodeId) -> Option<Found> {
+        let (squares, dimensions) = sum(graph, first(id))?;
+        let (Op::Binary(BinaryOp::Multiply), &[deviation, same]) =
+            (graph.op(squares.node), &graph.operands(squares.node)[..])
+        else {
+            return None;
+        };
+        let (Op::Binary(BinaryOp::Subtract), &[x, spread]) =
+            (graph.op(deviation.node), &graph.operands(deviation.node)[..])
+        else {
+            return None;
+        };
+        let ty = graph.ty(x);
+        if deviation != same || ty.dtype != DType::F32 || ty.elements() < self.least {
+            return None;
+        }
+        let Op::BroadcastInDim(broadcast) = graph.op(spread.node) else { return None };
+        let mean = graph.operands(spread.node)[0];
+        let (Op::Binary(BinaryOp::Divide), &[sum_of_x, count]) =
+            (graph.op(mean.node), &graph.operands(mean.node)[..])
+        else {
+            return None;
+        };
+        let kept: Vec<i64> = (0..ty.rank() as i64).filter(|d| !dimensions.contains(d)).collect();
+        let extent: i64 = dimensions.iter().map(|&d| ty.shape[d as usize]).product();
+        let is_mean = sum(graph, sum_of_x) == Some((x, dimensions))
+            && broadcast.dimensions == kept
+            && splat(graph, count)?.as_f64(DType::F32) == extent as f64;
+        is_mean.then(|| Found { sum: id, x, mean, sum_of_x, dimensions: dimensions.to_vec(), kept })
+    }
+}
+
+/// What is added up, from nothing, and over which dimensions.
+fn sum(graph: &Graph, v: Value) -> Option<(Value, &[i64])> {
+    let Op::Reduce(op) = graph.op(v.node) else { return None };
+    let operands = graph.operands(v.node);
+    (op.kind == ReduceKind::Add && operands.len() == 1).then(|| (operands[0], &op.dimensions[..]))
+}
