@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use torchtpu_emit::{EmitOptions, emit_bytecode, emit_text};
 use torchtpu_import::{Bindings, Kind, Payload};
 use torchtpu_ir::text::print_graph;
-use torchtpu_ir::{CompileError, DType, Graph, Op, Stage, TensorType, Value};
+use torchtpu_ir::{CompileError, DType, Graph, Stage, TensorType, Value};
 use torchtpu_lowering::{Check, InputSpec, Lowered, OutputSpec, lower_for};
 use torchtpu_passes::{PassOptions, PassReport};
 
@@ -30,11 +30,12 @@ pub struct Interface {
 
 /// How many devices a graph's collectives join; 1 for a graph without.
 pub(crate) fn devices(graph: &Graph) -> usize {
-    let of = |id| match graph.op(id) {
-        Op::AllReduce(op) => usize::try_from(op.groups.devices()).unwrap_or(usize::MAX),
-        op => op.regions().into_iter().map(|region| devices(region)).max().unwrap_or(1),
+    let of = |id| {
+        let op = graph.op(id);
+        let own = op.devices().map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+        op.regions().into_iter().map(|region| devices(region)).chain(own).max()
     };
-    graph.node_ids().map(of).max().unwrap_or(1)
+    graph.node_ids().filter_map(of).max().unwrap_or(1)
 }
 
 impl Interface {
