@@ -2,7 +2,7 @@
 
 use crate::bucket::{self, Bucket};
 use crate::options::ProgramSettings;
-use crate::tpu;
+use crate::{ranks, tpu};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -93,6 +93,7 @@ pub struct Program {
     pub passes: Vec<PassReport>,
     /// Where the program is for a range of sizes: how its inputs are padded.
     pub bucket: Option<Bucket>,
+    of_all_ranks: bool,
 }
 
 /// A payload, parsed once; programs for any sizes are made of it.
@@ -135,6 +136,25 @@ impl Program {
         let mut clock = Clock { stages: vec![("import", source.import)] };
         let lowered = source.lower(bindings, None, settings, &mut clock)?;
         Program::finish(source, lowered, None, settings, clock)
+    }
+
+    /// One program for all ranks, from what each of them traced, in order.
+    pub fn of_ranks(sources: &[Arc<Source>], settings: &ProgramSettings) -> Result<Program> {
+        let Some(first) = sources.first() else {
+            return Err(CompileError::lowering("there is no rank to make a program of"));
+        };
+        let mut clock = Clock { stages: vec![("import", sources.iter().map(|source| source.import).sum())] };
+        let mut payloads: Vec<Payload> = sources.iter().map(|source| source.payload.clone()).collect();
+        ranks::share_splits(&mut payloads);
+        let lower = |payload: &Payload| lower_for(payload, settings.check_bounds, None);
+        let lowered = clock.time("lower", || payloads.iter().map(lower).collect::<Result<Vec<_>>>())?;
+        let merged = clock.time("ranks", || ranks::merge(lowered))?;
+        Ok(Program { of_all_ranks: true, ..Program::finish(first, merged, None, settings, clock)? })
+    }
+
+    /// Whether all ranks were traced, and not one of them.
+    pub fn is_of_all_ranks(&self) -> bool {
+        self.of_all_ranks
     }
 
     /// One program for every size up to `upper` that `samples` stand for. Sizes that the samples do not have are
@@ -216,6 +236,7 @@ impl Program {
             stages: clock.stages,
             passes,
             bucket,
+            of_all_ranks: false,
         };
         if let Some(dir) = &settings.dump_dir {
             program.dump(dir, &source.json, &dumps.into_inner())?;
