@@ -16,6 +16,7 @@ mod fold_constants;
 mod manager;
 mod pipeline;
 mod query;
+mod redistribute;
 pub mod tpu;
 
 pub use canonicalize::Canonicalize;
@@ -24,3 +25,4 @@ pub use dce::Dce;
 pub use fold_constants::FoldConstants;
 pub use manager::{Culprit, Dump, Pass, PassOptions, PassReport, bisect, run, run_list};
 pub use pipeline::{find, names, pipeline};
+pub use redistribute::Redistribute;

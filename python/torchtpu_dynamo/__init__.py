@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .custom_ops import register_lowering
     from .explanation import Explanation, explain
     from .plugins import devices, refresh
+    from .spmd import LoweredSpmd, lower_spmd
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,7 @@ _HOME = {
     "Executable": "._torchtpu",
     "Explanation": ".explanation",
     "Lowered": ".api",
+    "LoweredSpmd": ".spmd",
     "Program": "._torchtpu",
     "Stats": ".counters",
     "TorchTPUError": "._torchtpu",
@@ -36,6 +38,7 @@ _HOME = {
     "devices": ".plugins",
     "explain": ".explanation",
     "lower": ".api",
+    "lower_spmd": ".spmd",
     "refresh": ".plugins",
     "register_lowering": ".custom_ops",
     "reset_stats": ".counters",
@@ -48,6 +51,7 @@ __all__ = [
     "Executable",
     "Explanation",
     "Lowered",
+    "LoweredSpmd",
     "Program",
     "Stats",
     "TorchTPUError",
@@ -57,6 +61,7 @@ __all__ = [
     "devices",
     "explain",
     "lower",
+    "lower_spmd",
     "refresh",
     "register_lowering",
     "reset_stats",

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,6 +17,8 @@ from ._torchtpu import Program, TorchTPUError
 from .backend import compile_with, whole_backward
 from .graph import Boxed, Graph, boxed
 from .options import Options, parse_options
+
+Made = TypeVar("Made")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,40 +49,57 @@ def lower(
     backward, and a parameter or argument must require a gradient; without, one program that keeps
     nothing for a backward. Raises TorchTPUError for what the compiler does not support, and torch's own
     errors for what dynamo can't trace as one graph."""
-    parsed = parse_options(options)
+    made = capture(fn, args, kwargs, train, parse_options(options), lambda graph: graph.program({}))
+    return Lowered({kind: program for kind, (program, _) in made.items()})
+
+
+def capture(
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    train: bool,
+    options: Options,
+    make: Callable[[Graph], Made],
+) -> dict[str, tuple[Made, list[torch.Tensor]]]:
+    """What `make` makes of each graph of `fn(*args, **kwargs)`, in the order of their execution, with the tensors that the
+    first would be called with; the others have none."""
     # Under torch.compile already: what was compiled is what is meant.
     original: Callable[..., Any] = getattr(fn, "_orig_mod", getattr(fn, "_torchdynamo_orig_callable", fn))
-    programs: dict[str, Program] = {}
+    made: dict[str, tuple[Made, list[torch.Tensor]]] = {}
     errors: list[TorchTPUError] = []
 
-    def capture(aot_gm: torch.fx.GraphModule, kind: str, static: Sequence[int]) -> Boxed:
+    def compile_one(aot_gm: torch.fx.GraphModule, kind: str, static: Sequence[int]) -> Boxed:
         try:
-            programs[kind] = _program(aot_gm, kind, static, parsed)
+            graph = Graph.of(aot_gm, kind, static, options)
+            tensors: list[torch.Tensor] = []
+            made[kind] = make(graph), tensors
         except TorchTPUError as e:
             errors.append(e)
-        return boxed(_leave)
+            return boxed(_leave)
+
+        def leave(inputs: list[Any]) -> list[Any]:
+            tensors.extend(inputs[i] for i in graph.exported.tensor_inputs)
+            tensors.extend(graph.exported.constants)
+            raise _Captured
+
+        return boxed(leave)
 
     def backend(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], **_: Any) -> Callable[..., Any]:
-        return compile_with(gm, example_inputs, capture)
+        return compile_with(gm, example_inputs, compile_one)
 
     compiled = torch.compile(_entry(original), backend=backend, fullgraph=True, dynamic=False)
     with torch.set_grad_enabled(train), whole_backward(), contextlib.suppress(_Captured):
         compiled(*args, **kwargs)
     if errors:
         raise errors[0].with_traceback(None)
-    if not programs:
+    if not made:
         raise TorchTPUError("nothing to lower: the function calls no operator on a tensor")
-    if train and "backward" not in programs:
+    if train and "backward" not in made:
         raise TorchTPUError(
             "nothing to differentiate: no parameter or argument requires a gradient\n"
             "help: lower(..., train=False)"
         )
-    order = [kind for kind in ("inference", "forward", "backward") if kind in programs]
-    return Lowered({kind: programs[kind] for kind in order})
-
-
-def _program(aot_gm: torch.fx.GraphModule, kind: str, static: Sequence[int], options: Options) -> Program:
-    return Graph.of(aot_gm, kind, static, options).program({})
+    return {kind: made[kind] for kind in ("inference", "forward", "backward") if kind in made}
 
 
 def _leave(*_: Any) -> list[Any]:

@@ -97,7 +97,7 @@ class _Exporter:
         self.node_stack: dict[Node, int] = {}
         self.caller: Any = _UNKNOWN  # the stack of the call that compiles, made when needed
         self.symbols: dict[str, tuple[int, int | None]] = {}
-        self.groups: dict[str, dict[str, int]] = {}
+        self.groups: dict[str, collectives.Groups] = {}
         self.graphs: list[dict[str, Any]] = []
         self.graph_index: dict[str, int] = {}
         self.texts: list[StableHloText] = []
@@ -307,8 +307,8 @@ class _Exporter:
             "args": [self.arg(a) for a in schema_args(called)],
             "vals": result_metas(value),
         }
-        if str(target).startswith("_c10d_functional."):
-            self.groups.update(collectives.groups_of(called))
+        if str(target).startswith("_c10d_functional"):
+            collectives.add_groups(self.groups, called)
         text = stablehlo_of(called)
         if text is not None:
             out["stablehlo"] = len(self.texts)

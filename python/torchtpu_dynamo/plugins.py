@@ -19,7 +19,7 @@ from ._torchtpu import live_buffers as live_buffers  # how many device buffers t
 log = logging.getLogger("torchtpu_dynamo")
 
 _lock = threading.RLock()
-_clients: dict[tuple[str, bool], Client] = {}
+_clients: dict[tuple[str, bool, int | None], Client] = {}
 
 
 class ForkState:
@@ -130,14 +130,18 @@ def shares_memory(choice: bool | None = None) -> bool:
     return os.environ.get("TORCHTPU_ZERO_COPY", "1") != "0" if choice is None else choice
 
 
-def client(plugin: str | None = None, zero_copy: bool | None = None) -> Client:
-    """The process's client of a plugin, started on first use. Raises TorchTPUError."""
+def client(
+    plugin: str | None = None, zero_copy: bool | None = None, cpu_devices: int | None = None
+) -> Client:
+    """The process's client of a plugin, started on first use: the CPU's with this many devices, where they are counted.
+    Raises TorchTPUError."""
     check_process()
     path, zero_copy = plugin_path(plugin), shares_memory(zero_copy)
     with _lock:
-        found = _clients.get((path, zero_copy))
+        found = _clients.get((path, zero_copy, cpu_devices))
         if found is None:
-            found = _clients[path, zero_copy] = Client(path, {}, zero_copy)
+            options = {} if cpu_devices is None else {"cpu_device_count": cpu_devices}
+            found = _clients[path, zero_copy, cpu_devices] = Client(path, options, zero_copy)
             version = ".".join(map(str, found.api_version))
             log.info("running on %s (%s, PJRT %s)", found.platform, path, version)
         return found

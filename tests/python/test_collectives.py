@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 import torch
 import torch.distributed as dist
-from torch.distributed._functional_collectives import all_reduce, all_reduce_coalesced
+from torch.distributed._functional_collectives import (
+    all_gather_tensor,
+    all_gather_tensor_autograd,
+    all_reduce,
+    all_reduce_coalesced,
+    all_to_all_single,
+    broadcast,
+    reduce_scatter_tensor,
+    reduce_scatter_tensor_autograd,
+)
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import torchtpu_dynamo
@@ -13,8 +26,9 @@ from torchtpu_dynamo import TorchTPUError, aot_compile
 
 
 @pytest.fixture
-def world():
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
+def world(request):
+    size = getattr(request, "param", 4)
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=size)
     yield dist.group.WORLD
     dist.destroy_process_group()
 
@@ -33,10 +47,88 @@ def test_all_reduce_is_one_operation_over_all_ranks(world):
 def test_unknown_reduction_and_smaller_groups_are_refused(world):
     with pytest.raises(TorchTPUError, match=r"reduce_op `premul_sum` is not supported"):
         torchtpu_dynamo.lower(lambda x: all_reduce(x, "premul_sum", world), torch.ones(2))
-    part = dist.new_group([0, 1])
-    with pytest.raises(TorchTPUError, match="does not have all ranks of the world") as caught:
+    part = dist.new_group([0, 3])
+    with pytest.raises(TorchTPUError, match="is not one of several that are alike") as caught:
         torchtpu_dynamo.lower(lambda x: all_reduce(x, "sum", part), torch.ones(2))
     assert "test_collectives.py" in str(caught.value)
+
+
+def groups(mesh, dim):
+    """Of a collective over a mesh's dimension, as the IR and as StableHLO have it."""
+    program = torchtpu_dynamo.lower(lambda x: all_reduce(x, "sum", (mesh, dim)), torch.ones(2))
+    program = program.programs["inference"]
+    [ours] = re.findall(r"groups=(.*), kind", program.graph_text())
+    [theirs] = re.findall(r"replica_groups = dense<(.*?)>", program.as_text())
+    return ours, json.loads(theirs)
+
+
+@pytest.mark.parametrize("world", [8], indirect=True)
+def test_groups_are_those_of_the_mesh(world):
+    def same(mesh, dim, form):
+        ours, theirs = groups(mesh, dim)
+        assert ours == form
+        assert sorted(theirs) == sorted(mesh.mesh.movedim(dim, -1).reshape(-1, mesh.size(dim)).tolist())
+
+    same(DeviceMesh("cpu", range(8)), 0, "[8] along [0]")
+    plane = init_device_mesh("cpu", (2, 4))
+    same(plane, 0, "[2,4] along [0]")
+    same(plane, 1, "[2,4] along [1]")
+    cube = init_device_mesh("cpu", (2, 2, 2), mesh_dim_names=("a", "b", "c"))
+    same(cube, 0, "[2,4] along [0]")
+    same(cube, 1, "[2,2,2] along [1]")
+    same(cube, 2, "[4,2] along [1]")
+    # Another numbering: no group tells of the others.
+    same(DeviceMesh("cpu", [[0, 2, 5, 7], [1, 3, 4, 6]]), 1, "[[0,2,5,7],[1,3,4,6]]")
+    # Flattened dimensions, adjacent and not.
+    assert groups(cube["a", "b"]._flatten("ab"), 0)[0] == "[4,2] along [0]"
+    assert groups(cube["a", "c"]._flatten("ac"), 0) == ("[2,2,2] along [0,2]", [[0, 1, 4, 5], [2, 3, 6, 7]])
+
+
+@pytest.mark.parametrize("world", [8], indirect=True)
+def test_every_collective_is_one_operation(world):
+    mesh = init_device_mesh("cpu", (2, 4))
+    ops = torch.ops._c10d_functional
+    name = mesh.get_group(1).group_name
+
+    def fn(x):
+        gathered = ops.all_gather_into_tensor(x, 4, name)
+        scattered = ops.reduce_scatter_tensor(x, "avg", 4, name)
+        several = ops.all_gather_into_tensor_coalesced([x, x + 1], 4, name)
+        parts = ops.reduce_scatter_tensor_coalesced([x, x * 2], "max", 4, name)
+        swapped = ops.all_to_all_single(x, [1] * 4, [1] * 4, name)
+        first = ops.broadcast(x, 2, name)
+        return [ops.wait_tensor(t) for t in (gathered, scattered, *several, *parts, swapped, first)]
+
+    counts = torchtpu_dynamo.lower(fn, torch.ones(4, 2)).programs["inference"].ops()
+    assert {
+        k: n for k, n in counts.items() if k in ("all_gather", "reduce_scatter", "all_to_all", "all_reduce")
+    } == {
+        "all_gather": 2,  # equal ones are one
+        "reduce_scatter": 3,
+        "all_to_all": 1,
+        "all_reduce": 1,
+    }
+
+
+@pytest.mark.parametrize("world", [8], indirect=True)
+def test_gradients_are_collectives(world):
+    def fn(x, w):
+        gathered = all_gather_tensor_autograd(x, 0, dist.group.WORLD)
+        return reduce_scatter_tensor_autograd((gathered @ w).sin(), "sum", 0, dist.group.WORLD).sum()
+
+    programs = torchtpu_dynamo.lower(
+        fn, torch.ones(2, 4, requires_grad=True), torch.ones(4, 4, requires_grad=True), train=True
+    ).programs
+    assert programs["forward"].ops()["reduce_scatter"] == 1
+    assert (programs["backward"].ops()["all_gather"], programs["backward"].ops()["reduce_scatter"]) == (1, 1)
+
+
+def test_uneven_parts_are_refused(world):
+    def fn(x):
+        return all_to_all_single(x, [1, 2, 3, 4], [2, 2, 2, 4], world)
+
+    with pytest.raises(TorchTPUError, match=r"all_to_all_single sends parts of sizes \[2, 2, 2, 4\]"):
+        torchtpu_dynamo.lower(fn, torch.ones(10))
 
 
 def test_one_device_does_not_run_it(world):
@@ -59,3 +151,28 @@ def test_compiles_ahead_for_as_many_devices(world, tmp_path):
     assert replay["transfers"] > 0
     with pytest.raises(TorchTPUError, match="the program is for 4 devices, and `v5e:1x1` has 1"):
         aot_compile(step, args, topology="v5e:1x1", output=tmp_path / "small.ttpu")
+
+
+def test_libtpu_compiles_every_collective(world):
+    mesh = init_device_mesh("cpu", (2, 2))
+    tensors = [
+        torch.ones(128, 128, dtype=d) for d in (torch.float32, torch.bfloat16, torch.int32, torch.bool)
+    ]
+
+    def fn(x, half, whole, truth):
+        results = []
+        for group in (world, mesh.get_group(0), mesh.get_group(1)):
+            results += [all_gather_tensor(x, 1, group), reduce_scatter_tensor(x, "sum", 1, group)]
+            results += [
+                all_to_all_single(x, None, None, group),
+                reduce_scatter_tensor(whole, "bxor", 0, group),
+            ]
+            results += [broadcast(t, 1, group) for t in (x, half, whole, truth)]
+            results += [all_reduce(x, kind, group) for kind in ("avg", "product", "max", "min")]
+            results += [
+                all_reduce(t, kind, group) for t in (whole, truth) for kind in ("band", "bor", "bxor")
+            ]
+        return results
+
+    compiled = aot_compile(fn, tuple(tensors), topology="v5e:2x2")
+    assert compiled.build("inference", "v5e:2x2")["devices"] == 4

@@ -6,6 +6,8 @@
 //! returns. Whatever does not fit (strides, alignment) falls back to a copy of that one tensor.
 #![allow(unsafe_code)] // Hands the caller's memory to the plugin; each block says why that is sound.
 
+mod spmd;
+
 use crate::cpu::{self, Prepared};
 use crate::host::{self, Array, Memory, TensorRef};
 use crate::options::CompileSettings;
@@ -226,10 +228,10 @@ impl Executable {
         settings: &CompileSettings,
         zero_copy: bool,
     ) -> Result<Executable> {
-        Self::of(&program.name, program.graph(), &program.interface, client, settings, zero_copy)
+        Self::of(&program.name, program.graph(), &program.interface, client, settings, zero_copy, 1)
     }
 
-    /// Compiles a graph whose interface this is.
+    /// Compiles a graph whose interface this is, for as many of the client's devices.
     pub(crate) fn of(
         name: &str,
         graph: &Graph,
@@ -237,11 +239,12 @@ impl Executable {
         client: &Client,
         settings: &CompileSettings,
         zero_copy: bool,
+        replicas: usize,
     ) -> Result<Executable> {
-        let (wanted, there) = (devices(graph), 1);
-        if wanted > there {
+        let wanted = devices(graph);
+        if wanted > replicas {
             let what = format!(
-                "graph `{name}` is for {wanted} devices, and {there} of {} runs it",
+                "graph `{name}` is for {wanted} devices, and {replicas} of {} runs it",
                 client.platform_name()
             );
             return Err(CompileError::new(Stage::Compile, what)
@@ -255,6 +258,8 @@ impl Executable {
             _ => Vec::new(),
         };
         let options = CompileOptions {
+            num_replicas: replicas,
+            device_assignment: (replicas > 1).then(|| devices.iter().map(|d| vec![d.id.into()]).collect()),
             env_option_overrides: xla_options(settings, needed)?,
             ..CompileOptions::default()
         };
@@ -460,7 +465,7 @@ impl Executable {
             }
             // SAFETY: as above. A cached zero-copy buffer outlives the call but is only read in a later call that
             // passes the same address, that is, while the memory is the caller's again.
-            let buffer = unsafe { self.import(slot, arg) }?;
+            let buffer = unsafe { self.import(slot, arg, 0) }?;
             learnt |= self.keeps(slot, arg, &buffer);
             fresh.push((i, Arc::new((buffer, Counted::new()))));
         }
@@ -518,7 +523,7 @@ impl Executable {
 
     /// # Safety
     /// As `call`.
-    unsafe fn import(&self, slot: &Slot, arg: &TensorRef<'_>) -> Result<Buffer> {
+    unsafe fn import(&self, slot: &Slot, arg: &TensorRef<'_>, device: usize) -> Result<Buffer> {
         use HostBufferSemantics::*;
         let dense = arg.has_strides(&slot.strides);
         if !dense {
@@ -532,7 +537,7 @@ impl Executable {
                     &slot.dims,
                     None,
                     ImmutableOnlyDuringCall,
-                    0,
+                    device,
                 )
             };
             return made.map(|(b, _)| b).map_err(|e| self.fail(e));
@@ -543,8 +548,9 @@ impl Executable {
             _ => ImmutableOnlyDuringCall,
         };
         // SAFETY: the caller's promise; with `ImmutableOnlyDuringCall` the plugin copies before it returns.
-        let made =
-            unsafe { self.client.buffer_from_host(arg.ptr, slot.element, &slot.dims, None, semantics, 0) };
+        let made = unsafe {
+            self.client.buffer_from_host(arg.ptr, slot.element, &slot.dims, None, semantics, device)
+        };
         made.map(|(b, _)| b).map_err(|e| self.fail(e))
     }
 

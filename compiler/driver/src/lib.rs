@@ -2,7 +2,7 @@
 //! `bucket` one executable for a range of sizes, `cache` what a later process finds, `cpu` what the CPU plugin needs
 //! said differently, `host` the only place that touches the caller's memory, `options` what can be asked for,
 //! `analysis` what `explain` reports, `ahead` compiling for devices that are not there, `deploy` running what was compiled
-//! ahead.
+//! ahead, `ranks` one program of what several ranks traced.
 //!
 //! Nothing here may know of Python.
 
@@ -16,6 +16,7 @@ pub mod executable;
 pub mod host;
 pub mod options;
 pub mod program;
+mod ranks;
 mod tpu;
 
 pub use cache::{Cache, Lookup, Request};

@@ -2,7 +2,7 @@
 
 use crate::bucket::{self, Bucket};
 use crate::options::ProgramSettings;
-use crate::tpu;
+use crate::{ranks, tpu};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use torchtpu_emit::{EmitOptions, emit_bytecode, emit_text};
 use torchtpu_import::{Bindings, Kind, Payload};
 use torchtpu_ir::text::print_graph;
-use torchtpu_ir::{CompileError, DType, Graph, Op, Stage, TensorType, Value};
+use torchtpu_ir::{CompileError, DType, Graph, Stage, TensorType, Value};
 use torchtpu_lowering::{Check, InputSpec, Lowered, OutputSpec, lower_for};
 use torchtpu_passes::{PassOptions, PassReport};
 
@@ -30,11 +30,12 @@ pub struct Interface {
 
 /// How many devices a graph's collectives join; 1 for a graph without.
 pub(crate) fn devices(graph: &Graph) -> usize {
-    let of = |id| match graph.op(id) {
-        Op::AllReduce(op) => usize::try_from(op.groups.devices()).unwrap_or(usize::MAX),
-        op => op.regions().into_iter().map(|region| devices(region)).max().unwrap_or(1),
+    let of = |id| {
+        let op = graph.op(id);
+        let own = op.devices().map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+        op.regions().into_iter().map(|region| devices(region)).chain(own).max()
     };
-    graph.node_ids().map(of).max().unwrap_or(1)
+    graph.node_ids().filter_map(of).max().unwrap_or(1)
 }
 
 impl Interface {
@@ -92,6 +93,7 @@ pub struct Program {
     pub passes: Vec<PassReport>,
     /// Where the program is for a range of sizes: how its inputs are padded.
     pub bucket: Option<Bucket>,
+    of_all_ranks: bool,
 }
 
 /// A payload, parsed once; programs for any sizes are made of it.
@@ -134,6 +136,25 @@ impl Program {
         let mut clock = Clock { stages: vec![("import", source.import)] };
         let lowered = source.lower(bindings, None, settings, &mut clock)?;
         Program::finish(source, lowered, None, settings, clock)
+    }
+
+    /// One program for all ranks, from what each of them traced, in order.
+    pub fn of_ranks(sources: &[Arc<Source>], settings: &ProgramSettings) -> Result<Program> {
+        let Some(first) = sources.first() else {
+            return Err(CompileError::lowering("there is no rank to make a program of"));
+        };
+        let mut clock = Clock { stages: vec![("import", sources.iter().map(|source| source.import).sum())] };
+        let mut payloads: Vec<Payload> = sources.iter().map(|source| source.payload.clone()).collect();
+        ranks::share_splits(&mut payloads);
+        let lower = |payload: &Payload| lower_for(payload, settings.check_bounds, None);
+        let lowered = clock.time("lower", || payloads.iter().map(lower).collect::<Result<Vec<_>>>())?;
+        let merged = clock.time("ranks", || ranks::merge(lowered))?;
+        Ok(Program { of_all_ranks: true, ..Program::finish(first, merged, None, settings, clock)? })
+    }
+
+    /// Whether all ranks were traced, and not one of them.
+    pub fn is_of_all_ranks(&self) -> bool {
+        self.of_all_ranks
     }
 
     /// One program for every size up to `upper` that `samples` stand for. Sizes that the samples do not have are
@@ -215,6 +236,7 @@ impl Program {
             stages: clock.stages,
             passes,
             bucket,
+            of_all_ranks: false,
         };
         if let Some(dir) = &settings.dump_dir {
             program.dump(dir, &source.json, &dumps.into_inner())?;

@@ -244,6 +244,22 @@ pub fn spec<'a>(op: &'a Op, operands: &[&TensorType]) -> Result<Spec<'a>, String
         Op::AllReduce(r) => Spec::new("stablehlo.all_reduce")
             .dialect("replica_groups", r.groups.attribute())
             .body(combine(Some(reduction(r.kind, dtype(0))?.0), dtype(0))),
+        Op::AllGather(g) => Spec::new("stablehlo.all_gather")
+            .with("all_gather_dim", Int(g.dimension))
+            .dialect("replica_groups", g.groups.attribute()),
+        Op::ReduceScatter(r) => Spec::new("stablehlo.reduce_scatter")
+            .with("scatter_dimension", Int(r.dimension))
+            .dialect("replica_groups", r.groups.attribute())
+            .body(combine(Some(reduction(r.kind, dtype(0))?.0), dtype(0))),
+        Op::AllToAll(t) => Spec::new("stablehlo.all_to_all")
+            .with("split_dimension", Int(t.split))
+            .with("concat_dimension", Int(t.concat))
+            .with("split_count", Int(t.groups.size()))
+            .dialect("replica_groups", t.groups.attribute()),
+        // Without a channel: with one, and one partition, the CPU plugin aborts the process.
+        Op::CollectivePermute(p) => Spec::new("stablehlo.collective_permute")
+            .with("source_target_pairs", Attr::Pairs(&p.sources, &p.targets)),
+        Op::ReplicaId(_) => Spec::new("stablehlo.replica_id"),
         Op::OptimizationBarrier(_) => Spec::new("stablehlo.optimization_barrier"),
     })
 }

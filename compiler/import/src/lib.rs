@@ -12,5 +12,5 @@ mod payload;
 mod symbols;
 
 pub use arg::Arg;
-pub use payload::{Constant, Group, Input, Kind, Meta, Node, Payload, Size, Target, VERSION};
+pub use payload::{Constant, Input, Kind, Meta, Node, Payload, Size, Target, VERSION};
 pub use symbols::{Bindings, Number, evaluate};

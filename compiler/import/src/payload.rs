@@ -92,13 +92,6 @@ pub struct Node {
     pub is_tuple: bool,
 }
 
-/// A process group: replicas 0, 1, ... in `count` groups of `size` neighbours, of which it is one.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Group {
-    pub count: i64,
-    pub size: i64,
-}
-
 /// One FX graph. Values are numbered over inputs, then constants, then nodes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Payload {
@@ -122,9 +115,10 @@ pub struct Payload {
     /// User stacks, innermost frame first: file, line, function.
     #[serde(default)]
     pub stacks: Vec<Vec<(String, u32, String)>>,
-    /// Process groups by name; those that the collectives of the graph, and of graphs nested in it, are over.
+    /// Process groups by name; those that the collectives of the graph, and of graphs nested in it, are over. Each with
+    /// those that the other ranks join in its place: every rank of the world once, in the order of its group.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub groups: BTreeMap<String, Group>,
+    pub groups: BTreeMap<String, Vec<Vec<i64>>>,
     /// What higher-order operators run: branches, bodies of loops. Each has targets, stacks and graphs of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub graphs: Vec<Payload>,

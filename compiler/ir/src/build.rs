@@ -5,6 +5,7 @@
 
 use crate::error::CompileError;
 use crate::graph::{Graph, NodeId, Types, Value};
+use crate::groups::ReplicaGroups;
 use crate::infer::{check, dot_shape, infer};
 use crate::literal::{Literal, Scalar};
 use crate::location::LocId;
@@ -287,9 +288,6 @@ impl<'g> Builder<'g> {
     pub fn arg_reduce(&mut self, a: Value, dimension: usize, largest: bool) -> Result<(Value, Value)> {
         self.pair(ArgReduce { dimension: dimension as i64, largest }, &[a])
     }
-    pub fn all_reduce(&mut self, reduction: AllReduce, a: Value) -> Result<Value> {
-        self.one(reduction, &[a])
-    }
     pub fn reduce_window(&mut self, a: Value, window: ReduceWindow) -> Result<Value> {
         self.one(window, &[a])
     }
@@ -303,6 +301,50 @@ impl<'g> Builder<'g> {
     }
     pub fn scatter(&mut self, a: Value, indices: Value, updates: Value, scatter: Scatter) -> Result<Value> {
         self.one(scatter, &[a, indices, updates])
+    }
+
+    // Over devices.
+
+    pub fn all_reduce(&mut self, a: Value, groups: ReplicaGroups, kind: ReduceKind) -> Result<Value> {
+        self.one(AllReduce { groups, kind }, &[a])
+    }
+    pub fn all_gather(&mut self, a: Value, dimension: usize, groups: ReplicaGroups) -> Result<Value> {
+        self.one(AllGather { dimension: dimension as i64, groups }, &[a])
+    }
+    pub fn reduce_scatter(
+        &mut self,
+        a: Value,
+        dimension: usize,
+        groups: ReplicaGroups,
+        kind: ReduceKind,
+    ) -> Result<Value> {
+        self.one(ReduceScatter { dimension: dimension as i64, groups, kind }, &[a])
+    }
+    pub fn all_to_all(
+        &mut self,
+        a: Value,
+        split: usize,
+        concat: usize,
+        groups: ReplicaGroups,
+    ) -> Result<Value> {
+        self.one(AllToAll { split: split as i64, concat: concat as i64, groups }, &[a])
+    }
+    pub fn collective_permute(&mut self, a: Value, permute: CollectivePermute) -> Result<Value> {
+        self.one(permute, &[a])
+    }
+    /// Of a table with an entry for each device along its first dimension, the entry of the device that runs the
+    /// program.
+    pub fn of_device(&mut self, table: Value) -> Result<Value> {
+        let shape = self.shape(table).to_vec();
+        let Some((&devices, entry)) = shape.split_first() else {
+            return Err(CompileError::lowering("a table by device without dimensions"));
+        };
+        let id = self.one(ReplicaId { devices }, &[])?;
+        let zero = self.splat(TensorType::scalar(DType::U32), Scalar::zero());
+        let starts: Vec<Value> = std::iter::once(id).chain(entry.iter().map(|_| zero)).collect();
+        let sizes: Ints = std::iter::once(1).chain(entry.iter().copied()).collect();
+        let row = self.dynamic_slice(table, &starts, &sizes)?;
+        self.reshape(row, entry)
     }
 
     // The rest.

@@ -4,7 +4,7 @@
 //! convert, reshape, broadcast ...); `check` holds a stated type of those against the operands.
 
 use crate::graph::Types;
-use crate::op::{BinaryOp, Call, Domain, DotGeneral, FftKind, If, Op, UnaryOp, While};
+use crate::op::{BinaryOp, Call, Domain, DotGeneral, FftKind, If, Op, ReduceKind, UnaryOp, While};
 use crate::region::Region;
 use crate::types::{DType, TensorType};
 use smallvec::smallvec;
@@ -21,7 +21,7 @@ fn need(ok: bool, message: impl FnOnce() -> String) -> Result<()> {
 
 fn arity(op: &Op) -> Option<usize> {
     Some(match op {
-        Op::Parameter(_) | Op::Constant(_) | Op::Iota(_) => 0,
+        Op::Parameter(_) | Op::Constant(_) | Op::Iota(_) | Op::ReplicaId(_) => 0,
         Op::Binary(_) | Op::Compare(_) | Op::Pad(_) | Op::DotGeneral(_) | Op::Convolution(_) => 2,
         Op::Gather(_) | Op::TriangularSolve(_) => 2,
         Op::Select(_) | Op::Clamp(_) | Op::Scatter(_) => 3,
@@ -73,6 +73,36 @@ fn starts_ok(op: &Op, starts: &[&TensorType]) -> Result<()> {
 
 fn without(shape: &[i64], dims: &[i64]) -> Vec<i64> {
     shape.iter().enumerate().filter(|(i, _)| !dims.contains(&(*i as i64))).map(|(_, &d)| d).collect()
+}
+
+/// XLA's collectives add, multiply, and take the least or the greatest; of booleans that is all and any.
+pub fn reduces_between_devices(kind: ReduceKind, dtype: DType) -> bool {
+    match kind {
+        ReduceKind::Add | ReduceKind::Mul => true,
+        ReduceKind::Max | ReduceKind::Min => !dtype.is_complex(),
+        ReduceKind::And | ReduceKind::Or => dtype == DType::Bool,
+        ReduceKind::Xor => false,
+    }
+}
+
+fn combines(kind: ReduceKind, dtype: DType) -> Result<()> {
+    need(reduces_between_devices(kind, dtype), || {
+        format!("devices do not combine {dtype} by {}", kind.name())
+    })
+}
+
+/// The shape with `parts` times as much in one dimension.
+fn joined(mut shape: Vec<i64>, dimension: i64, parts: i64) -> Option<Vec<i64>> {
+    let size = shape.get_mut(usize::try_from(dimension).ok()?)?;
+    *size = size.saturating_mul(parts);
+    Some(shape)
+}
+
+/// The shape of one of `parts` equal ones.
+fn cut(mut shape: Vec<i64>, dimension: i64, parts: i64) -> Option<Vec<i64>> {
+    let size = shape.get_mut(usize::try_from(dimension).ok()?)?;
+    (*size % parts == 0).then(|| *size /= parts)?;
+    Some(shape)
 }
 
 fn signature(types: &[&TensorType]) -> String {
@@ -386,11 +416,44 @@ pub fn infer(op: &Op, operands: &[&TensorType]) -> Result<Option<Types>> {
             one(TensorType::new(dtype, shape))
         }
         (Op::AllReduce(r), Some(a)) => {
-            const MOST: i64 = 1 << 24;
-            need(r.groups.count > 0 && r.groups.size > 0 && r.groups.devices() <= MOST, || {
-                format!("all_reduce in {} groups of {}", r.groups.count, r.groups.size)
+            r.groups.check()?;
+            combines(r.kind, a.dtype)?;
+            one(a.clone())
+        }
+        (Op::AllGather(g), Some(a)) => {
+            g.groups.check()?;
+            let shape = joined(a.shape.clone(), g.dimension, g.groups.size());
+            one(a.with_shape(shape.ok_or_else(|| format!("all_gather along {} of {a}", g.dimension))?))
+        }
+        (Op::ReduceScatter(r), Some(a)) => {
+            r.groups.check()?;
+            combines(r.kind, a.dtype)?;
+            let shape = cut(a.shape.clone(), r.dimension, r.groups.size());
+            one(a.with_shape(shape.ok_or_else(|| {
+                format!("reduce_scatter along {} of {a} in groups of {}", r.dimension, r.groups.size())
+            })?))
+        }
+        (Op::AllToAll(t), Some(a)) => {
+            t.groups.check()?;
+            let size = t.groups.size();
+            let shape = cut(a.shape.clone(), t.split, size).and_then(|shape| joined(shape, t.concat, size));
+            one(a.with_shape(shape.ok_or_else(|| {
+                format!("all_to_all from {} to {} of {a} in groups of {size}", t.split, t.concat)
+            })?))
+        }
+        (Op::CollectivePermute(p), Some(a)) => {
+            let once = |ranks: &[i64]| {
+                let seen: std::collections::HashSet<&i64> = ranks.iter().collect();
+                seen.len() == ranks.len() && ranks.iter().all(|rank| (0..p.devices).contains(rank))
+            };
+            need(p.sources.len() == p.targets.len() && once(&p.sources) && once(&p.targets), || {
+                format!("collective_permute from {:?} to {:?} of {} devices", p.sources, p.targets, p.devices)
             })?;
-            one((*a).clone())
+            one(a.clone())
+        }
+        (Op::ReplicaId(r), _) => {
+            need(r.devices > 0, || format!("replica_id of {} devices", r.devices))?;
+            one(TensorType::scalar(DType::U32))
         }
         (Op::OptimizationBarrier(_), _) => Ok(Some(operands.iter().map(|t| (*t).clone()).collect())),
         _ => Ok(None),

@@ -328,6 +328,16 @@ ops! {
 
     /// Every device gives its operand, and gets what those of its group combine to.
     AllReduce "all_reduce" { groups: ReplicaGroups, kind: ReduceKind }
+    /// Every device gets the operands of its group, on end along `dimension`.
+    AllGather "all_gather" { dimension: i64, groups: ReplicaGroups }
+    /// What `all_reduce` gives is cut along `dimension`, and every device of a group gets its part, the first the first.
+    ReduceScatter "reduce_scatter" { dimension: i64, groups: ReplicaGroups, kind: ReduceKind }
+    /// Every device cuts its operand along `split`, a part for each of its group, and gets theirs on end along `concat`.
+    AllToAll "all_to_all" { split: i64, concat: i64, groups: ReplicaGroups }
+    /// Of `devices`, `sources[i]` sends its operand to `targets[i]`. Who gets none has zeros.
+    CollectivePermute "collective_permute" { sources: Ints, targets: Ints, devices: i64 }
+    /// The number of the device that runs the program: a u32 below `devices`.
+    ReplicaId "replica_id" { devices: i64 }
 
     /// Keeps its operands from being fused or moved across it.
     OptimizationBarrier "optimization_barrier" {}
@@ -353,7 +363,20 @@ impl Op {
         }
     }
 
-    /// Results depend on the operands alone, and there are no effects: may be merged, moved and dropped.
+    /// How many devices run a program with this operation, where it says so.
+    pub fn devices(&self) -> Option<i64> {
+        match self {
+            Op::AllReduce(op) => Some(op.groups.devices()),
+            Op::AllGather(op) => Some(op.groups.devices()),
+            Op::ReduceScatter(op) => Some(op.groups.devices()),
+            Op::AllToAll(op) => Some(op.groups.devices()),
+            Op::CollectivePermute(op) => Some(op.devices),
+            Op::ReplicaId(op) => Some(op.devices),
+            _ => None,
+        }
+    }
+
+    /// Results depend on the operands and the device alone, and there are no effects: may be merged, moved and dropped.
     pub fn is_pure(&self) -> bool {
         !matches!(self, Op::Parameter(_))
     }

@@ -214,6 +214,7 @@ pub fn print_graph(graph: &Graph) -> String {
 }
 
 /// A position in text being parsed.
+#[derive(Clone)]
 pub struct Cursor<'a> {
     text: &'a str,
     at: usize,

@@ -5,7 +5,7 @@ use crate::families::pointwise;
 use crate::table::{self, Result, Rule};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
-use torchtpu_import::{Arg, Group, Meta, Payload};
+use torchtpu_import::{Arg, Meta, Payload};
 use torchtpu_ir::graph::Alias;
 use torchtpu_ir::op::{Custom, ParamRole};
 use torchtpu_ir::stablehlo::mlir_type;
@@ -411,10 +411,7 @@ struct Ends {
 
 /// The process groups, as replica groups.
 fn groups(payload: &Payload) -> BTreeMap<String, ReplicaGroups> {
-    let of = |(name, group): (&String, &Group)| {
-        (name.clone(), ReplicaGroups { count: group.count, size: group.size })
-    };
-    payload.groups.iter().map(of).collect()
+    payload.groups.iter().map(|(name, groups)| (name.clone(), ReplicaGroups::of(groups.clone()))).collect()
 }
 
 fn decode_hex(hex: &str) -> Result<Vec<u8>> {

@@ -17,7 +17,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use torchtpu_driver::pjrt::{self, OptionValue, Plugin};
-use torchtpu_driver::{CompileError, Stage, TensorRef, executable, options};
+use torchtpu_driver::{CompileError, Output, Stage, TensorRef, executable, options};
 
 pyo3::create_exception!(
     torchtpu_dynamo._torchtpu,
@@ -184,7 +184,7 @@ fn border(border: &torchtpu_driver::bucket::Border) -> Option<(Vec<i64>, Parts)>
 }
 
 /// One graph, compiled to StableHLO.
-#[pyclass(frozen, module = "torchtpu_dynamo._torchtpu")]
+#[pyclass(frozen, weakref, module = "torchtpu_dynamo._torchtpu")]
 struct Program {
     program: Arc<torchtpu_driver::Program>,
 }
@@ -203,6 +203,15 @@ impl Program {
         let made = interruptible(py, move || {
             torchtpu_driver::Program::new(&source, &bindings.into_iter().collect(), &settings)
         })?;
+        Ok(Program { program: Arc::new(made.map_err(|e| raise(py, e))?) })
+    }
+
+    /// One program for all ranks, from the sources that each of them traced, in order.
+    #[staticmethod]
+    fn of_ranks(py: Python<'_>, sources: Vec<PyRef<'_, Source>>, options_json: &str) -> PyResult<Program> {
+        let settings = options::parse(options_json).map_err(|e| raise(py, e))?;
+        let sources: Vec<_> = sources.iter().map(|source| source.source.clone()).collect();
+        let made = interruptible(py, move || torchtpu_driver::Program::of_ranks(&sources, &settings))?;
         Ok(Program { program: Arc::new(made.map_err(|e| raise(py, e))?) })
     }
 
@@ -343,6 +352,25 @@ impl Program {
         })?;
         Executable::wrap(py, made.map_err(|e| raise(py, e))?)
     }
+
+    /// Compiles for all devices of the client at once.
+    fn compile_spmd(&self, py: Python<'_>, client: &Client, options_json: &str) -> PyResult<Executable> {
+        let settings = options::parse(options_json).map_err(|e| raise(py, e))?;
+        let (program, client) = (self.program.clone(), client.client.clone());
+        let made = interruptible(py, move || {
+            torchtpu_driver::Executable::compile_spmd(&program, &client, &settings)
+        })?;
+        Executable::wrap(py, made.map_err(|e| raise(py, e))?)
+    }
+
+    /// Runs the program as every rank at once, on as many CPU devices of this process: for each rank a list of the tensors
+    /// that the program takes, and of those that it gives. All ranks draw the same random numbers.
+    fn run_spmd<'py>(
+        slf: Bound<'py, Self>,
+        inputs_per_rank: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        slf.py().import("torchtpu_dynamo.spmd")?.call_method1("run", (&slf, inputs_per_rank))
+    }
 }
 
 fn exchange(py: Python<'_>) -> PyResult<Exchange> {
@@ -391,6 +419,21 @@ impl Executable {
         }
         Ok(args)
     }
+
+    /// What a call returns, as PyTorch's tensors.
+    fn new_tensors<'py>(
+        &self,
+        py: Python<'py>,
+        executable: &torchtpu_driver::Executable,
+        outputs: Vec<Output>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let results = PyList::empty(py);
+        for (output, (spec, strides)) in outputs.into_iter().zip(executable.results()) {
+            let ty = &spec.tensor.ty;
+            results.append(self.exchange.new_tensor(py, output, ty.dtype, &ty.shape, strides)?)?;
+        }
+        Ok(results)
+    }
 }
 
 #[pymethods]
@@ -410,13 +453,24 @@ impl Executable {
         // call from another thread races in eager PyTorch just the same.
         let outputs = py.detach(|| unsafe { executable.call(&args, seed) });
         tensors.call_method0(pyo3::intern!(py, "clear"))?;
+        self.new_tensors(py, &executable, outputs.map_err(|e| raise(py, e))?)
+    }
+
+    /// Runs a program of `compile_spmd`: a list of tensors for each device.
+    fn call_spmd<'py>(
+        &self,
+        py: Python<'py>,
+        ranks: Vec<Bound<'py, PyList>>,
+        seed: u64,
+    ) -> PyResult<Vec<Bound<'py, PyList>>> {
+        let executable = self.get()?;
+        let args: Vec<_> =
+            ranks.iter().map(|tensors| self.borrow_all(&executable, tensors)).collect::<PyResult<_>>()?;
+        #[allow(unsafe_code)]
+        // SAFETY: as in `__call__`.
+        let outputs = py.detach(|| unsafe { executable.call_spmd(&args, seed) });
         let outputs = outputs.map_err(|e| raise(py, e))?;
-        let results = PyList::empty(py);
-        for (output, (spec, strides)) in outputs.into_iter().zip(executable.results()) {
-            let ty = &spec.tensor.ty;
-            results.append(self.exchange.new_tensor(py, output, ty.dtype, &ty.shape, strides)?)?;
-        }
-        Ok(results)
+        outputs.into_iter().map(|outputs| self.new_tensors(py, &executable, outputs)).collect()
     }
 
     #[getter]

@@ -323,10 +323,14 @@ impl<'a> Rewriter<'a> {
                 at.keep(dims)
             }
             // Element by element, of tensors that are padded alike on every device.
-            Op::AllReduce(_) => {
+            Op::AllReduce(_) | Op::CollectivePermute(_) => {
                 let dims = at.dims[0].clone();
                 at.keep(dims)
             }
+            Op::AllGather(op) => self.between_devices(at, &[op.dimension], result),
+            Op::ReduceScatter(op) => self.between_devices(at, &[op.dimension], result),
+            Op::AllToAll(op) => self.between_devices(at, &[op.split, op.concat], result),
+            Op::ReplicaId(_) => at.keep(Vec::new()),
             Op::OptimizationBarrier(_) => {
                 Ok(Made { dims: at.dims.clone(), operands: at.operands, results: None })
             }
@@ -593,6 +597,18 @@ impl<'a> Rewriter<'a> {
     }
 
     /// Reversed padding comes first: it is sliced away at a start that only the sizes tell.
+    /// What devices exchange along these dimensions lies in their tensors from the first position to the last.
+    fn between_devices(&mut self, at: At, exchanged: &[i64], result: Value) -> Result<Made> {
+        let mut dims = at.dims[0].clone();
+        for &d in exchanged {
+            if dims[d as usize].is_padded() {
+                return self.refuse(at.id, "exchanges a padded dimension between devices");
+            }
+            dims[d as usize] = Dim::fixed(self.graphs[0].ty(result).shape[d as usize]);
+        }
+        at.keep(dims)
+    }
+
     fn reverse(&mut self, at: At, op: &Reverse) -> Result<Made> {
         let mut dims = at.dims[0].clone();
         let padded: Vec<usize> = op

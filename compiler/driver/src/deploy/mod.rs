@@ -340,7 +340,8 @@ impl Model {
             }
         };
         let settings = self.builds(name).next().map(|b| b.options.clone()).unwrap_or_default();
-        let executable = Executable::of(name, graph, &label.interface, &self.client, &settings, zero_copy)?;
+        let executable =
+            Executable::of(name, graph, &label.interface, &self.client, &settings, zero_copy, 1)?;
         Ok(Ready { executable, origin: format!("compiled from the IR: {why}"), ranged })
     }
 

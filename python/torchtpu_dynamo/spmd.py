@@ -1,0 +1,99 @@
+"""All ranks in one process: what each of them traces becomes one program, which several CPU devices run at once.
+
+Each rank is traced under a process group of which only the numbers are real. No rank's numbers are taken for another's:
+where traces differ, the compiler makes the numbers a table by rank, or says what differs."""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from . import plugins
+from ._torchtpu import Executable, Program, TorchTPUError
+from .api import Lowered, capture
+from .graph import draw_seed
+from .options import Options, parse_options
+
+_executables: weakref.WeakKeyDictionary[Program, dict[int, Executable]] = weakref.WeakKeyDictionary()
+
+
+@dataclasses.dataclass(frozen=True)
+class LoweredSpmd(Lowered):
+    """The programs of all ranks, and what the first of them to run is called with."""
+
+    inputs: Sequence[Sequence[torch.Tensor]]
+    """By rank, the tensors that the program "inference" or "forward" takes: parameters, buffers and arguments."""
+
+    def run_spmd(self) -> list[list[torch.Tensor]]:
+        """Runs that program; the results of each rank, in the program's order."""
+        return next(iter(self.programs.values())).run_spmd(self.inputs)
+
+
+def lower_spmd(
+    build: Callable[[], tuple[Any, ...]],
+    ranks: int,
+    *,
+    train: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> LoweredSpmd:
+    """One program for all ranks of a world, made as `lower` makes it.
+
+    `build()` is called as each rank, with `torch.distributed` initialized for a world of `ranks`, and returns
+    `(fn, *args)`: it makes its meshes and shards there. No collective of its own is run, so that weights are not sent
+    from one rank to others: `src_data_rank=None`. Raises TorchTPUError where ranks differ in more than numbers."""
+    if not dist.is_available():
+        raise TorchTPUError("this torch was built without torch.distributed")
+    if dist.is_initialized():
+        raise TorchTPUError(
+            "lower_spmd makes a process group for each rank, and there is one already\n"
+            "help: call torch.distributed.destroy_process_group() first; meshes are made in `build`"
+        )
+    if ranks < 1:
+        raise TorchTPUError(f"a world of {ranks} ranks has none to trace as")
+    parsed = parse_options(options)
+    traced = [_trace(build, rank, ranks, train, parsed) for rank in range(ranks)]
+    kinds = list(traced[0])
+    for rank, of_rank in enumerate(traced):
+        if list(of_rank) != kinds:
+            raise TorchTPUError(f"rank {rank} has the programs {list(of_rank)}, rank 0 has {kinds}")
+    programs = {
+        kind: Program.of_ranks([of_rank[kind][0] for of_rank in traced], parsed.program_json(None))
+        for kind in kinds
+    }
+    return LoweredSpmd(programs, [of_rank[kinds[0]][1] for of_rank in traced])
+
+
+def _trace(
+    build: Callable[[], tuple[Any, ...]],
+    rank: int,
+    ranks: int,
+    train: bool,
+    options: Options,
+) -> dict[str, tuple[Any, list[torch.Tensor]]]:
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)
+    try:
+        fn, *args = build()
+        return capture(fn, args, {}, train, options, lambda graph: graph.source_payload({})[1])
+    finally:
+        dist.destroy_process_group()
+
+
+def run(program: Program, inputs_per_rank: Sequence[Sequence[torch.Tensor]]) -> list[list[torch.Tensor]]:
+    """What `Program.run_spmd` does."""
+    ranks = [list(tensors) for tensors in inputs_per_rank]
+    if not ranks:
+        raise TorchTPUError("run_spmd takes a list of tensors for each rank")
+    executables = _executables.setdefault(program, {})
+    executable = executables.get(len(ranks))
+    if executable is None:
+        client = plugins.client("cpu", cpu_devices=len(ranks))
+        executable = program.compile_spmd(client, parse_options(None).compile_json())
+        executables[len(ranks)] = executable
+    return executable.call_spmd(ranks, draw_seed() if program.uses_seed else 0)
