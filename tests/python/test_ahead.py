@@ -335,8 +335,9 @@ def test_buckets_of_no_size(ragged):
         TorchTPUError, match="names 'x:0', and the program has the dynamic sizes ids:0, ids:1, bias:0"
     ):
         aot_compile(ragged[1].with_suffix(".pt2"), options={"buckets": {"x:0": [4]}})
-    with pytest.raises(TorchTPUError, match="has no dynamic sizes"):
-        aot_compile(nn.Linear(3, 4), (torch.randn(2, 3),), options={"buckets": {"input:0": [4]}})
+    for name in ("input:0", "*"):
+        with pytest.raises(TorchTPUError, match="has no dynamic sizes"):
+            aot_compile(nn.Linear(3, 4), (torch.randn(2, 3),), options={"buckets": {name: [4]}})
     dims = {i: torch.export.Dim(f"d{i}", min=2, max=16) for i in range(4)}
     exported = torch.export.export(nn.ReLU(), (torch.randn(3, 4, 5, 6),), dynamic_shapes=(dims,))
     with pytest.raises(TorchTPUError, match="81 programs, and an artifact has room for 64"):

@@ -202,7 +202,7 @@ class _Work:
         wanted, sizes = parse_buckets(self.options.buckets), capture.sizes
         sources = sizes.sources(capture.inputs) if sizes is not None else {}
         known = [source for each in sources.values() for source in each]
-        if missing := [name for name in wanted if name != "*" and name not in known]:
+        if missing := [name for name in wanted if name not in known and not (name == "*" and known)]:
             raise TorchTPUError(
                 f'option "buckets" names {missing[0]!r}, and the program '
                 + (f"has the dynamic sizes {', '.join(known)}" if known else "has no dynamic sizes")
