@@ -10,7 +10,7 @@ import sys
 
 from ._torchtpu import TorchTPUError
 
-COMMANDS = ("compile", "run", "inspect", "diff", "topologies", "cache")
+COMMANDS = ("compile", "run", "inspect", "diff", "opt", "topologies", "cache")
 
 
 def main(argv: list[str] | None = None) -> int:

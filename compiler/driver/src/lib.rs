@@ -1,6 +1,7 @@
 //! Joins the stages. `program` is the straight line from an FX payload to StableHLO, `executable` what runs it,
 //! `bucket` one executable for a range of sizes, `cache` what a later process finds, `cpu` what the CPU plugin needs
-//! said differently, `host` the only place that touches the caller's memory, `options` what can be asked for,
+//! said differently, `host` the only place that touches the caller's memory, `opt` passes over textual IR, `options` what
+//! can be asked for,
 //! `analysis` what `explain` reports, `ahead` compiling for devices that are not there, `deploy` running what was compiled
 //! ahead, `ranks` one program of what several ranks traced.
 //!
@@ -14,6 +15,7 @@ mod cpu;
 pub mod deploy;
 pub mod executable;
 pub mod host;
+pub mod opt;
 pub mod options;
 pub mod program;
 mod ranks;

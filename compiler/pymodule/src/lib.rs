@@ -549,6 +549,27 @@ fn families() -> BTreeMap<&'static str, &'static str> {
     torchtpu_driver::families().collect()
 }
 
+/// Runs passes over textual IR: the text behind them, and what each did, as JSON.
+#[pyfunction]
+fn optimize(py: Python<'_>, text: &str, passes: Vec<String>, tpu: bool) -> PyResult<(String, String)> {
+    torchtpu_driver::opt::optimize(text, &passes, tpu).map_err(|e| raise(py, e))
+}
+
+/// The pass of the pipeline behind which `check(text)` is false, and its position.
+#[pyfunction]
+fn bisect(py: Python<'_>, text: &str, check: &Bound<'_, PyAny>) -> PyResult<Option<(&'static str, usize)>> {
+    let mut failed = None;
+    let mut call = |text: &str| match check.call1((text,)).and_then(|answer| answer.is_truthy()) {
+        Ok(good) => good,
+        Err(e) => {
+            failed = Some(e);
+            false
+        }
+    };
+    let culprit = torchtpu_driver::opt::bisect(text, &mut call).map_err(|e| raise(py, e))?;
+    failed.map_or(Ok(culprit), Err)
+}
+
 /// Device buffers alive: cached inputs.
 #[pyfunction]
 fn live_buffers() -> usize {
@@ -575,5 +596,7 @@ fn _torchtpu(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(lowered_targets, m)?)?;
     m.add_function(wrap_pyfunction!(unsupported, m)?)?;
     m.add_function(wrap_pyfunction!(families, m)?)?;
+    m.add_function(wrap_pyfunction!(optimize, m)?)?;
+    m.add_function(wrap_pyfunction!(bisect, m)?)?;
     m.add_function(wrap_pyfunction!(live_buffers, m)?)
 }
