@@ -23,7 +23,8 @@ from torch._guards import TracingContext
 
 from . import cache, custom_ops
 from ._torchtpu import TorchTPUError
-from .fallback import Fallback, reads_data
+from .distributed import ranks
+from .fallback import Fallback, may_be_cut, reads_data
 from .graph import Boxed, Graph, raising
 from .options import Options, check_mode, parse_options
 
@@ -51,7 +52,12 @@ def torchtpu_dynamo(
     except TorchTPUError as e:
         return raising(e)
     # AOTAutograd's key knows nothing of registered lowerings, and a graph that may be cut is kept whole.
-    plain = parsed.fallback == "error" and not custom_ops.registered and not reads_data(gm)
+    plain = (
+        parsed.fallback == "error"
+        and not custom_ops.registered
+        and not reads_data(gm)
+        and not ranks.several()
+    )
     if plain and cache.store(parsed) is not None and (kept := aot_cache()) is not None and kept.available(gm):
         return compile_with(
             gm,
@@ -139,7 +145,7 @@ def compile_with(
 def compile_graph(aot_gm: torch.fx.GraphModule, kind: str, static: Sequence[int], options: Options) -> Boxed:
     """One AOT graph to a boxed callable; an error becomes a callable that raises it."""
     try:
-        made = Fallback if options.fallback == "eager" or reads_data(aot_gm) else Graph.of
+        made = Fallback if may_be_cut(aot_gm, options) else Graph.of
         return made(aot_gm, kind, static, options).callable()
     except TorchTPUError as e:
         return raising(e)

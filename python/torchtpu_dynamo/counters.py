@@ -51,7 +51,8 @@ class Stats:
     compiled already in this process; `cache` is about the one on disk. `fallbacks` counts the executions of each
     operator that ran on the host, and `fallback_bytes` the bytes of their operands and results: what moves
     between host and device. `host_reads` counts the numbers and sizes that data decided and Python had to know, as
-    `.item()` and nonzero do: each waits for the device.
+    `.item()` and nonzero do: each waits for the device. `collectives` counts those that processes ran together,
+    between the compiled pieces of a graph.
     """
 
     compilations: int
@@ -65,6 +66,7 @@ class Stats:
     fallbacks: Mapping[str, int] = dataclasses.field(default_factory=dict)
     fallback_bytes: int = 0
     host_reads: int = 0
+    collectives: int = 0
 
     def __str__(self) -> str:
         lines = [
@@ -77,6 +79,7 @@ class Stats:
             *(f"  on the host {op}: {count}" for op, count in self.fallbacks.items()),
             *([f"  moved for it {self.fallback_bytes} bytes"] if self.fallbacks else []),
             *([f"  read by the host {self.host_reads} times"] if self.host_reads else []),
+            *([f"  collectives between processes {self.collectives}"] if self.collectives else []),
             *(
                 f"  recompiled {r.graph}: {r.reason}{f' at {r.line}' if r.line else ''}"
                 for r in self.recompilations
@@ -103,6 +106,7 @@ class Counters:
         self.fallbacks: dict[str, int] = {}
         self.fallback_bytes = 0
         self.host_reads = 0
+        self.collectives = 0
         self.again: dict[str, int] = {}
         self.compiler_calls = 0
         self.graph_loads = 0
@@ -193,6 +197,7 @@ def stats() -> Stats:
             dict(counters.fallbacks),
             counters.fallback_bytes,
             counters.host_reads,
+            counters.collectives,
         )
 
 

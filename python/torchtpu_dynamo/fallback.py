@@ -1,12 +1,14 @@
 """A graph in compiled pieces, and what PyTorch runs on the host between them.
 
 That is what the data decide and Python is to know: numbers (`.item()`), and sizes up to a bound that the user states;
-and with `options={"fallback": "eager"}` all that the compiler cannot lower. The compiler says what that is; here the
-graph is cut around it and the cuts are run. What a piece means is `graph`'s business. A piece is a `Fallback` itself:
-one whose sizes only the data decide is compiled, and cut again if need be, once they are known."""
+collectives between processes, where the plugin knows only one (`distributed.ranks`); and with
+`options={"fallback": "eager"}` all that the compiler cannot lower. The compiler says what that is; here the graph is cut
+around it and the cuts are run. What a piece means is `graph`'s business. A piece is a `Fallback` itself: one whose sizes
+only the data decide is compiled, and cut again if need be, once they are known."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import operator
@@ -21,6 +23,8 @@ from torch.fx import GraphModule, Node
 from ._torchtpu import TorchTPUError, unsupported
 from .counters import counters
 from .custom_ops import inner_op
+from .distributed import ranks
+from .distributed.ranks import Collective, CollectiveError
 from .export import calling_frames, is_check, is_matrix_check, is_symbolic, user_frames
 from .graph import Boxed, Graph, arrange, boxed, evaluate, resolve, resolve_outputs, returned_inputs
 from .options import Options
@@ -50,43 +54,63 @@ class Fallback:
         self.gm, self.static = gm, tuple(static)
         self.whole = Graph.of(gm, kind, self.static, options, bounds or {})
         self.cuts: Cuts | None = None
+        self.apart = ranks.between_processes(gm, options)
         self.lock = threading.Lock()
 
     def callable(self) -> Boxed:
         """As `Graph.callable`. Raises TorchTPUError for what is no matter of an operator."""
-        try:
-            whole = self.whole.callable()
-        except TorchTPUError as e:
-            cuts = self.cut(e, {})
+        symbols = self.whole.exported.symbols
+        whole: Boxed | None = None
+        if not self.apart:
+            try:
+                whole = self.whole.callable()
+            except TorchTPUError as e:
+                self.cut(e, {})
+        elif not symbols:
+            self.cut(None, {})
+        if (cuts := self.cuts) is not None:
             return boxed(lambda args: cuts.run(args))
-        if not self.whole.exported.symbols:
+        if whole is not None and not symbols:
             return whole
 
         def call(args: list[Any]) -> list[Any]:
             if self.cuts is None:
+                error = None
                 try:
-                    return whole(args)
+                    if whole is not None:
+                        return whole(args)
                 except TorchTPUError as e:
-                    # A failed compilation leaves the arguments; one that ran cannot be run again.
-                    places = self.whole.exported.symbols.items()
-                    self.cut(e, {s: args[i] if d is None else args[i].shape[d] for s, (i, d) in places})
+                    error = e
+                # A failed compilation leaves the arguments; one that ran cannot be run again.
+                self.cut(
+                    error, {s: args[i] if d is None else args[i].shape[d] for s, (i, d) in symbols.items()}
+                )
             assert self.cuts is not None
             return self.cuts.run(args)
 
         return boxed(call)
 
-    def cut(self, error: TorchTPUError, bindings: dict[str, Any]) -> Cuts:
-        """The cuts for what made the compilation fail; another error is raised again."""
-        if getattr(error, "stage", None) not in ("import", "lowering"):
+    def cut(self, error: TorchTPUError | None, bindings: dict[str, Any]) -> None:
+        """Cuts around what made the compilation fail, another error is raised again; or around collectives."""
+        if error is not None and getattr(error, "stage", None) not in ("import", "lowering"):
             raise error
         with self.lock:
             if self.cuts is None:
-                cuts = Cuts(self.gm, self.whole, self.static, bindings)
-                if not cuts.on_host:
-                    raise error
+                cuts = Cuts(self.gm, self.whole, self.static, bindings, self.apart)
+                if error is not None:
+                    if not cuts.on_host:
+                        raise error
+                    counters.errors -= 1  # it was none
                 self.cuts = cuts
-                counters.errors -= 1  # it was none
-            return self.cuts
+
+
+@contextlib.contextmanager
+def naming(node: Node) -> Iterator[None]:
+    """Has an error between ranks name the operator and the user's line."""
+    try:
+        yield
+    except CollectiveError as e:
+        raise refusal(str(e), op_name(node), node.name, frames_of(node), e.help, "execution") from None
 
 
 @dataclasses.dataclass
@@ -102,6 +126,7 @@ class Run:
 
     def __init__(self, values: dict[Node, Any], numbers: dict[str, Any]) -> None:
         self.values, self.numbers = values, numbers
+        self.under_way: dict[Node, Collective] = {}
 
 
 class Cuts:
@@ -112,9 +137,10 @@ class Cuts:
     operators on the host keep their order; what writes over an input comes after all before it."""
 
     def __init__(
-        self, gm: GraphModule, whole: Graph, static: Sequence[int], bindings: dict[str, Any]
+        self, gm: GraphModule, whole: Graph, static: Sequence[int], bindings: dict[str, Any], apart: bool
     ) -> None:
-        self.gm, self.whole, self.static = gm, whole, static
+        """`apart`: collectives are between processes, of which the plugin knows only this one."""
+        self.gm, self.whole, self.static, self.apart = gm, whole, static, apart
         exported = whole.exported
         self.nodes: list[Node] = list(gm.graph.nodes)
         self.placeholders = [n for n in self.nodes if n.op == "placeholder"]
@@ -153,6 +179,17 @@ class Cuts:
             return
         symbols = free_symbols(value)
         fresh = symbols - self.sources.keys()
+        if self.apart and (inner := ranks.nested_collective(self.gm, node)) is not None:
+            raise refusal(
+                f"`{op_name(inner)}` is in a graph that `{op_name(node)}` runs, and processes cannot meet there",
+                op_name(inner), inner.name, frames_of(inner),
+                "move the collective out of the loop, the branch or the region",
+            )  # fmt: skip
+        if self.apart and (ranks.is_collective(node) or ranks.is_wait(node)):
+            self.on_host[node] = ""
+            self.late |= fresh
+            self.note_sources(node, value, fresh)
+            return
         if node.target is operator.getitem and isinstance(node.args[0], Node):
             source = node.args[0]
             if node.name in self.failed and source in self.compiled:
@@ -212,8 +249,8 @@ class Cuts:
         """Raises TorchTPUError unless PyTorch may run what is not supported."""
         if self.whole.options.fallback == "eager":
             return
-        frames = user_frames(node.meta.get("stack_trace") or "") or calling_frames()
-        raise refusal(f"`{op_name(node)}` is not supported: {why}", op_name(node), node.name, frames, help)
+        text = f"`{op_name(node)}` is not supported: {why}"
+        raise refusal(text, op_name(node), node.name, frames_of(node), help)
 
     def note_sources(self, node: Node, value: Any, fresh: set[str]) -> None:
         """Where this result tells the values of symbols."""
@@ -272,6 +309,11 @@ class Cuts:
                 floor = level
             highest = max(highest, level)
             levels[node] = level
+        if self.apart and not self.mutates:
+            for node in filter(ranks.is_wait, self.nodes):
+                # As late as its first reader allows: pieces run during the transfer.
+                latest = min((levels[u] for u in node.users if u in levels), default=highest + 1)
+                levels[node] = latest if latest % 2 else latest - 1
         return levels
 
     def operands(self, node: Node) -> Iterator[Node]:
@@ -310,7 +352,7 @@ class Cuts:
         last: dict[Node, Step] = {}
         for level in sorted(groups):
             for part in [groups[level]] if level % 2 == 0 else [[n] for n in groups[level]]:
-                step = self.host_step(part[0]) if level % 2 else self.piece(part, kept)
+                step = self.run_on_host(part[0]) if level % 2 else self.piece(part, kept)
                 if step is None:
                     continue
                 steps.append(step)
@@ -396,6 +438,48 @@ class Cuts:
         tensor = isinstance(node.meta.get("val"), torch.Tensor)
         return node not in inside and tensor and node.op != "get_attr" and not is_dropped(node)
 
+    def run_on_host(self, node: Node) -> Step:
+        if self.apart and ranks.is_collective(node):
+            return self.collective_step(node)
+        return self.wait_step(node) if self.apart and ranks.is_wait(node) else self.host_step(node)
+
+    def collective_step(self, node: Node) -> Step:
+        """Starts a collective. Its transfer goes on until it is waited for, where nothing but that reads the result."""
+        frames = frames_of(node)
+        line = "{}:{}".format(*frames[0]) if frames else "an unknown line"
+        readers = [r for u in node.users for r in (u.users if u.target is operator.getitem else [u])]
+        goes_on = bool(readers) and all(map(ranks.is_wait, readers)) and not self.mutates
+        seconds = self.whole.options.collective_timeout
+
+        def run(state: Run) -> None:
+            args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: self.value(state, n))
+            counters.collectives += 1
+            with naming(node), torch.no_grad():
+                collective = Collective(node.target, args, kwargs, line, seconds)
+                result = collective.start(lambda: node.target(*args, **kwargs))  # type: ignore[operator]
+                if goes_on:
+                    state.under_way[node] = collective
+                else:
+                    with collective.waited_for():
+                        result = torch.utils._pytree.tree_map_only(torch.Tensor, ranks.wait, result)
+            state.values[node] = result
+
+        return Step(run)
+
+    def wait_step(self, node: Node) -> Step:
+        """Waits for a transfer."""
+        sources: set[Any] = {n.args[0] if n.target is operator.getitem else n for n in node.all_input_nodes}
+        step = self.host_step(node)
+
+        def run(state: Run) -> None:
+            with contextlib.ExitStack() as stack:
+                for source in sources & state.under_way.keys():
+                    stack.enter_context(naming(source))
+                    stack.enter_context(state.under_way[source].waited_for())
+                step.run(state)
+
+        return Step(run)
+
     def host_step(self, node: Node) -> Step:
         """Runs one node with PyTorch."""
         name = op_name(node) if self.on_host[node] else None
@@ -421,9 +505,8 @@ class Cuts:
         return Step(run)
 
     def beyond(self, node: Node, size: int, bound: int) -> TorchTPUError:
-        frames = user_frames(node.meta.get("stack_trace") or "") or calling_frames()
         text = f"`{op_name(node)}` gave {size} elements, and the stated bound is {bound}"
-        return refusal(text, op_name(node), node.name, frames, HOW_TO_BOUND, stage="execution")
+        return refusal(text, op_name(node), node.name, frames_of(node), HOW_TO_BOUND, stage="execution")
 
     def own(self, tensor: torch.Tensor) -> torch.Tensor:
         """A result as a piece takes it: plain values, in memory that no later write changes."""
@@ -471,7 +554,7 @@ class Cuts:
         if not why or name in warned:
             return
         warned.add(name)
-        frames = user_frames(node.meta.get("stack_trace") or "") or calling_frames()
+        frames = frames_of(node)
         file, line = frames[0][:2] if frames else ("torchtpu_dynamo", 0)
         hint = "" if name.startswith("aten.") else "; torchtpu_dynamo.register_lowering gives it a lowering"
         warnings.warn_explicit(
@@ -481,6 +564,11 @@ class Cuts:
             file,
             line,
         )
+
+
+def frames_of(node: Node) -> list[tuple[str, int, str]]:
+    """The user's lines, innermost first; of the call where PyTorch gives none."""
+    return user_frames(node.meta.get("stack_trace") or "") or calling_frames()
 
 
 def refusal(
@@ -496,6 +584,11 @@ def refusal(
     error.op, error.stage, error.help = op, stage, help
     error.location = "{}:{}".format(*frames[0]) if frames else None
     return error
+
+
+def may_be_cut(gm: GraphModule, options: Options) -> bool:
+    """Whether a graph may come in pieces."""
+    return options.fallback == "eager" or reads_data(gm) or ranks.between_processes(gm, options)
 
 
 def reads_data(gm: GraphModule) -> bool:
@@ -596,7 +689,8 @@ def has_effects(node: Node) -> bool:
     """Its place among the others matters."""
     target = node.target
     if isinstance(target, torch._ops.OpOverload):
-        return target._schema.is_mutable or torch.Tag.nondeterministic_seeded in target.tags
+        seeded = torch.Tag.nondeterministic_seeded in target.tags
+        return target._schema.is_mutable or seeded or ranks.is_collective(node)
     return isinstance(target, torch._ops.HigherOrderOperator)
 
 

@@ -42,6 +42,9 @@ class Options:
         int | None,
         "largest size that data may decide, as of nonzero; torch._check(n <= 64) states one size's",
     ] = None
+    collective_timeout: Annotated[
+        int | float, "seconds that a collective between processes waits for a rank before it is an error"
+    ] = 60
     cache: Annotated[
         bool | None, "keep executables on disk for later processes; default: TORCHTPU_CACHE, else yes"
     ] = None
@@ -98,6 +101,8 @@ def parse_options(options: Mapping[str, Any] | None) -> Options:
         fits = isinstance(value, classes) and (name == "buckets" or _elements_fit(value))
         if not fits or (choices and value not in choices):
             raise TorchTPUError(f"option {name!r} takes {written}, not {value!r}; {_table()[name][2]}")
+    if not options.get("collective_timeout", 1) > 0:
+        raise TorchTPUError("option 'collective_timeout' takes a number of seconds above 0")
     parse_buckets(options.get("buckets", {}))
     return Options(**options)
 

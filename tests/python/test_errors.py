@@ -94,6 +94,11 @@ def test_unknown_option() -> None:
     check("unknown_option", refused(lambda x: x + 1, torch.ones(2), options={"bukets": 3}))
 
 
+def test_no_time_for_a_collective() -> None:
+    error = refused(lambda x: x + 1, torch.ones(2), options={"collective_timeout": 0})
+    assert str(error) == "option 'collective_timeout' takes a number of seconds above 0"
+
+
 def test_other_mode() -> None:
     check("other_mode", refused(lambda x: x + 1, torch.ones(2), mode="max-autotune"))
 
