@@ -38,14 +38,13 @@ class LlamaLayer(nn.Module):
         return y.to(x.dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        batch, tokens, width = x.shape
         h = self.norm1(x)
-        q = self.rotate(self.q(h).view(batch, tokens, self.heads, self.head).transpose(1, 2))
-        k = self.rotate(self.k(h).view(batch, tokens, self.kv_heads, self.head).transpose(1, 2))
-        v = self.v(h).view(batch, tokens, self.kv_heads, self.head).transpose(1, 2)
+        # As many heads as there are features: tensor parallelism gives each rank some of them.
+        q, k, v = (f(h).unflatten(-1, (-1, self.head)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        q, k = self.rotate(q), self.rotate(k)
         k, v = (t.repeat_interleave(self.heads // self.kv_heads, 1) for t in (k, v))
         a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.o(a.transpose(1, 2).reshape(batch, tokens, width))
+        x = x + self.o(a.transpose(1, 2).flatten(-2))
         h = self.norm2(x)
         return x + self.down(F.silu(self.gate(h)) * self.up(h))
 

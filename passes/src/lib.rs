@@ -14,9 +14,11 @@ mod cse;
 mod dce;
 mod fold_constants;
 mod manager;
+pub mod overlap;
 mod pipeline;
 mod query;
 mod redistribute;
+mod split;
 pub mod tpu;
 
 pub use canonicalize::Canonicalize;

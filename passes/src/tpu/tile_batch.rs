@@ -22,9 +22,10 @@
 //! computed otherwise than before, but for the order in which a plugin adds up.
 
 use crate::manager::Pass;
+use crate::split::{part_of, split_of};
 use rustc_hash::FxHashMap;
 use torchtpu_ir::graph::Values;
-use torchtpu_ir::{Builder, CompileError, Graph, Literal, NodeId, Op, Value};
+use torchtpu_ir::{Builder, CompileError, Graph, NodeId, Op, Value};
 
 pub struct TileBatch {
     /// Bytes of the largest value that stays whole; half of it where that is of many small matrices.
@@ -134,61 +135,6 @@ fn bytes(graph: &Graph, v: Value) -> i64 {
     ty.elements() * ty.dtype.size() as i64
 }
 
-/// For a node's result that is split along a dimension: that of each operand, None for one that every part needs whole.
-/// None where the parts of the result are not made of parts of the operands.
-fn split_of(graph: &Graph, v: Value, dim: usize) -> Option<Vec<Option<usize>>> {
-    let node = graph.node(v.node);
-    if node.types.len() != 1 || graph.control_predecessors(v.node).next().is_some() {
-        return None;
-    }
-    let operands = graph.operands(v.node);
-    let shape = &node.types[0].shape;
-    let of_operand = |i: usize| &graph.ty(operands[i]).shape;
-    match &node.op {
-        op if op.is_elementwise() => Some(vec![Some(dim); operands.len()]),
-        Op::Constant(constant) => matches!(constant.value, Literal::Splat(_)).then(Vec::new),
-        Op::Iota(iota) => (iota.dimension != dim as i64).then(Vec::new),
-        Op::BroadcastInDim(op) => {
-            let at = op.dimensions.iter().position(|&d| d == dim as i64);
-            Some(vec![at.filter(|&at| of_operand(0)[at] == shape[dim])])
-        }
-        Op::Reduce(op) => {
-            let mut kept = (0..of_operand(0).len()).filter(|&d| !op.dimensions.contains(&(d as i64)));
-            kept.nth(dim).map(|d| vec![Some(d), None])
-        }
-        Op::Transpose(op) => Some(vec![Some(op.permutation[dim] as usize)]),
-        Op::Reshape(_) => {
-            // Parts of either are the same elements where as much is before the dimension in both.
-            let before: i64 = shape[..dim].iter().product();
-            let mut seen = 1;
-            for (d, &extent) in of_operand(0).iter().enumerate() {
-                if seen == before && extent > 1 {
-                    return Some(vec![Some(d)]);
-                }
-                seen *= extent;
-            }
-            None
-        }
-        Op::DotGeneral(dot) => {
-            if let (Some(&l), Some(&r)) = (dot.lhs_batch.get(dim), dot.rhs_batch.get(dim)) {
-                return Some(vec![Some(l as usize), Some(r as usize)]);
-            }
-            let free = |i: usize, batch: &[i64], contracting: &[i64]| -> Vec<usize> {
-                let all = 0..of_operand(i).len() as i64;
-                all.filter(|d| !batch.contains(d) && !contracting.contains(d)).map(|d| d as usize).collect()
-            };
-            let lhs = free(0, &dot.lhs_batch, &dot.lhs_contracting);
-            let rhs = free(1, &dot.rhs_batch, &dot.rhs_contracting);
-            let at = dim - dot.lhs_batch.len();
-            match lhs.get(at) {
-                Some(&l) => Some(vec![Some(l), None]),
-                None => Some(vec![None, Some(*rhs.get(at - lhs.len())?)]),
-            }
-        }
-        _ => None,
-    }
-}
-
 /// Values that are made in parts, and along which dimension.
 struct Region {
     dims: FxHashMap<Value, usize>,
@@ -228,8 +174,10 @@ impl Region {
                     });
                 }
                 let mut types = node.types.clone();
-                types[0].shape[self.dims[&v]] /= self.parts;
-                let id = graph.add(node.op, &operands, types, node.loc);
+                let dim = self.dims[&v];
+                types[0].shape[dim] /= self.parts;
+                let op = part_of(&node.op, dim, types[0].shape[dim]);
+                let id = graph.add(op, &operands, types, node.loc);
                 made.entry(v).or_default().push(Value { node: id, result: 0 });
             }
         }

@@ -1,0 +1,184 @@
+//! What is computed in as many parts as a ring has devices: which values, and along which of their dimensions.
+
+use crate::analysis::cost::flops;
+use crate::query::{first, pinned};
+use crate::split::split_of;
+use rustc_hash::FxHashMap;
+use torchtpu_ir::{Graph, NodeId, Op, ReplicaGroups, Value};
+
+/// Values that are made in parts, around collectives of the same groups.
+pub struct Region {
+    pub groups: ReplicaGroups,
+    /// Devices in a ring, and parts of every value.
+    pub parts: i64,
+    /// By value, the dimension along which it is split.
+    pub dims: FxHashMap<Value, usize>,
+    /// Their results come in parts, one behind another.
+    pub gathers: Vec<NodeId>,
+    /// Their operands are sent on in parts.
+    pub scatter: Option<NodeId>,
+}
+
+impl Region {
+    /// What a reduction scatters, with what makes it. All of it, where the parts of a gathering can flow into those of
+    /// the reduction; else back over products until there is work beside every transfer.
+    pub fn behind(graph: &Graph, scatter: NodeId, balance: f64) -> Option<Region> {
+        let Op::ReduceScatter(op) = graph.op(scatter) else { return None };
+        let mut region = Region::new(op.groups.clone());
+        region.scatter = Some(scatter);
+        let operand = graph.operands(scatter)[0];
+        let dim = op.dimension as usize;
+        region.grow_back(graph, operand, dim, usize::MAX);
+        if !region.gathers.is_empty() {
+            for gather in region.gathers.clone() {
+                region.grow_ahead(graph, gather);
+            }
+            return Some(region);
+        }
+        let transfer = graph.ty(operand).bytes() as f64;
+        for products in 1..4 {
+            region.dims.clear();
+            if !region.grow_back(graph, operand, dim, products) {
+                return None;
+            }
+            if region.flops(graph) >= balance * transfer {
+                break;
+            }
+        }
+        (region.flops(graph) > 0.0).then_some(region)
+    }
+
+    /// What a gathering feeds, as far as the first products.
+    pub fn ahead(graph: &Graph, gather: NodeId) -> Option<Region> {
+        let Op::AllGather(op) = graph.op(gather) else { return None };
+        let mut region = Region::new(op.groups.clone());
+        region.gathers.push(gather);
+        region.grow_ahead(graph, gather);
+        (region.flops(graph) > 0.0).then_some(region)
+    }
+
+    fn new(groups: ReplicaGroups) -> Self {
+        let parts = groups.size();
+        Region { groups, parts, dims: FxHashMap::default(), gathers: Vec::new(), scatter: None }
+    }
+
+    /// Operations of the products inside.
+    pub fn flops(&self, graph: &Graph) -> f64 {
+        let products = self.dims.keys().filter(|v| matches!(graph.op(v.node), Op::DotGeneral(_)));
+        products.map(|v| flops(graph, v.node) as f64).sum()
+    }
+
+    /// From a value to what it is made of, over at most so many products one behind another: whatever nothing but the
+    /// region uses. False where the value itself cannot be made in parts.
+    fn grow_back(&mut self, graph: &Graph, from: Value, dim: usize, products: usize) -> bool {
+        struct Demand {
+            dim: usize,
+            uses: usize,
+            products: usize,
+        }
+        let mut demands: FxHashMap<Value, Option<Demand>> = FxHashMap::default();
+        demands.insert(from, Some(Demand { dim, uses: 1, products: products.max(1) }));
+        let (pinned, most) = (pinned(graph), graph.ty(from).bytes());
+        for id in graph.topological().into_iter().rev() {
+            let v = first(id);
+            let Some(Some(demand)) = demands.get(&v) else { continue };
+            let (dim, uses, products) = (demand.dim, demand.uses, demand.products);
+            if self.gathering(graph, v, dim) == Some(id) {
+                self.gathers.push(id);
+                continue;
+            }
+            let alone = graph.users(id).count() == uses && !graph.outputs.contains(&v);
+            // What is sent on may be used whole besides, and what a gathering gives.
+            let shared = v == from || self.gathering(graph, v, dim).is_some();
+            if pinned[id.index()] || !(alone || shared) || !self.divides(graph, v, dim) {
+                continue;
+            }
+            // No cut is made where there is more than is sent: scores are larger than what attention gives.
+            let small = graph.ty(v).bytes() <= most;
+            let product = small && matches!(graph.op(id), Op::DotGeneral(_));
+            let along = matches!(graph.op(id), Op::Iota(iota) if iota.dimension == dim as i64);
+            let Some(of_operands) = split_of(graph, v, dim).or_else(|| along.then(Vec::new)) else { continue };
+            if small && products == 0 {
+                continue;
+            }
+            let fits = |(operand, dim): (&Value, &Option<usize>)| {
+                dim.is_none_or(|dim| self.divides(graph, *operand, dim))
+            };
+            if !graph.operands(id).iter().zip(&of_operands).all(fits) {
+                continue;
+            }
+            self.dims.insert(v, dim);
+            for (&operand, of_operand) in graph.operands(id).iter().zip(of_operands) {
+                let products = products - usize::from(product);
+                match (of_operand, demands.get_mut(&operand)) {
+                    (Some(dim), None) => {
+                        demands.insert(operand, Some(Demand { dim, uses: 1, products }));
+                    }
+                    (Some(dim), Some(Some(known))) if known.dim == dim => {
+                        known.uses += 1;
+                        known.products = known.products.min(products);
+                    }
+                    (Some(_), _) => {
+                        demands.insert(operand, None);
+                    }
+                    (None, _) => {}
+                }
+            }
+        }
+        self.dims.contains_key(&from)
+    }
+
+    /// From a gathered value through what moves it to the products that take it.
+    fn grow_ahead(&mut self, graph: &Graph, gather: NodeId) {
+        let Op::AllGather(op) = graph.op(gather) else { return };
+        let mut work = vec![(first(gather), op.dimension as usize)];
+        while let Some((v, dim)) = work.pop() {
+            for (user, operand, _) in graph.users(v.node) {
+                let result = first(user);
+                let product = matches!(graph.op(user), Op::DotGeneral(_));
+                let moves = matches!(graph.op(user), Op::Reshape(_) | Op::Transpose(_) | Op::Convert(_));
+                if !(product || moves) {
+                    continue;
+                }
+                if let Some(&known) = self.dims.get(&result) {
+                    if moves {
+                        work.push((result, known));
+                    }
+                    continue;
+                }
+                let shape = &graph.ty(result).shape;
+                let found = (0..shape.len()).filter(|&d| shape[d] > 1).find(|&d| {
+                    split_of(graph, result, d).is_some_and(|operands| {
+                        operands.iter().enumerate().all(|(i, of_operand)| {
+                            if i == operand as usize { *of_operand == Some(dim) } else { of_operand.is_none() }
+                        })
+                    })
+                });
+                if let Some(found) = found.filter(|&d| self.divides(graph, result, d)) {
+                    self.dims.insert(result, found);
+                    if moves {
+                        work.push((result, found));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The gathering along this dimension whose result, moved at most, a value is.
+    fn gathering(&self, graph: &Graph, v: Value, dim: usize) -> Option<NodeId> {
+        match graph.op(v.node) {
+            Op::AllGather(op) => {
+                (op.groups == self.groups && op.dimension == dim as i64).then_some(v.node)
+            }
+            Op::Reshape(_) | Op::Transpose(_) | Op::Convert(_) => {
+                let of_operand = split_of(graph, v, dim)?.first().copied().flatten()?;
+                self.gathering(graph, graph.operands(v.node)[0], of_operand)
+            }
+            _ => None,
+        }
+    }
+
+    fn divides(&self, graph: &Graph, v: Value, dim: usize) -> bool {
+        graph.ty(v).shape[dim] % self.parts == 0
+    }
+}

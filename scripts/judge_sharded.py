@@ -1,0 +1,177 @@
+"""What libtpu makes of the sharded programs of docs/overlap.md, compiled from PyTorch source: `make judge` prints its tables.
+
+    python scripts/judge_sharded.py tp4_all_reduce --chip v5e
+    python scripts/judge_sharded.py --disable ring scatter_ring   # without passes
+
+Millions of cycles of one chip: what the core works, and what it waits for the links (`compiler/hlo/src/replay.rs` has the
+model). Nothing is executed and no weight is allocated."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS = {"tp4_all_reduce": 4, "tp4_sequence": 4, "fsdp4_train": 4, "fsdp8_train": 8}
+TOPOLOGIES = {
+    "v5e": {4: "v5e:2x2", 8: "v5e:2x4"},
+    "v6e": {4: "v6e:2x2", 8: "v6e:2x4"},
+    "v5p": {4: "v5p:2x2x1", 8: "v5p:2x2x2"},
+    "tpu7x": {4: "tpu7x:2x2x1", 8: "tpu7x:2x2x1"},
+}
+HEAD = ("program", "chip", "compute", "exposed", "share", "collectives", "libtpu")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("program", nargs="*", default=tuple(PROGRAMS), choices=[*PROGRAMS, tuple(PROGRAMS)])
+    parser.add_argument("--chip", nargs="+", default=["v5e", "v6e"], choices=TOPOLOGIES)
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="an XLA option")
+    parser.add_argument("--disable", nargs="+", default=[], metavar="PASS")
+    parser.add_argument("--keep", type=Path, help="a folder for the artifacts")
+    args = parser.parse_args()
+    print("| " + " | ".join(HEAD) + " |\n|" + "---|" * len(HEAD), flush=True)
+    for chip in args.chip:
+        for name in args.program:
+            given = {"option": args.option, "disable": args.disable}
+            given["keep"] = str(args.keep / f"{name}-{chip}.ttpu") if args.keep else None
+            code = [sys.executable, __file__, "--one", json.dumps([name, chip, given])]
+            done = subprocess.run(code, cwd=ROOT, capture_output=True, text=True)
+            if done.returncode:
+                print(f"| {name} | {chip} | {done.stderr.strip().splitlines()[-1]} |", flush=True)
+                continue
+            replay, seconds = json.loads(done.stdout.splitlines()[-1])
+            compute, exposed = replay["compute"], replay["exposed"]
+            kinds = [
+                f"{n} {kind}{how}"
+                for how, of in ((" waited for", "synchronous"), ("", "asynchronous"))
+                for kind, n in replay[of].items()
+            ]
+            print(
+                f"| {name} | {chip} | {compute / 1e6:.2f} | {exposed / 1e6:.2f} "
+                f"| {exposed / (compute + exposed):.1%} | {', '.join(kinds)} | {seconds:.0f} s |",
+                flush=True,
+            )
+
+
+def program(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """A function and its arguments, which hold nothing, as rank 0 has them."""
+    import torch
+    import torch.distributed as dist
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    from scripts.bench_models import LlamaLayer
+
+    ranks = PROGRAMS[name]
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    x = torch.empty(1, 2048, 4096, dtype=torch.bfloat16, device="meta")
+    if name.startswith("tp"):
+        sequence = name.endswith("sequence")
+        return tensor_parallel(ranks, sequence), (x[:, : 2048 // ranks] if sequence else x,)
+    with torch.device("meta"):
+        layer = LlamaLayer(4096, 32, 8, 14336).to(torch.bfloat16)
+    shards = {n: shard_of(p, ranks) for n, p in layer.named_parameters()}
+    return sharded_step(layer), (shards, x, x)
+
+
+def shard_of(parameter: Any, ranks: int) -> Any:
+    """A rank's rows of a matrix; norms are whole everywhere."""
+    parameter = parameter.detach()
+    return parameter if parameter.ndim == 1 else parameter[: parameter.shape[0] // ranks]
+
+
+def sharded_step(layer: Any) -> Callable[..., Any]:
+    """The layer's result and the gradients of all weights, sharded, and of the input, for a given cotangent."""
+    import torch
+    import torch.distributed as dist
+    from torch.distributed._functional_collectives import (
+        all_gather_tensor,
+        all_reduce,
+        reduce_scatter_tensor,
+    )
+
+    world = dist.group.WORLD
+
+    def step(shards: dict[str, torch.Tensor], x: torch.Tensor, cotangent: torch.Tensor) -> Any:
+        whole = {n: p if p.ndim == 1 else all_gather_tensor(p, 0, world) for n, p in shards.items()}
+        y, pull = torch.func.vjp(lambda w, x: torch.func.functional_call(layer, w, (x,)), whole, x)
+        gradients, of_x = pull(cotangent)
+        summed = {
+            n: all_reduce(g, "sum", world) if g.ndim == 1 else reduce_scatter_tensor(g, "sum", 0, world)
+            for n, g in gradients.items()
+        }
+        return y, summed, of_x
+
+    return step
+
+
+def tensor_parallel(ranks: int, sequence: bool) -> Any:
+    """A rank's part of the layer: some heads and some features. With `sequence`, it has some positions between them."""
+    import torch
+    import torch.distributed as dist
+    from torch import Tensor, nn
+    from torch.distributed._functional_collectives import (
+        all_gather_tensor,
+        all_reduce,
+        reduce_scatter_tensor,
+    )
+
+    from scripts.bench_models import LlamaLayer
+
+    world = dist.group.WORLD
+
+    class Gathered(nn.RMSNorm):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            return all_gather_tensor(y, 1, world) if sequence else y
+
+    class Summed(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            return reduce_scatter_tensor(y, "sum", 1, world) if sequence else all_reduce(y, "sum", world)
+
+    with torch.device("meta"):
+        layer = LlamaLayer(4096, 32, 8, 14336)
+        for name, module in layer.named_children():
+            if isinstance(module, nn.RMSNorm):
+                setattr(layer, name, Gathered(4096, eps=1e-5))
+                continue
+            columns, rows = module.in_features, module.out_features
+            if name in ("o", "down"):
+                setattr(layer, name, Summed(columns // ranks, rows, bias=False))
+            else:
+                setattr(layer, name, nn.Linear(columns, rows // ranks, bias=False))
+    return layer.to(torch.bfloat16)
+
+
+def one(name: str, chip: str, given: dict[str, Any]) -> tuple[dict[str, Any], float]:
+    """The replay and libtpu's seconds."""
+    import torchtpu_dynamo
+
+    fn, inputs = program(name)
+    topology = TOPOLOGIES[chip][PROGRAMS[name]]
+    options: dict[str, Any] = {"disable_passes": given["disable"]}
+    if given["option"]:
+        options["xla_options"] = dict(o.split("=", 1) for o in given["option"])
+    start = time.perf_counter()
+    artifact = torchtpu_dynamo.aot_compile(
+        fn, inputs, topology=topology, options=options, output=given["keep"], weights=False
+    )
+    (kind,) = artifact.programs
+    return artifact.judged(kind, topology)["replay"], time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        sys.path.insert(0, str(ROOT))
+        print(json.dumps(one(*json.loads(sys.argv[2]))))
+    else:
+        main()
