@@ -17,6 +17,8 @@ pub struct Region {
     pub gathers: Vec<NodeId>,
     /// Their operands are sent on in parts.
     pub scatter: Option<NodeId>,
+    /// Of which each device keeps its part.
+    pub sums: Vec<NodeId>,
 }
 
 impl Region {
@@ -57,9 +59,16 @@ impl Region {
         (region.flops(graph) > 0.0).then_some(region)
     }
 
-    fn new(groups: ReplicaGroups) -> Self {
+    pub fn new(groups: ReplicaGroups) -> Self {
         let parts = groups.size();
-        Region { groups, parts, dims: FxHashMap::default(), gathers: Vec::new(), scatter: None }
+        Region {
+            groups,
+            parts,
+            dims: FxHashMap::default(),
+            gathers: Vec::new(),
+            scatter: None,
+            sums: Vec::new(),
+        }
     }
 
     /// Operations of the products inside.
@@ -97,7 +106,9 @@ impl Region {
             let small = graph.ty(v).bytes() <= most;
             let product = small && matches!(graph.op(id), Op::DotGeneral(_));
             let along = matches!(graph.op(id), Op::Iota(iota) if iota.dimension == dim as i64);
-            let Some(of_operands) = split_of(graph, v, dim).or_else(|| along.then(Vec::new)) else { continue };
+            let Some(of_operands) = split_of(graph, v, dim).or_else(|| along.then(Vec::new)) else {
+                continue;
+            };
             if small && products == 0 {
                 continue;
             }
@@ -150,7 +161,11 @@ impl Region {
                 let found = (0..shape.len()).filter(|&d| shape[d] > 1).find(|&d| {
                     split_of(graph, result, d).is_some_and(|operands| {
                         operands.iter().enumerate().all(|(i, of_operand)| {
-                            if i == operand as usize { *of_operand == Some(dim) } else { of_operand.is_none() }
+                            if i == operand as usize {
+                                *of_operand == Some(dim)
+                            } else {
+                                of_operand.is_none()
+                            }
                         })
                     })
                 });
@@ -167,9 +182,7 @@ impl Region {
     /// The gathering along this dimension whose result, moved at most, a value is.
     fn gathering(&self, graph: &Graph, v: Value, dim: usize) -> Option<NodeId> {
         match graph.op(v.node) {
-            Op::AllGather(op) => {
-                (op.groups == self.groups && op.dimension == dim as i64).then_some(v.node)
-            }
+            Op::AllGather(op) => (op.groups == self.groups && op.dimension == dim as i64).then_some(v.node),
             Op::Reshape(_) | Op::Transpose(_) | Op::Convert(_) => {
                 let of_operand = split_of(graph, v, dim)?.first().copied().flatten()?;
                 self.gathering(graph, graph.operands(v.node)[0], of_operand)
@@ -178,7 +191,7 @@ impl Region {
         }
     }
 
-    fn divides(&self, graph: &Graph, v: Value, dim: usize) -> bool {
+    pub fn divides(&self, graph: &Graph, v: Value, dim: usize) -> bool {
         graph.ty(v).shape[dim] % self.parts == 0
     }
 }

@@ -19,7 +19,7 @@ pub use repeat_heads::RepeatHeads;
 pub use tile_batch::TileBatch;
 
 use crate::manager::Pass;
-use crate::overlap::Ring;
+use crate::overlap::{Ring, ScatterSums};
 use crate::{Canonicalize, Cse, Dce};
 
 /// A quarter of the vector memory of v5e and v6e, a half of that of v5p and tpu7x.
@@ -29,6 +29,8 @@ static VARIANCE: OnePassVariance = OnePassVariance { least: 1 << 18 };
 
 /// Balanced for v5e: 197 TFLOP/s beside half of 90 GB/s, which is one direction of a ring.
 static RING: Ring = Ring { least: 1 << 20, most: 8, balance: 4400.0 };
+
+static SUMS: ScatterSums = ScatterSums { least: 1 << 20, most: 8 };
 
 /// Heads first, which brings attention into the form in which the division is found. Operands are narrow before what is
 /// left of them is split.
@@ -40,6 +42,8 @@ static PIPELINE: &[&dyn Pass] = &[
     &GeluByErf,
     &NarrowDots,
     &Dce,
+    &SUMS,
+    &Canonicalize,
     &RING,
     &Canonicalize,
     &Cse,

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use torchtpu_ir::{
-    BinaryOp, DType, Direction, Graph, Literal, NodeId, Op, ReduceKind, Scalar, TensorType, UnaryOp,
+    BinaryOp, DType, Direction, Graph, Literal, NodeId, Op, ReduceKind, ReplicaGroups, Scalar, TensorType,
+    UnaryOp,
 };
 
 pub type Tensor = Vec<Scalar>;
@@ -137,9 +138,14 @@ fn convert(from: DType, to: DType, a: Scalar) -> Scalar {
 
 /// The graph's outputs for inputs in the order of its parameters.
 pub fn run(graph: &Graph, inputs: &[Tensor]) -> Vec<Tensor> {
-    let mut values: HashMap<NodeId, Tensor> = HashMap::new();
-    for (&id, input) in graph.parameters().iter().zip(inputs) {
-        values.insert(id, input.clone());
+    run_devices(graph, &[inputs.to_vec()]).swap_remove(0)
+}
+
+/// The same on several devices at once, by device.
+pub fn run_devices(graph: &Graph, inputs: &[Vec<Tensor>]) -> Vec<Vec<Tensor>> {
+    let mut values: HashMap<NodeId, Vec<Tensor>> = HashMap::new();
+    for (i, &id) in graph.parameters().iter().enumerate() {
+        values.insert(id, inputs.iter().map(|of_device| of_device[i].clone()).collect());
     }
     for id in graph.topological() {
         if values.contains_key(&id) {
@@ -147,11 +153,79 @@ pub fn run(graph: &Graph, inputs: &[Tensor]) -> Vec<Tensor> {
         }
         let operands = graph.operands(id);
         let types: Vec<&TensorType> = operands.iter().map(|v| graph.ty(*v)).collect();
-        let args: Vec<&Tensor> = operands.iter().map(|v| &values[&v.node]).collect();
-        let result = node(graph, id, &types, &args);
+        let result = if graph.op(id).devices().is_some() {
+            let args: Vec<&Tensor> =
+                operands.first().map(|v| values[&v.node].iter().collect()).unwrap_or_default();
+            collective(graph, id, &types, &args, inputs.len())
+        } else {
+            (0..inputs.len())
+                .map(|device| {
+                    let args: Vec<&Tensor> = operands.iter().map(|v| &values[&v.node][device]).collect();
+                    node(graph, id, &types, &args)
+                })
+                .collect()
+        };
         values.insert(id, result);
     }
-    graph.outputs.iter().map(|v| values[&v.node].clone()).collect()
+    (0..inputs.len())
+        .map(|device| graph.outputs.iter().map(|v| values[&v.node][device].clone()).collect())
+        .collect()
+}
+
+/// What every device gets, of what all of them give.
+fn collective(
+    graph: &Graph,
+    id: NodeId,
+    types: &[&TensorType],
+    args: &[&Tensor],
+    devices: usize,
+) -> Vec<Tensor> {
+    let ty = &graph.node(id).types[0];
+    let group_of = |groups: &ReplicaGroups, device: usize| {
+        groups.groups().into_iter().find(|g| g.contains(&(device as i64))).expect("a group of every device")
+    };
+    let sum = |group: &[i64]| {
+        let d = ty.dtype;
+        let add =
+            |a: &Tensor, b: &Tensor| a.iter().zip(b).map(|(&x, &y)| binary(BinaryOp::Add, d, x, y)).collect();
+        group[1..].iter().fold(args[group[0] as usize].clone(), |so_far, &k| add(&so_far, args[k as usize]))
+    };
+    let each = |device: usize| -> Tensor {
+        match graph.op(id) {
+            Op::ReplicaId(_) => vec![Scalar::from_i64(ty.dtype, device as i64)],
+            Op::AllReduce(op) => sum(&group_of(&op.groups, device)),
+            Op::AllGather(op) => {
+                let (group, d) = (group_of(&op.groups, device), op.dimension as usize);
+                let size = types[0].shape[d];
+                let of = |i: &[i64]| {
+                    let mut index = i.to_vec();
+                    index[d] %= size;
+                    args[group[(i[d] / size) as usize] as usize][flat(&types[0].shape, &index)]
+                };
+                indices(&ty.shape).iter().map(|i| of(i)).collect()
+            }
+            Op::ReduceScatter(op) => {
+                let (group, d) = (group_of(&op.groups, device), op.dimension as usize);
+                let place = group.iter().position(|&k| k == device as i64).expect("in its group") as i64;
+                let whole = sum(&group);
+                let of = |i: &[i64]| {
+                    let mut index = i.to_vec();
+                    index[d] += place * ty.shape[d];
+                    whole[flat(&types[0].shape, &index)]
+                };
+                indices(&ty.shape).iter().map(|i| of(i)).collect()
+            }
+            Op::CollectivePermute(op) => {
+                let from = op.targets.iter().position(|&t| t == device as i64);
+                from.map_or_else(
+                    || vec![Scalar::zero(); ty.elements() as usize],
+                    |k| args[op.sources[k] as usize].clone(),
+                )
+            }
+            other => panic!("{} is not interpreted", other.name()),
+        }
+    };
+    (0..devices).map(each).collect()
 }
 
 fn node(graph: &Graph, id: NodeId, types: &[&TensorType], args: &[&Tensor]) -> Tensor {
@@ -276,7 +350,26 @@ fn node(graph: &Graph, id: NodeId, types: &[&TensorType], args: &[&Tensor]) -> T
                 Scalar::from_f64(ty.dtype, sum as f64)
             })
         }
+        Op::DynamicSlice(s) => {
+            let starts = starts(&s.sizes, &types[0].shape, &types[1..], &args[1..]);
+            move_from(&|d, i| starts[d] + i, ty.rank())
+        }
+        Op::DynamicUpdateSlice(_) => {
+            let update = &types[1].shape;
+            let starts = starts(update, &ty.shape, &types[2..], &args[2..]);
+            each(&|i| {
+                let inside: Vec<i64> = i.iter().zip(&starts).map(|(k, start)| k - start).collect();
+                let hit = inside.iter().zip(update).all(|(k, n)| (0..*n).contains(k));
+                if hit { at(1, &inside) } else { at(0, i) }
+            })
+        }
         Op::OptimizationBarrier(_) => args[0].clone(),
         other => panic!("{} is not interpreted", other.name()),
     }
+}
+
+/// Where a dynamic slice of some sizes starts: moved to lie inside.
+fn starts(sizes: &[i64], shape: &[i64], types: &[&TensorType], args: &[&Tensor]) -> Vec<i64> {
+    let wanted = types.iter().zip(args).map(|(ty, arg)| arg[0].as_i64(ty.dtype));
+    wanted.zip(shape.iter().zip(sizes)).map(|(start, (n, size))| start.clamp(0, n - size)).collect()
 }

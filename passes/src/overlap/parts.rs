@@ -1,0 +1,275 @@
+//! Writes a region in parts: what comes from other devices, what is computed, and what is made whole again.
+
+use super::region::Region;
+use crate::query::first;
+use crate::split::{part_of, split_of};
+use rustc_hash::FxHashMap;
+use torchtpu_ir::graph::Values;
+use torchtpu_ir::op::{CollectivePermute, OptimizationBarrier, ReduceKind};
+use torchtpu_ir::{Builder, CompileError, DType, Graph, NodeId, Op, Scalar, TensorType, Value};
+
+/// A region on its way to be written in parts.
+pub struct Parts<'r> {
+    region: &'r Region,
+    /// By part, the place in its group of the device whose part it is.
+    places: Vec<Value>,
+    made: FxHashMap<Value, Vec<Value>>,
+    /// Parts of values from outside, by dimension and part.
+    sliced: FxHashMap<(Value, usize, i64), Value>,
+    fences: FxHashMap<Value, Value>,
+    /// From each device to the next of its group, and to the one before.
+    forward: CollectivePermute,
+    backward: CollectivePermute,
+}
+
+impl<'r> Parts<'r> {
+    pub fn of(graph: &mut Graph, region: &'r Region) -> Result<Self, CompileError> {
+        let groups = region.groups.groups();
+        let (devices, parts) = (region.groups.devices(), region.parts);
+        let (mut from, mut to) = (Vec::new(), Vec::new());
+        for group in &groups {
+            from.extend(group);
+            to.extend(group.iter().cycle().skip(1).take(group.len()));
+        }
+        let forward = CollectivePermute { sources: from.clone(), targets: to.clone(), devices };
+        let backward = CollectivePermute { sources: to, targets: from, devices };
+        let mut b = Builder::new(graph);
+        let mut places = Vec::new();
+        for part in 0..parts {
+            let mut table = vec![0_i32; devices as usize];
+            for group in &groups {
+                for (place, &device) in group.iter().enumerate() {
+                    table[device as usize] = (place as i64 - part).rem_euclid(parts) as i32;
+                }
+            }
+            let bytes = table.iter().flat_map(|place| place.to_le_bytes()).collect();
+            let table = b.dense(TensorType::new(DType::I32, [devices]), bytes)?;
+            places.push(b.of_device(table)?);
+        }
+        let (made, sliced, fences) = Default::default();
+        Ok(Parts { region, places, made, sliced, fences, forward, backward })
+    }
+
+    /// Every part, in rings.
+    pub fn write(mut self, graph: &mut Graph) -> Result<(), CompileError> {
+        let order = graph.topological();
+        for &id in &order {
+            let v = first(id);
+            if self.region.gathers.contains(&id) {
+                let own = self.fenced(graph, graph.operands(id)[0]);
+                let mut b = Builder::new(graph);
+                b.loc = b.graph.node(id).loc;
+                let parts = self.gather(&mut b, own)?;
+                self.made.insert(v, parts);
+            } else if let Some(&dim) = self.region.dims.get(&v) {
+                let parts = (0..self.region.parts).map(|part| self.part(graph, v, dim, part));
+                let parts = parts.collect::<Result<Vec<_>, _>>()?;
+                self.made.insert(v, parts);
+            }
+        }
+        if let Some(scatter) = self.region.scatter {
+            let sum = self.sum(graph, scatter)?;
+            graph.replace_uses(first(scatter), sum);
+        }
+        let made: Vec<NodeId> = order.into_iter().filter(|&id| self.made.contains_key(&first(id))).collect();
+        self.replace(graph, &made, Self::whole)
+    }
+
+    /// The part of this device alone: sums are scattered to it, and what something else needs is gathered.
+    pub fn write_own(mut self, graph: &mut Graph) -> Result<(), CompileError> {
+        let order: Vec<NodeId> = graph.topological();
+        let inside: Vec<NodeId> =
+            order.into_iter().filter(|&id| self.region.dims.contains_key(&first(id))).collect();
+        for &id in &inside {
+            let v = first(id);
+            let dim = self.region.dims[&v];
+            let own = if self.region.sums.contains(&id) {
+                let mut b = Builder::new(graph);
+                b.loc = b.graph.node(id).loc;
+                let operand = b.graph.operands(id)[0];
+                b.reduce_scatter(operand, dim, self.region.groups.clone(), ReduceKind::Add)?
+            } else {
+                self.part(graph, v, dim, 0)?
+            };
+            self.made.insert(v, vec![own]);
+        }
+        self.replace(graph, &inside, |parts, graph, v| {
+            let mut b = Builder::new(graph);
+            b.loc = b.graph.node(v.node).loc;
+            b.all_gather(parts.made[&v][0], parts.region.dims[&v], parts.region.groups.clone())
+        })
+    }
+
+    /// Takes values out of the graph that are made in parts, in the order in which they were computed; what else uses one
+    /// gets it whole.
+    fn replace(
+        &self,
+        graph: &mut Graph,
+        values: &[NodeId],
+        whole: impl Fn(&Self, &mut Graph, Value) -> Result<Value, CompileError>,
+    ) -> Result<(), CompileError> {
+        let mut dead: Vec<NodeId> = self.region.scatter.into_iter().collect();
+        for &id in values.iter().rev() {
+            let v = first(id);
+            let users: Vec<(NodeId, u32)> = graph
+                .users(id)
+                .filter(|(user, ..)| !dead.contains(user))
+                .map(|(user, at, _)| (user, at))
+                .collect();
+            if graph.outputs.contains(&v) || !users.is_empty() {
+                let whole = whole(self, graph, v)?;
+                for (user, at) in users {
+                    graph.set_operand(user, at, whole);
+                }
+                for output in graph.outputs.iter_mut().filter(|output| **output == v) {
+                    *output = whole;
+                }
+            }
+            dead.push(id);
+        }
+        graph.remove_all(&dead);
+        Ok(())
+    }
+
+    /// One part of a value of the region, of parts of its operands.
+    fn part(&mut self, graph: &mut Graph, v: Value, dim: usize, part: i64) -> Result<Value, CompileError> {
+        let node = graph.node(v.node).clone();
+        let mut types = node.types.clone();
+        types[0].shape[dim] /= self.region.parts;
+        let size = types[0].shape[dim];
+        if matches!(&node.op, Op::Iota(iota) if iota.dimension == dim as i64) {
+            let mut b = Builder::new(graph);
+            b.loc = node.loc;
+            let count = b.iota(types[0].clone(), dim)?;
+            let start = self.start(&mut b, part, size)?;
+            let start = b.convert(start, types[0].dtype)?;
+            let start = b.broadcast_in_dim(start, &types[0].shape, &[])?;
+            return b.add(count, start);
+        }
+        let of_operands = split_of(graph, v, dim).unwrap_or_default();
+        let mut operands = Values::new();
+        for (&operand, of_operand) in graph.operands(v.node).iter().zip(of_operands) {
+            operands.push(match (of_operand, self.made.get(&operand)) {
+                (None, _) => operand,
+                (Some(dim), Some(parts)) if self.dim_of(graph, operand) == Some(dim) => parts[part as usize],
+                (Some(dim), _) => self.slice(graph, operand, dim, part)?,
+            });
+        }
+        if matches!(&node.op, Op::DotGeneral(dot) if dot.lhs_batch.is_empty()) {
+            for operand in &mut operands {
+                *operand = self.fenced(graph, *operand);
+            }
+        }
+        let id = graph.add(part_of(&node.op, dim, size), &operands, types, node.loc);
+        Ok(first(id))
+    }
+
+    /// A barrier behind what is computed for a product or for a transfer: fused into a product, it would be computed again for
+    /// every block, and parts have few rows to make up for that.
+    fn fenced(&mut self, graph: &mut Graph, v: Value) -> Value {
+        let mut maker = v;
+        while let Op::Reshape(_) | Op::Transpose(_) | Op::Convert(_) = graph.op(maker.node) {
+            maker = graph.operands(maker.node)[0];
+        }
+        if !matches!(graph.op(maker.node), Op::Binary(_)) {
+            return v;
+        }
+        *self.fences.entry(v).or_insert_with(|| {
+            let (ty, loc) = (graph.ty(v).clone(), graph.node(v.node).loc);
+            first(graph.add(OptimizationBarrier {}.into(), &[v], [ty], loc))
+        })
+    }
+
+    fn dim_of(&self, graph: &Graph, v: Value) -> Option<usize> {
+        match graph.op(v.node) {
+            Op::AllGather(op) if self.region.gathers.contains(&v.node) => Some(op.dimension as usize),
+            _ => self.region.dims.get(&v).copied(),
+        }
+    }
+
+    /// A part of what is whole.
+    fn slice(&mut self, graph: &mut Graph, v: Value, dim: usize, part: i64) -> Result<Value, CompileError> {
+        if let Some(&known) = self.sliced.get(&(v, dim, part)) {
+            return Ok(known);
+        }
+        let mut b = Builder::new(graph);
+        b.loc = b.graph.node(v.node).loc;
+        let mut shape = b.shape(v).to_vec();
+        shape[dim] /= self.region.parts;
+        let starts = self.starts(&mut b, &shape, dim, part)?;
+        let slice = b.dynamic_slice(v, &starts, &shape)?;
+        self.sliced.insert((v, dim, part), slice);
+        Ok(slice)
+    }
+
+    /// Where a part of this shape starts in the whole.
+    fn starts(
+        &self,
+        b: &mut Builder<'_>,
+        shape: &[i64],
+        dim: usize,
+        part: i64,
+    ) -> Result<Vec<Value>, CompileError> {
+        let zero = b.splat(TensorType::scalar(DType::I32), Scalar::zero());
+        let mut starts = vec![zero; shape.len()];
+        starts[dim] = self.start(b, part, shape[dim])?;
+        Ok(starts)
+    }
+
+    fn start(&self, b: &mut Builder<'_>, part: i64, size: i64) -> Result<Value, CompileError> {
+        let size = b.full_int(&TensorType::scalar(DType::I32), size);
+        b.mul(self.places[part as usize], size)
+    }
+
+    /// A part of each device: from one half of them forward, from the others backward.
+    fn gather(&self, b: &mut Builder<'_>, own: Value) -> Result<Vec<Value>, CompileError> {
+        let count = self.region.parts as usize;
+        let mut parts = vec![own; count];
+        for hops in 1..=count / 2 {
+            parts[hops] = b.collective_permute(parts[hops - 1], self.forward.clone())?;
+            if count - hops > hops {
+                let from = parts[(count - hops + 1) % count];
+                parts[count - hops] = b.collective_permute(from, self.backward.clone())?;
+            }
+        }
+        Ok(parts)
+    }
+
+    /// The reduction: sums come from both sides, and each device on the way adds its part.
+    fn sum(&self, graph: &mut Graph, scatter: NodeId) -> Result<Value, CompileError> {
+        let operand = graph.operands(scatter)[0];
+        let parts = &self.made[&operand];
+        let mut b = Builder::new(graph);
+        b.loc = b.graph.node(scatter).loc;
+        let (near, far) = parts.split_at(parts.len() / 2 + 1);
+        let mut sum = parts[0];
+        let ways = [
+            (near[1..].iter().rev().collect::<Vec<_>>(), &self.backward),
+            (far.iter().collect(), &self.forward),
+        ];
+        for (way, step) in ways {
+            let mut arriving: Option<Value> = None;
+            for &part in way {
+                let so_far = arriving.map_or(Ok(part), |arrived| b.add(arrived, part))?;
+                arriving = Some(b.collective_permute(so_far, step.clone())?);
+            }
+            sum = arriving.map_or(Ok(sum), |arrived| b.add(arrived, sum))?;
+        }
+        Ok(sum)
+    }
+
+    /// The parts of a value in their places.
+    fn whole(&self, graph: &mut Graph, v: Value) -> Result<Value, CompileError> {
+        let dim = self.dim_of(graph, v).unwrap_or_default();
+        let mut b = Builder::new(graph);
+        b.loc = b.graph.node(v.node).loc;
+        let ty = b.ty(v).clone();
+        let mut whole = b.full(&ty, 0.0);
+        for (part, &value) in self.made[&v].iter().enumerate() {
+            let shape = b.shape(value).to_vec();
+            let starts = self.starts(&mut b, &shape, dim, part as i64)?;
+            whole = b.dynamic_update_slice(whole, value, &starts)?;
+        }
+        Ok(whole)
+    }
+}

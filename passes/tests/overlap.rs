@@ -1,0 +1,219 @@
+//! The passes that hide communication keep what devices compute together: random programs of tensor parallelism and of sharded
+//! gradients, interpreted on all devices before and after.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod interpreter;
+
+use proptest::prelude::*;
+use torchtpu_ir::op::{DotGeneral, Iota, Precision};
+use torchtpu_ir::text::print_graph;
+use torchtpu_ir::verify::verify;
+use torchtpu_ir::{
+    BinaryOp, Builder, DType, Direction, Graph, Op, ParamRole, ReduceKind, ReplicaGroups, Scalar, TensorType,
+    UnaryOp, Value,
+};
+use torchtpu_passes::overlap::{Ring, ScatterSums};
+use torchtpu_passes::{Canonicalize, Cse, Dce, Pass, PassOptions, run_list};
+
+static RING: Ring = Ring { least: 0, most: 8, balance: 1e9 };
+static NARROW: Ring = Ring { least: 0, most: 8, balance: 0.0 };
+static SUMS: ScatterSums = ScatterSums { least: 0, most: 8 };
+
+#[derive(Clone, Debug)]
+struct Layer {
+    /// Devices, as a mesh; a group is along one of its dimensions, or listed in another order.
+    mesh: (i64, i64),
+    along: bool,
+    listed: bool,
+    /// Rows of one device.
+    rows: i64,
+    width: i64,
+    features: i64,
+    dtype: DType,
+    attention: bool,
+    /// Sums instead of parts of the rows.
+    sums: bool,
+    /// Something else needs what was gathered, or computed of it.
+    shared: bool,
+    /// Gradients of weights, scattered over devices.
+    gradient: bool,
+}
+
+fn layer() -> impl Strategy<Value = Layer> {
+    let sizes = (1..3i64, 2..5i64, 1..4i64, 1..4i64, 1..4i64);
+    let dtype = prop_oneof![Just(DType::F32), Just(DType::BF16)];
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    (sizes, dtype, flags).prop_map(|((outer, ranks, rows, width, features), dtype, flags)| {
+        let (along, listed, attention, sums, shared, gradient) = flags;
+        let mesh = if along { (ranks, outer) } else { (outer, ranks) };
+        Layer { mesh, along, listed, rows, width, features, dtype, attention, sums, shared, gradient }
+    })
+}
+
+impl Layer {
+    fn groups(&self) -> ReplicaGroups {
+        let groups = ReplicaGroups::mesh(&[self.mesh.0, self.mesh.1], &[if self.along { 0 } else { 1 }]);
+        if !self.listed {
+            return groups;
+        }
+        let mut lists = groups.groups();
+        lists.iter_mut().for_each(|group| group.rotate_left(1));
+        ReplicaGroups::Listed(lists)
+    }
+
+    fn devices(&self) -> usize {
+        (self.mesh.0 * self.mesh.1) as usize
+    }
+
+    fn graph(&self) -> Graph {
+        let mut graph = Graph::new("layer");
+        let mut b = Builder::new(&mut graph);
+        let (groups, ranks) = (self.groups(), self.groups().size());
+        let all = self.rows * ranks;
+        let shape = if self.sums { [1, all, self.width] } else { [1, self.rows, self.width] };
+        let x = b.parameter(ParamRole::Input, 0, TensorType::new(self.dtype, shape));
+        let weight = |b: &mut Builder<'_>, index: i64, out: i64, inner: i64| {
+            b.parameter(ParamRole::Input, index, TensorType::new(self.dtype, [out, inner]))
+        };
+        let up = weight(&mut b, 1, self.features, self.width);
+        let down = weight(&mut b, 2, self.width, self.features);
+        let dot = |b: &mut Builder<'_>, l: Value, r: Value, over: [i64; 2]| {
+            let (lhs_contracting, rhs_contracting) = (vec![over[0]], vec![over[1]]);
+            let precision = Precision::Default;
+            let op = DotGeneral {
+                lhs_batch: vec![],
+                rhs_batch: vec![],
+                lhs_contracting,
+                rhs_contracting,
+                precision,
+            };
+            b.dot_general(l, r, op).unwrap()
+        };
+        let norm = |b: &mut Builder<'_>, v: Value| {
+            let shape = b.shape(v).to_vec();
+            let squares = b.mul(v, v).unwrap();
+            let sum = b.reduce(ReduceKind::Add, squares, &[2]).unwrap();
+            let sum = b.binary_const(BinaryOp::Add, sum, 1.0).unwrap();
+            let sum = b.broadcast_in_dim(sum, &shape, &[0, 1]).unwrap();
+            b.div(v, sum).unwrap()
+        };
+        let gathered = |b: &mut Builder<'_>, v: Value| {
+            let v = if self.sums { v } else { b.all_gather(v, 1, groups.clone()).unwrap() };
+            b.reshape(v, &[all, self.width]).unwrap()
+        };
+        let scattered = |b: &mut Builder<'_>, v: Value| {
+            let v = b.reshape(v, &[1, all, self.width]).unwrap();
+            if self.sums {
+                b.all_reduce(v, groups.clone(), ReduceKind::Add).unwrap()
+            } else {
+                b.reduce_scatter(v, 1, groups.clone(), ReduceKind::Add).unwrap()
+            }
+        };
+
+        let h = norm(&mut b, x);
+        let h = gathered(&mut b, h);
+        let mut y = dot(&mut b, h, up, [1, 1]);
+        let hidden = y;
+        if self.attention {
+            let keys = dot(&mut b, h, up, [1, 1]);
+            let scores = dot(&mut b, y, keys, [1, 1]);
+            let ty = TensorType::new(DType::I32, [all, all]);
+            let mut position = |dimension| {
+                let node = b.typed(Iota { dimension }, &[], [ty.clone()].into()).unwrap();
+                Value { node, result: 0 }
+            };
+            let (i, j) = (position(0), position(1));
+            let seen = b.compare(Direction::Ge, i, j).unwrap();
+            let zero = b.full_like(scores, 0.0);
+            let scores = b.select(seen, scores, zero).unwrap();
+            y = dot(&mut b, scores, keys, [1, 0]);
+        } else {
+            y = b.unary(UnaryOp::Abs, y).unwrap();
+        }
+        let y = dot(&mut b, y, down, [1, 1]);
+        let y = scattered(&mut b, y);
+        let x = b.add(x, y).unwrap();
+        // And a second one behind it.
+        let h = norm(&mut b, x);
+        let h = gathered(&mut b, h);
+        let y = dot(&mut b, h, up, [1, 1]);
+        let y = dot(&mut b, y, down, [1, 1]);
+        let y = scattered(&mut b, y);
+        let mut outputs = vec![b.add(x, y).unwrap()];
+        if self.shared {
+            outputs.extend([h, hidden]);
+        }
+        if self.gradient {
+            // Of a weight whose rows the devices share out.
+            let out = self.features * ranks;
+            let wide = b.parameter(ParamRole::Input, 3, TensorType::new(self.dtype, [all, out]));
+            let of_weight = dot(&mut b, wide, h, [0, 0]);
+            outputs.push(b.reduce_scatter(of_weight, 0, groups, ReduceKind::Add).unwrap());
+        }
+        graph.outputs = outputs;
+        graph
+    }
+
+    fn inputs(&self, graph: &Graph) -> Vec<Vec<Vec<Scalar>>> {
+        let of_device = |device: usize| {
+            let value = |i: i64| {
+                let i = i + 7 * device as i64;
+                Scalar::from_f64(self.dtype, ((i * 37 + 11) % 41 - 20) as f64 / 64.0)
+            };
+            let parameters = graph.parameters().iter().enumerate();
+            let elements = |&id| graph.ty(Value { node: id, result: 0 }).elements();
+            // Rows that all devices hold are the same on all of them.
+            let whole = |p: usize| self.sums && p == 0;
+            parameters
+                .map(|(p, id)| {
+                    let shift = if whole(p) { -7 * device as i64 } else { p as i64 };
+                    (0..elements(id)).map(|i| value(i + shift)).collect()
+                })
+                .collect()
+        };
+        (0..self.devices()).map(of_device).collect()
+    }
+}
+
+fn changed(graph: &Graph, passes: &[&'static dyn Pass]) -> (Graph, usize) {
+    let mut after = graph.clone();
+    let options = PassOptions { verify: true, ..PassOptions::default() };
+    let reports = run_list(&mut after, passes, &options).unwrap();
+    let ours = reports.iter().filter(|report| ["ring", "scatter_sums"].contains(&report.name));
+    (after, ours.map(|report| report.rewrites).sum())
+}
+
+fn count(graph: &Graph, is: impl Fn(&Op) -> bool) -> usize {
+    graph.node_ids().filter(|&id| is(graph.op(id))).count()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn rings_keep_numbers(layer in layer(), narrow in any::<bool>()) {
+        let graph = layer.graph();
+        verify(&graph).unwrap();
+        let inputs = layer.inputs(&graph);
+        let ring: &'static Ring = if narrow { &NARROW } else { &RING };
+        let (after, rewrites) = changed(&graph, &[&SUMS, &Canonicalize, &Dce, ring, &Canonicalize, &Cse, &Dce]);
+        prop_assert!(rewrites > 0, "{}", print_graph(&graph));
+        prop_assert_eq!(count(&after, |op| matches!(op, Op::ReduceScatter(_) | Op::AllReduce(_))), 0, "{}", print_graph(&after));
+        let expected = interpreter::run_devices(&graph, &inputs);
+        let found = interpreter::run_devices(&after, &inputs);
+        for (device, (expected, found)) in expected.iter().zip(&found).enumerate() {
+            for (k, (a, b)) in expected.iter().zip(found).enumerate() {
+                let dtype = graph.ty(graph.outputs[k]).dtype;
+                prop_assert_eq!(a.len(), b.len());
+                let scale = a.iter().map(|x| x.as_f64(dtype).abs()).fold(1e-3, f64::max);
+                // Sums in another order, of what is rounded to as many bits.
+                let allowed = if dtype == DType::BF16 { 1.0 / 32.0 } else { 1e-5 };
+                for (x, y) in a.iter().zip(b) {
+                    let (x, y) = (x.as_f64(dtype), y.as_f64(dtype));
+                    prop_assert!((x - y).abs() <= allowed * scale, "device {device}, output {k}: {x} {y}\n{}", print_graph(&after));
+                }
+            }
+        }
+    }
+}
