@@ -206,9 +206,9 @@ proptest! {
             for (k, (a, b)) in expected.iter().zip(found).enumerate() {
                 let dtype = graph.ty(graph.outputs[k]).dtype;
                 prop_assert_eq!(a.len(), b.len());
-                let scale = a.iter().map(|x| x.as_f64(dtype).abs()).fold(1e-3, f64::max);
-                // Sums in another order, of what is rounded to as many bits.
-                let allowed = if dtype == DType::BF16 { 1.0 / 32.0 } else { 1e-5 };
+                // Sums in another order, of addends that are rounded to as many bits, and may be as large as arguments are.
+                let (least, allowed) = if dtype == DType::BF16 { (0.3, 1.0 / 32.0) } else { (1e-3, 1e-5) };
+                let scale = a.iter().map(|x| x.as_f64(dtype).abs()).fold(least, f64::max);
                 for (x, y) in a.iter().zip(b) {
                     let (x, y) = (x.as_f64(dtype), y.as_f64(dtype));
                     prop_assert!((x - y).abs() <= allowed * scale, "device {device}, output {k}: {x} {y}\n{}", print_graph(&after));

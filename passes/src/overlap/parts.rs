@@ -26,20 +26,26 @@ impl<'r> Parts<'r> {
     pub fn of(graph: &mut Graph, region: &'r Region) -> Result<Self, CompileError> {
         let groups = region.groups.groups();
         let (devices, parts) = (region.groups.devices(), region.parts);
+        // A ring is folded: up over every second device and back over the others. Its neighbours are neighbours where two rows
+        // of chips are, and at most two apart on a line.
+        let ring: Vec<usize> =
+            (0..parts as usize).step_by(2).chain((1..parts as usize).step_by(2).rev()).collect();
         let (mut from, mut to) = (Vec::new(), Vec::new());
         for group in &groups {
-            from.extend(group);
-            to.extend(group.iter().cycle().skip(1).take(group.len()));
+            let around: Vec<i64> = ring.iter().map(|&place| group[place]).collect();
+            to.extend(around.iter().cycle().skip(1).take(around.len()));
+            from.extend(around);
         }
         let forward = CollectivePermute { sources: from.clone(), targets: to.clone(), devices };
         let backward = CollectivePermute { sources: to, targets: from, devices };
         let mut b = Builder::new(graph);
         let mut places = Vec::new();
-        for part in 0..parts {
+        for part in 0..parts as usize {
             let mut table = vec![0_i32; devices as usize];
             for group in &groups {
-                for (place, &device) in group.iter().enumerate() {
-                    table[device as usize] = (place as i64 - part).rem_euclid(parts) as i32;
+                for (position, &place) in ring.iter().enumerate() {
+                    let started = ring[(position + ring.len() - part) % ring.len()];
+                    table[group[place] as usize] = started as i32;
                 }
             }
             let bytes = table.iter().flat_map(|place| place.to_le_bytes()).collect();

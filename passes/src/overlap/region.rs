@@ -38,7 +38,7 @@ impl Region {
             return Some(region);
         }
         let transfer = graph.ty(operand).bytes() as f64;
-        for products in 1..4 {
+        for products in 1..3 {
             region.dims.clear();
             if !region.grow_back(graph, operand, dim, products) {
                 return None;
@@ -103,8 +103,9 @@ impl Region {
                 continue;
             }
             // No cut is made where there is more than is sent: scores are larger than what attention gives.
-            let small = graph.ty(v).bytes() <= most;
-            let product = small && matches!(graph.op(id), Op::DotGeneral(_));
+            let large = |v: &Value| graph.ty(*v).bytes() > most;
+            let small = !large(&v) && !graph.operands(id).iter().any(large);
+            let product = matches!(graph.op(id), Op::DotGeneral(_));
             let along = matches!(graph.op(id), Op::Iota(iota) if iota.dimension == dim as i64);
             let Some(of_operands) = split_of(graph, v, dim).or_else(|| along.then(Vec::new)) else {
                 continue;
@@ -120,7 +121,7 @@ impl Region {
             }
             self.dims.insert(v, dim);
             for (&operand, of_operand) in graph.operands(id).iter().zip(of_operands) {
-                let products = products - usize::from(product);
+                let products = products.saturating_sub(usize::from(product));
                 match (of_operand, demands.get_mut(&operand)) {
                     (Some(dim), None) => {
                         demands.insert(operand, Some(Demand { dim, uses: 1, products }));
