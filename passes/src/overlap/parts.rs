@@ -1,9 +1,10 @@
 //! Writes a region in parts: what comes from other devices, what is computed, and what is made whole again.
 
+use super::order::{Chain, taken};
 use super::region::Region;
 use crate::query::first;
 use crate::split::{part_of, split_of};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use torchtpu_ir::graph::Values;
 use torchtpu_ir::op::{CollectivePermute, OptimizationBarrier, ReduceKind};
 use torchtpu_ir::{Builder, CompileError, DType, Graph, NodeId, Op, Scalar, TensorType, Value};
@@ -56,9 +57,12 @@ impl<'r> Parts<'r> {
         Ok(Parts { region, places, made, sliced, fences, forward, backward })
     }
 
-    /// Every part, in rings.
-    pub fn write(mut self, graph: &mut Graph) -> Result<(), CompileError> {
+    /// Every part, in rings. A reduction of one product has nothing beside it that waits for it: it goes around one way, every
+    /// sum in the product of the next part, and others the other way. It is given as a chain.
+    pub fn write(mut self, graph: &mut Graph, turned: bool) -> Result<Option<Chain>, CompileError> {
         let order = graph.topological();
+        let takes = self.region.gathers.is_empty().then(|| self.takes(graph)).flatten();
+        let mut steps = Vec::new();
         for &id in &order {
             let v = first(id);
             if self.region.gathers.contains(&id) {
@@ -74,11 +78,36 @@ impl<'r> Parts<'r> {
             }
         }
         if let Some(scatter) = self.region.scatter {
-            let sum = self.sum(graph, scatter)?;
+            let operand = graph.operands(scatter)[0];
+            let parts = &self.made[&operand];
+            let mut b = Builder::new(graph);
+            b.loc = b.graph.node(scatter).loc;
+            let (near, far) = parts[1..].split_at(if takes.is_some() { 0 } else { parts.len() / 2 });
+            let (near, far) = (near.iter().rev().copied().collect::<Vec<_>>(), far.to_vec());
+            let mut sum = self.sum(&mut b, &near, parts[0], &self.backward)?.pop().unwrap_or(parts[0]);
+            if turned && takes.is_some() {
+                let far: Vec<Value> = far.into_iter().rev().collect();
+                steps = self.sum(&mut b, &far, sum, &self.backward)?;
+            } else {
+                steps = self.sum(&mut b, &far, sum, &self.forward)?;
+            }
+            sum = steps.last().copied().unwrap_or(sum);
             graph.replace_uses(first(scatter), sum);
         }
         let made: Vec<NodeId> = order.into_iter().filter(|&id| self.made.contains_key(&first(id))).collect();
-        self.replace(graph, &made, Self::whole)
+        self.replace(graph, &made, Self::whole)?;
+        Ok(takes.map(|takes| Chain { takes, steps }))
+    }
+
+    /// What the region's product takes, if it has one alone.
+    fn takes(&self, graph: &Graph) -> Option<Vec<Value>> {
+        let mut products = self.region.dims.keys().filter(|v| matches!(graph.op(v.node), Op::DotGeneral(_)));
+        let (product, None) = (products.next()?, products.next()) else { return None };
+        if feeds_products(graph, self.region.scatter?) {
+            return None;
+        }
+        let inside = |v: Value| self.region.dims.contains_key(&v);
+        Some(graph.operands(product.node).iter().map(|&v| taken(graph, v, inside)).collect())
     }
 
     /// The part of this device alone: sums are scattered to it, and what something else needs is gathered.
@@ -241,27 +270,26 @@ impl<'r> Parts<'r> {
         Ok(parts)
     }
 
-    /// The reduction: sums come from both sides, and each device on the way adds its part.
-    fn sum(&self, graph: &mut Graph, scatter: NodeId) -> Result<Value, CompileError> {
-        let operand = graph.operands(scatter)[0];
-        let parts = &self.made[&operand];
-        let mut b = Builder::new(graph);
-        b.loc = b.graph.node(scatter).loc;
-        let (near, far) = parts.split_at(parts.len() / 2 + 1);
-        let mut sum = parts[0];
-        let ways = [
-            (near[1..].iter().rev().collect::<Vec<_>>(), &self.backward),
-            (far.iter().collect(), &self.forward),
-        ];
-        for (way, step) in ways {
-            let mut arriving: Option<Value> = None;
-            for &part in way {
-                let so_far = arriving.map_or(Ok(part), |arrived| b.add(arrived, part))?;
-                arriving = Some(b.collective_permute(so_far, step.clone())?);
-            }
-            sum = arriving.map_or(Ok(sum), |arrived| b.add(arrived, sum))?;
+    /// What is sent from device to device, each of which adds its part; the last is one's own.
+    fn sum(
+        &self,
+        b: &mut Builder<'_>,
+        parts: &[Value],
+        own: Value,
+        step: &CollectivePermute,
+    ) -> Result<Vec<Value>, CompileError> {
+        let mut steps: Vec<Value> = Vec::new();
+        let own = (!parts.is_empty()).then_some(own);
+        for &part in parts.iter().chain(&own) {
+            steps.push(match steps.last() {
+                None => part,
+                Some(&sum) => {
+                    let arrived = b.collective_permute(sum, step.clone())?;
+                    b.add(arrived, part)?
+                }
+            });
         }
-        Ok(sum)
+        Ok(steps)
     }
 
     /// The parts of a value in their places.
@@ -278,4 +306,21 @@ impl<'r> Parts<'r> {
         }
         Ok(whole)
     }
+}
+
+/// Whether a product takes what is computed of a value.
+fn feeds_products(graph: &Graph, id: NodeId) -> bool {
+    let mut seen = FxHashSet::default();
+    let mut work = vec![id];
+    while let Some(id) = work.pop() {
+        for (user, ..) in graph.users(id) {
+            if matches!(graph.op(user), Op::DotGeneral(_) | Op::Convolution(_)) {
+                return true;
+            }
+            if seen.insert(user) {
+                work.push(user);
+            }
+        }
+    }
+    false
 }

@@ -21,6 +21,7 @@
 //!
 //! A gathering of what is there from the start, as a shard of a weight, stays: libtpu starts it early.
 
+use super::order::bind;
 use super::parts::Parts;
 use super::region::Region;
 use crate::manager::Pass;
@@ -43,11 +44,12 @@ impl Pass for Ring {
     }
 
     fn run(&self, graph: &mut Graph) -> Result<usize, CompileError> {
-        let mut rewrites = 0;
+        let (mut rewrites, mut chains) = (0, Vec::new());
         while let Some(region) = self.find(graph) {
-            Parts::of(graph, &region)?.write(graph)?;
+            chains.extend(Parts::of(graph, &region)?.write(graph, chains.len() % 2 == 1)?);
             rewrites += 1;
         }
+        bind(graph, &chains);
         Ok(rewrites)
     }
 }

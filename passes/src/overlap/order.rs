@@ -1,0 +1,95 @@
+//! The order in which sums are computed and sent: libtpu's scheduler puts what nothing waits for at the end, where the links
+//! cannot keep up. Barriers spread it over the program.
+//!
+//! ```text
+//! before                                              after
+//! %5 = dot_general %dy, %x : bf16[1024,4096]          %5 = dot_general %dy, %x : bf16[1024,4096]
+//! %6 = collective_permute %5                          %7, %8 = optimization_barrier %next, %5
+//! ... the rest of the backward, of %next              %6 = collective_permute %8
+//!                                                     ... the rest of the backward, of %7
+//! ```
+//!
+//! Gradients of weights become ready one after another. The first step of each reduction is done before the next gradient's
+//! operand is used, the second before the next but one: while a part is on its way, there is the work between two.
+
+use rustc_hash::FxHashSet;
+use torchtpu_ir::op::OptimizationBarrier;
+use torchtpu_ir::{Graph, NodeId, Op, Value};
+
+/// A reduction that goes around one way.
+pub struct Chain {
+    /// What its products take; the last of them to be computed says when they can be.
+    pub takes: Vec<Value>,
+    /// What is sent, step by step, and the sum at last.
+    pub steps: Vec<Value>,
+}
+
+/// Binds the steps of chains to one another. The number of barriers.
+pub fn bind(graph: &mut Graph, chains: &[Chain]) -> usize {
+    let mut position = vec![0; graph.bound()];
+    for (i, id) in graph.topological().into_iter().enumerate() {
+        position[id.index()] = i;
+    }
+    let last = |chain: &Chain| {
+        let there = chain.takes.iter().copied().filter(|v| graph.contains(v.node));
+        there.max_by_key(|v| position[v.node.index()])
+    };
+    let mut ready: Vec<(Value, &Chain)> = chains.iter().filter_map(|c| Some((last(c)?, c))).collect();
+    ready.sort_by_key(|(v, _)| position[v.node.index()]);
+    let mut barriers = 0;
+    for (k, &(point, _)) in ready.iter().enumerate().skip(1) {
+        let due = ready[..k].iter().enumerate().filter_map(|(i, (_, chain))| chain.steps.get(k - 1 - i));
+        let apart = |&step: &Value| !depends(graph, step, point) && !depends(graph, point, step);
+        let due: Vec<Value> = due.copied().filter(apart).collect();
+        if due.is_empty() {
+            continue;
+        }
+        let held: Vec<Value> = std::iter::once(point).chain(due).collect();
+        let users: Vec<Vec<(NodeId, u32)>> = held
+            .iter()
+            .map(|v| {
+                let of = graph.users(v.node).filter(|(.., result)| *result == v.result);
+                of.map(|(user, at, _)| (user, at)).collect()
+            })
+            .collect();
+        let types: Vec<_> = held.iter().map(|&v| graph.ty(v).clone()).collect();
+        let loc = graph.node(point.node).loc;
+        let node = graph.add(OptimizationBarrier {}.into(), &held, types, loc);
+        for (result, (users, v)) in users.into_iter().zip(&held).enumerate() {
+            let behind = Value { node, result: result as u32 };
+            for (user, at) in users {
+                graph.set_operand(user, at, behind);
+            }
+            for output in graph.outputs.iter_mut().filter(|output| *output == v) {
+                *output = behind;
+            }
+        }
+        barriers += 1;
+    }
+    barriers
+}
+
+/// The value that a product takes before it is moved into place, and that others take as well.
+pub fn taken(graph: &Graph, mut v: Value, inside: impl Fn(Value) -> bool) -> Value {
+    while let Op::Reshape(_) | Op::Transpose(_) | Op::Convert(_) = graph.op(v.node) {
+        if !inside(v) && graph.users(v.node).count() > 1 {
+            break;
+        }
+        v = graph.operands(v.node)[0];
+    }
+    v
+}
+
+fn depends(graph: &Graph, v: Value, on: Value) -> bool {
+    let mut seen = FxHashSet::default();
+    let mut work = vec![v.node];
+    while let Some(id) = work.pop() {
+        if id == on.node {
+            return true;
+        }
+        if seen.insert(id) {
+            work.extend(graph.operands(id).iter().map(|operand| operand.node));
+        }
+    }
+    false
+}
