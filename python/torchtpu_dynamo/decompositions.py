@@ -15,7 +15,7 @@ import torch
 from torch._decomp import decomposition_table
 from torch._ops import OpOverload
 
-from . import nn_decompositions, signal_decompositions
+from . import attention, nn_decompositions, signal_decompositions
 from ._torchtpu import lowered_targets
 
 Table = dict[OpOverload, Callable[..., Any]]
@@ -325,6 +325,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "_efficientzerotensor.default": torch.zeros,
     "_pdist_backward": _pdist_backward,
     "_pdist_forward": _pdist_forward,
+    "_scaled_dot_product_flash_attention_for_cpu_backward.default": attention.without_logsumexp,
     "mkldnn_rnn_layer.default": mkldnn_rnn_layer,
     "mkldnn_rnn_layer_backward.default": mkldnn_rnn_layer_backward,
 }

@@ -10,11 +10,14 @@ import re
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import hlo_text
 from . import report_text as words
 from .files import replacing
+
+if TYPE_CHECKING:
+    from ._torchtpu import Program
 
 FOLDER = "__hlo_snapshots__"
 
@@ -25,15 +28,13 @@ def lowered(
     kwargs: Mapping[str, Any],
     train: bool,
     options: Mapping[str, Any] | None,
-) -> tuple[dict[str, str], dict[str, tuple[bytes, int]]]:
-    """By kind the text, with locations, and the bytecode for TPUs of a function's programs, with the number of devices."""
+) -> tuple[dict[str, str], Mapping[str, Program]]:
+    """By kind the text, with locations, of a function's programs, and the programs."""
     from .api import lower
 
     programs = lower(fn, *args, train=train, options=options, **kwargs).programs
     texts = {kind: hlo_text.stable(program.as_text(True), kind) for kind, program in programs.items()}
-    return texts, {
-        kind: (bytes(program.as_bytecode(tpu=True)), program.devices) for kind, program in programs.items()
-    }
+    return texts, programs
 
 
 def without_locations(text: str) -> str:
@@ -56,14 +57,20 @@ def relative(text: str, root: Path) -> str:
     return re.sub(r'"([^"]+)":(\d+)', short, text)
 
 
-def summary(kind: str, bytecode: bytes, devices: int, topology: str, options_json: str) -> dict[str, Any]:
+def summary(kind: str, program: Program, topology: str, options_json: str) -> dict[str, Any]:
     """What a topology's compiler makes of a program: kernels, collectives, memory and cycles."""
     from ._torchtpu import judge
     from .ahead import topologies
 
     described = topologies.check([topology])[topology]
-    built = topologies.build(bytecode, topology, name=kind, options_json=options_json, replicas=devices)
-    judged = json.loads(judge(built.hlo, topology, devices))
+    built = topologies.build(
+        program.as_bytecode(tpu=True),
+        topology,
+        name=kind,
+        options_json=program.options_for(topology, options_json),
+        replicas=program.devices,
+    )
+    judged = json.loads(judge(built.hlo, topology, program.devices))
     cost, replay = judged["cost"], judged["replay"] or {}
     return {
         "topology": topology,

@@ -72,14 +72,14 @@ class HloSnapshot:
         one test. Raises TorchTPUError for what cannot be lowered."""
         self._count += 1
         stem = name or (self._name if self._count == 1 else f"{self._name}.{self._count}")
-        texts, bytecode = snapshots.lowered(fn, args, kwargs, train, options)
+        texts, programs = snapshots.lowered(fn, args, kwargs, train, options)
         problems = []
         for kind, text in texts.items():
             problems += self._text(f"{stem}.{kind}", text, locations)
         if topology is not None:
             xla = json.dumps({"xla_options": dict((options or {}).get("xla_options", {}))})
-            for kind, (code, devices) in bytecode.items():
-                found = snapshots.summary(kind, code, devices, topology, xla)
+            for kind, program in programs.items():
+                found = snapshots.summary(kind, program, topology, xla)
                 problems += self._summary(f"{stem}.{kind}", found, band)
         if problems:
             pytest.fail("\n".join(problems), pytrace=False)

@@ -504,6 +504,7 @@ def test_for_a_tpu(tmp_path):
     path = tmp_path / "mlp.ttpu"
     compiled = aot_compile(module, (x,), topology=["v5e:1x1"], output=path, options={"xla_options": {}})
     build = compiled.build("inference", "v5e:1x1")
+    assert build["compiled_with"] == {"xla_tpu_scoped_vmem_limit_kib": 65536}
     assert build["memory"]["arguments"] > 4 * 2 * 256 * 512 and build["hbm"] > 15 << 30
     judged = compiled.judged("inference", "v5e:1x1")["cost"]
     assert judged["estimated"] > 1000 and judged["unknown"] == []

@@ -1,5 +1,6 @@
 """The public functions: import, lower, devices."""
 
+import json
 import subprocess
 import sys
 import time
@@ -198,3 +199,21 @@ def test_graph_for_tpus():
     assert whole.graph_text("tpu").count("dot_general") == 2
     with pytest.raises(ValueError, match='"before", "after" or "tpu"'):
         program.graph_text("gpu")
+
+
+@pytest.mark.parametrize(
+    ("module", "x", "topology", "chosen"),
+    [
+        (torch.nn.Conv2d(3, 8, 3), torch.zeros(1, 3, 9, 9), "v5e:2x2", 49152),
+        (torch.nn.Linear(3, 8), torch.zeros(2, 3), "v5e:1x1", 65536),
+        (torch.nn.Linear(3, 8), torch.zeros(2, 3), "v4:2x2x1", None),
+    ],
+    ids=["convolution", "product", "another_chip"],
+)
+def test_options_by_program(module, x, topology, chosen):
+    """What a program is compiled with on a chip depends on what it is made of, and the user decides."""
+    program = lower(module, x).programs["inference"]
+    name = "xla_tpu_scoped_vmem_limit_kib"
+    assert json.loads(program.options_for(topology, "{}"))["xla_options"].get(name) == chosen
+    given = json.dumps({"xla_options": {name: 1024}})
+    assert json.loads(program.options_for(topology, given))["xla_options"] == {name: 1024}

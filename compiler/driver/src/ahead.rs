@@ -5,7 +5,6 @@
 
 use crate::executable::{plugin_error, xla_options};
 use crate::options::CompileSettings;
-use crate::tpu;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -100,7 +99,7 @@ pub fn describe(plugin: &Path, topology: &str) -> Result<Description> {
     })
 }
 
-/// Compiles StableHLO, as bytecode or text.
+/// Compiles StableHLO, as bytecode or text, with these options alone: `Program::settings_for` has those that suit it.
 pub fn compile(
     plugin: &Path,
     topology: &str,
@@ -126,7 +125,7 @@ pub fn compile(
             (0..replicas).map(|r| (0..partitions).map(|p| (r * partitions + p) as i64).collect()).collect(),
         ),
         use_spmd_partitioning: partitions > 1,
-        env_option_overrides: xla_options(settings, tpu::options(topology.name()))?,
+        env_option_overrides: xla_options(settings, Vec::new())?,
         ..CompileOptions::default()
     };
     let described = start.elapsed();

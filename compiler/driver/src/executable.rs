@@ -252,15 +252,15 @@ impl Executable {
         }
         let devices = client.devices();
         let device = devices.first().map_or("", |device| &device.kind);
-        let needed = match client.platform_name() {
-            cpu::PLATFORM => cpu::options(),
-            tpu::PLATFORM => tpu::options(device),
-            _ => Vec::new(),
+        let xla = match client.platform_name() {
+            cpu::PLATFORM => xla_options(settings, cpu::options()),
+            tpu::PLATFORM => xla_options(&tpu::settings(graph, device, settings), Vec::new()),
+            _ => xla_options(settings, Vec::new()),
         };
         let options = CompileOptions {
             num_replicas: replicas,
             device_assignment: (replicas > 1).then(|| devices.iter().map(|d| vec![d.id.into()]).collect()),
-            env_option_overrides: xla_options(settings, needed)?,
+            env_option_overrides: xla?,
             ..CompileOptions::default()
         };
         let start = Instant::now();

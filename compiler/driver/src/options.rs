@@ -1,6 +1,6 @@
 //! Options of the compiler, as JSON. An unknown key is an error that lists the known ones.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use torchtpu_ir::{CompileError, Stage};
 
@@ -19,13 +19,19 @@ pub struct ProgramSettings {
 }
 
 /// Options of StableHLO to executable.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CompileSettings {
     /// XLA flags of this compilation, by name.
     pub xla_options: std::collections::BTreeMap<String, serde_json::Value>,
     /// Passes for a target to leave out.
     pub disabled_passes: Vec<String>,
+}
+
+impl CompileSettings {
+    pub fn to_json(&self) -> Result<String, CompileError> {
+        crate::ahead::write(self)
+    }
 }
 
 /// Parses options; an empty text is the defaults.

@@ -1,7 +1,7 @@
 //! The straight line: FX payload -> IR -> passes, and StableHLO of it.
 
 use crate::bucket::{self, Bucket};
-use crate::options::ProgramSettings;
+use crate::options::{CompileSettings, ProgramSettings};
 use crate::{ranks, tpu};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -267,6 +267,11 @@ impl Program {
     /// StableHLO for libtpu, in the form that it makes most of.
     pub fn bytecode_for_tpu(&self) -> Result<Vec<u8>> {
         emit_bytecode(&tpu::prepare(&self.after, &self.disabled)?, &tpu::form())
+    }
+
+    /// What that is compiled with for a topology: the given options, and what suits the program where they say nothing.
+    pub fn settings_for(&self, topology: &str, given: &CompileSettings) -> CompileSettings {
+        tpu::settings(&self.after, topology, given)
     }
 
     /// StableHLO for people.

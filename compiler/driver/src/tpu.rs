@@ -1,19 +1,58 @@
 //! What is done to a graph for libtpu alone.
 
+use crate::options::CompileSettings;
 use torchtpu_emit::EmitOptions;
 use torchtpu_ir::{CompileError, Graph};
+use torchtpu_passes::analysis::cost;
 use torchtpu_passes::{PassOptions, run_list, tpu};
-use torchtpu_pjrt::OptionValue;
 
 pub const PLATFORM: &str = "tpu";
 
-/// XLA options of every compilation for these chips, unless the user sets them. A topology's name or a device's kind tells.
-pub fn options(device: &str) -> Vec<(&'static str, OptionValue)> {
-    match chip(device) {
-        // Of vector memory, what one fusion may use: the plugin's own 16 MiB are too few for large products.
-        "v5e" | "v6e" => vec![("xla_tpu_scoped_vmem_limit_kib", OptionValue::Int(65536))],
-        _ => Vec::new(),
+/// What suits a chip, by what a program is made of.
+struct Row {
+    chip: &'static str,
+    of: Kind,
+    /// Of vector memory, what one fusion may use (`xla_tpu_scoped_vmem_limit_kib`).
+    scoped_vmem_kib: i64,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Most of the work is in convolutions.
+    Convolutions,
+    Any,
+}
+
+/// The first row that fits counts; docs/passes.md has the figures. Another chip takes what is libtpu's own, 16 MiB.
+#[rustfmt::skip]
+const TABLE: &[Row] = &[
+    Row { chip: "v5e", of: Kind::Convolutions, scoped_vmem_kib: 49152 },
+    Row { chip: "v5e", of: Kind::Any,          scoped_vmem_kib: 65536 },
+    Row { chip: "v6e", of: Kind::Convolutions, scoped_vmem_kib: 49152 },
+    Row { chip: "v6e", of: Kind::Any,          scoped_vmem_kib: 65536 },
+];
+
+impl Kind {
+    fn fits(self, graph: &Graph) -> bool {
+        match self {
+            Kind::Convolutions => {
+                cost::total(graph, cost::convolution_flops) > cost::total(graph, cost::flops) / 2
+            }
+            Kind::Any => true,
+        }
     }
+}
+
+/// XLA options for a program on a chip: the user's, and those of the table that the user does not set. A topology's name
+/// or a device's kind tells the chip.
+pub fn settings(graph: &Graph, device: &str, given: &CompileSettings) -> CompileSettings {
+    let chip = chip(device);
+    let mut settings = given.clone();
+    if let Some(row) = TABLE.iter().find(|row| row.chip == chip && row.of.fits(graph)) {
+        let value = row.scoped_vmem_kib.into();
+        settings.xla_options.entry("xla_tpu_scoped_vmem_limit_kib".to_owned()).or_insert(value);
+    }
+    settings
 }
 
 /// The graph behind the passes for TPUs.

@@ -301,6 +301,11 @@ impl Program {
         let bytecode = if tpu { self.program.bytecode_for_tpu() } else { self.program.bytecode() };
         Ok(PyBytes::new(py, &bytecode.map_err(|e| raise(py, e))?))
     }
+    /// JSON: the options of a compilation for a topology, given those of the user.
+    fn options_for(&self, py: Python<'_>, topology: &str, options_json: &str) -> PyResult<String> {
+        let given = options::parse(options_json).map_err(|e| raise(py, e))?;
+        self.program.settings_for(topology, &given).to_json().map_err(|e| raise(py, e))
+    }
     /// The IR, "before" or "after" the passes, or behind those for a "tpu" too.
     #[pyo3(signature = (stage = "after"))]
     fn graph_text(&self, py: Python<'_>, stage: &str) -> PyResult<String> {

@@ -97,6 +97,15 @@ pub fn flops(graph: &Graph, id: NodeId) -> u64 {
     }
 }
 
+/// Those of `flops` that are a convolution's.
+pub fn convolution_flops(graph: &Graph, id: NodeId) -> u64 {
+    match graph.op(id) {
+        Op::Convolution(_) => flops(graph, id),
+        Op::If(_) | Op::While(_) | Op::Call(_) => inside(graph, id, convolution_flops),
+        _ => 0,
+    }
+}
+
 /// Results of transcendental functions of a node, roots among them; `flops` counts them as well.
 pub fn transcendentals(graph: &Graph, id: NodeId) -> u64 {
     let node = graph.node(id);

@@ -358,6 +358,9 @@ class _Work:
                         "executable": f"{section}.executable",
                         "target": {"devices": target},
                         "options": json.loads(self.options.compile_json()),
+                        "compiled_with": json.loads(self.compile_json(programs[kind], topology))[
+                            "xla_options"
+                        ],
                         "memory": made.memory,
                         "hbm": fits.capacity(known[topology]),
                         "plugin": plugin,
@@ -370,6 +373,10 @@ class _Work:
             pool.shutdown(cancel_futures=True)
         order = {(kind, topology): i for i, (kind, topology) in enumerate(running.values())}
         return sorted(builds, key=lambda b: order[b["program"], b["topology"]])
+
+    def compile_json(self, program: Program, topology: str) -> str:
+        """The user's options, and what suits the program on this topology where they say nothing."""
+        return program.options_for(topology, self.options.compile_json())
 
     def build(
         self,
@@ -387,7 +394,7 @@ class _Work:
                     bytecode,
                     topology,
                     name=kind,
-                    options_json=self.options.compile_json(),
+                    options_json=self.compile_json(program, topology),
                     replicas=program.devices,
                     time_limit=time_limit,
                     cancelled=self.over.is_set,

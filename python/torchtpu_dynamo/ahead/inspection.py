@@ -106,6 +106,7 @@ def _build(artifact: Artifact, build: Mapping[str, Any]) -> dict[str, Any]:
         key: build[key] for key in ("program", "topology", "devices", "memory", "plugin", "options", "stages")
     }
     found["hbm"] = build.get("hbm")
+    found["compiled_with"] = build.get("compiled_with", build["options"]["xla_options"])
     if "hlo" not in build:
         return found
     judged = artifact.judged(build["program"], build["topology"])

@@ -157,7 +157,7 @@ def _build(build: Mapping[str, Any], program: Mapping[str, Any]) -> str:
                 parts.append(details(what, table(("instruction",), [(name,) for name in names])))
     sizes = [(name, words.size(count)) for name, count in memory.items()]
     parts.append(details("Memory by category", table(("what", "bytes"), sizes, (1,))))
-    options = [(name, str(value)) for name, value in build["options"]["xla_options"].items()]
+    options = [(name, str(value)) for name, value in build["compiled_with"].items()]
     versions = [(name, str(value)) for name, value in build["plugin"].items()]
     parts.append(details("Versions and options", table(("what", "value"), [*versions, *options])))
     return "\n".join(parts)

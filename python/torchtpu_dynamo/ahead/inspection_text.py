@@ -66,7 +66,7 @@ def _build(build: Mapping[str, Any]) -> Iterator[str]:
     )
     of = f" of {words.size(hbm)}" if hbm else ""
     yield f"  memory of a device: peak {words.size(memory.get('peak', 0))}{of} ({parts})"
-    for option, value in build["options"]["xla_options"].items():
+    for option, value in build["compiled_with"].items():
         yield f"  option {option}={value}"
     if "cycles" not in build:
         return

@@ -10,7 +10,7 @@ use torchtpu_ir::{
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
     row("aten._scaled_dot_product_flash_attention_for_cpu.default", Many(attention)),
-    row("aten._scaled_dot_product_flash_attention_for_cpu_backward.default", Many(attention_backward)),
+    row("torchtpu_dynamo.attention_backward.default", Many(attention_backward)),
 ];
 
 /// Query, key and value in f32 or wider. Where several query heads share one key head, they and the query
@@ -127,6 +127,29 @@ fn along_last(cx: &mut Cx<'_>, v: Value, like: Value) -> Result<Value> {
     cx.b.broadcast_in_dim(v, &shape, &dims)
 }
 
+/// The softmax of scores, by row: the weights before the division, their largest score and their sum.
+///
+/// A query whose scores are all -inf, by a mask or by their values, gives zeros: its maximum is a number, by which the
+/// weights are 0, and their sum is not. Said where the reductions start, this is for nothing, and the maximum keeps its
+/// one use, without which libtpu does not fuse a softmax.
+struct Softmax {
+    weights: Value,
+    max: Value,
+    sum: Value,
+}
+
+impl Softmax {
+    fn new(cx: &mut Cx<'_>, scores: Value) -> Result<Softmax> {
+        let dtype = cx.b.dtype(scores);
+        let max = cx.b.reduce_from(ReduceKind::Max, scores, least(dtype), &[3])?;
+        let shift = along_last(cx, max, scores)?;
+        let weights = cx.b.sub(scores, shift)?;
+        let weights = cx.b.unary(UnaryOp::Exponential, weights)?;
+        let sum = cx.b.reduce_from(ReduceKind::Add, weights, Scalar::from_f64(dtype, NOTHING), &[3])?;
+        Ok(Softmax { weights, max, sum })
+    }
+}
+
 /// `_scaled_dot_product_flash_attention_for_cpu(query, key, value, dropout_p, is_causal, *, attn_mask, scale)`
 /// `-> (output, logsumexp)`: the natural logarithm, `[batch, heads, positions]`. A query that sees no key gives
 /// zeros, and 0 as its logarithm.
@@ -134,15 +157,7 @@ fn attention(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
     let a = Attention::new(cx)?;
     let out = cx.out(0)?;
     let scores = a.scores(cx)?;
-    // A query whose scores are all -inf, by a mask or by their values, gives zeros: its maximum is a number, by which the
-    // weights are 0, and their sum is not. Said where the reductions start, this is for nothing, and the maximum keeps its
-    // one use, without which libtpu does not fuse a softmax.
-    let dtype = cx.b.dtype(scores);
-    let max = cx.b.reduce_from(ReduceKind::Max, scores, least(dtype), &[3])?;
-    let shift = along_last(cx, max, scores)?;
-    let weights = cx.b.sub(scores, shift)?;
-    let weights = cx.b.unary(UnaryOp::Exponential, weights)?;
-    let sum = cx.b.reduce_from(ReduceKind::Add, weights, Scalar::from_f64(dtype, NOTHING), &[3])?;
+    let Softmax { weights, max, sum } = Softmax::new(cx, scores)?;
     // Divided after the dot: features are fewer than keys.
     let grouped = a.grouped(cx, weights)?;
     let result = a.dot(cx, grouped, a.value, 3, 2)?;
@@ -159,18 +174,17 @@ fn attention(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
     Ok(vec![result, logsumexp])
 }
 
-/// `..._backward(grad_out, query, key, value, out, logsumexp, dropout_p, is_causal, *, attn_mask, scale)`
-/// `-> (grad_query, grad_key, grad_value)`, the weights computed again from `logsumexp`:
+/// `attention_backward(grad_out, query, key, value, out, dropout_p, is_causal, *, attn_mask, scale)`
+/// `-> (grad_query, grad_key, grad_value)`, the weights computed again:
 /// `grad_scores = weights * (grad_out @ value^T - sum(grad_out * out))`.
 fn attention_backward(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
     let a = Attention::new(cx)?;
     let dtype = cx.b.dtype(a.query);
     let (grad, out) = (cx.operand("grad_out", dtype)?, cx.operand("out", dtype)?);
     let scores = a.scores(cx)?;
-    let logsumexp = cx.operand("logsumexp", dtype)?;
-    let logsumexp = along_last(cx, logsumexp, scores)?;
-    let weights = cx.b.sub(scores, logsumexp)?;
-    let weights = cx.b.unary(UnaryOp::Exponential, weights)?;
+    let Softmax { weights, sum, .. } = Softmax::new(cx, scores)?;
+    let divisor = along_last(cx, sum, weights)?;
+    let weights = cx.b.div(weights, divisor)?;
 
     let grouped_grad = a.grouped(cx, grad)?;
     let grouped_weights = a.grouped(cx, weights)?;
