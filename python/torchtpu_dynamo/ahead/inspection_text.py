@@ -12,6 +12,9 @@ from . import trees
 MOST = 12
 """Rows of a table."""
 
+WORST = 5
+"""Lines of collectives that are waited for."""
+
 
 def text(found: Mapping[str, Any]) -> str:
     return "\n".join(_lines(found))
@@ -94,6 +97,7 @@ def _build(build: Mapping[str, Any]) -> Iterator[str]:
         for how in ("asynchronous", "synchronous"):
             if replay[how]:
                 yield f"    {how}: {words.listed(replay[how])}"
+        yield from _worst(replay)
     for title, counts in (("family", cycles["by_family"]), ("line", cycles["by_line"])):
         rows = [(f"cycles by {title}", "", "")]
         shown = list(counts.items())[:MOST]
@@ -110,3 +114,15 @@ def _build(build: Mapping[str, Any]) -> Iterator[str]:
                 )
             )
         yield from words.table(rows)
+
+
+def _worst(replay: Mapping[str, Any]) -> Iterator[str]:
+    waited = [one for one in replay["collectives"] if one["exposed"]]
+    if not waited:
+        return
+    rows = [("exposed", "", "kind", "line")]
+    for one in waited[:WORST]:
+        label = words.short_line(one["line"]) if one["line"] else "no line"
+        share = f"{100 * one['exposed'] / replay['exposed']:.0f}%"
+        rows.append((words.number(one["exposed"]), share, f"{one['kind']} x {one['runs']}", label))
+    yield from words.table(rows)
