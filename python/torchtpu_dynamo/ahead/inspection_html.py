@@ -71,6 +71,11 @@ def _signature(found: Mapping[str, Any]) -> str:
         (words.counted(weights["count"], "weight"), f"{words.size(weights['bytes'])}, {held}"),
         (words.counted(len(found["programs"]), "program"), ", ".join(found["programs"])),
     ]
+    if found["ranks"] is not None:
+        pairs.append((words.counted(found["ranks"], "rank"), "one program for all; tensors are those of one"))
+    if found["traced_as"] is not None:
+        rank, ranks = found["traced_as"]
+        pairs.append((f"rank {rank} of {ranks}", "traced this: where ranks differ, its numbers"))
     changed = ""
     if weights["changed"]:
         changed = details(

@@ -25,6 +25,12 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     signed = ", signed" if found["signed"] else ""
     yield f"{found['name']}: {found['file']}, {words.size(found['bytes'])}{signed}"
     yield f"compiled {made} UTC by torchtpu {found['compiler']}, from torch {found['torch']}"
+    if found["ranks"] is not None:
+        yield f"one program for all of {found['ranks']} ranks; tensors are those of one of them"
+    if found["traced_as"] is not None:
+        yield "what rank {} of {} traced: where ranks differ, its numbers (see --ranks)".format(
+            *found["traced_as"]
+        )
     inputs = ", ".join(tensor(spec, spec["name"]) for spec in found["inputs"])
     count = words.counted(len(list(trees.leaves(found["results"]))), "tensor")
     yield f"takes {inputs or 'nothing'}; gives {count}"
