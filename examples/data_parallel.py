@@ -1,9 +1,11 @@
 """A data-parallel training step, compiled ahead for as many devices as a pod has:
 
     DEVICES=8960 torchtpu compile examples.data_parallel:step -t v5p:16x20x28 -o step.ttpu
+    torchtpu compile examples.data_parallel:step --ranks 8960 --sample-ranks -t v5p:16x20x28 -o step.ttpu
 
 Every device has the whole model and a part of the batch; gradients are averaged over all devices. No device and no other
-process is needed: the process group is one of torch's that only says how many ranks there are."""
+process is needed: the process group is one of torch's that only says how many ranks there are. With --ranks it is there
+already, and the program is known to be the same for all ranks."""
 
 from __future__ import annotations
 

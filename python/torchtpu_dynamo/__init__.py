@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._torchtpu import Executable, Program, TorchTPUError
     from .ahead.artifact import Artifact
-    from .ahead.build import aot_compile
+    from .ahead.build import aot_compile, aot_compile_spmd
     from .api import Lowered, lower
     from .comparison import Comparison, compare
     from .counters import Stats, reset_stats, stats
@@ -34,6 +34,7 @@ _HOME = {
     "Stats": ".counters",
     "TorchTPUError": "._torchtpu",
     "aot_compile": ".ahead.build",
+    "aot_compile_spmd": ".ahead.build",
     "compare": ".comparison",
     "devices": ".plugins",
     "explain": ".explanation",
@@ -57,6 +58,7 @@ __all__ = [
     "TorchTPUError",
     "__version__",
     "aot_compile",
+    "aot_compile_spmd",
     "compare",
     "devices",
     "explain",

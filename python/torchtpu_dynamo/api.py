@@ -47,7 +47,8 @@ def lower(
 
     `fn` is a function or module on CPU tensors. With `train`, the programs are its forward and its
     backward, and a parameter or argument must require a gradient; without, one program that keeps
-    nothing for a backward. Raises TorchTPUError for what the compiler does not support, and torch's own
+    nothing for a backward. Under a process group they are what this rank traces; `lower_spmd` traces as
+    every rank. Raises TorchTPUError for what the compiler does not support, and torch's own
     errors for what dynamo can't trace as one graph."""
     made = capture(fn, args, kwargs, train, parse_options(options), lambda graph: graph.program({}))
     return Lowered({kind: program for kind, (program, _) in made.items()})

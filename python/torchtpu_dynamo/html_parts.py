@@ -12,9 +12,11 @@ MOST_STEPS = 600
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2024; --soft: #646b73; --line: #d9dde1; --ground: #fff; --box: #f6f7f9;
-  --mark: #c2410c; --area: #9db8e8; --base: #d5deee; }
+  --mark: #c2410c; --area: #9db8e8; --base: #d5deee; --wait: #dc2626; --a: #5fb3a1; --b: #c9a227; --c: #a78bda;
+  --d: #7f8fa6; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e8ea; --soft: #9aa2ab; --line: #353b42; --ground: #16191c;
-  --box: #1f2327; --mark: #fb923c; --area: #3f66a8; --base: #2a3a55; } }
+  --box: #1f2327; --mark: #fb923c; --area: #3f66a8; --base: #2a3a55; --wait: #ef4444; --a: #2f7d6d; --b: #8f7318;
+  --c: #6f55a8; --d: #55617a; } }
 body { font: 14px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground); max-width: 1080px;
   margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.4rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2.5rem 0 .5rem; }
@@ -33,6 +35,12 @@ svg .edge { fill: none; stroke: var(--soft); stroke-opacity: .45; } svg .far { s
 svg rect.box { fill: var(--ground); stroke: var(--line); } svg g:hover rect.box { stroke: var(--mark); }
 svg .mark { stroke: var(--mark); fill: none; stroke-dasharray: 3 3; } svg .step { fill: transparent; }
 td.bar { width: 260px; } td.bar i { display: block; height: .75rem; border-radius: 2px; background: var(--area); }
+svg.lanes g:hover rect { fill-opacity: .7; } .legend i { display: inline-block; width: .8rem; height: .8rem;
+  margin: 0 .35rem 0 0; vertical-align: -.1rem; } .legend span { margin-right: 1.2rem; white-space: nowrap; }
+.work { fill: var(--area); background: var(--area); } .wait { fill: var(--wait); background: var(--wait); }
+.all-gather { fill: var(--a); background: var(--a); } .reduce-scatter { fill: var(--b); background: var(--b); }
+.all-reduce { fill: var(--c); background: var(--c); } .other { fill: var(--d); background: var(--d); }
+rect.synchronous { stroke: var(--wait); } i.synchronous { border: 1px solid var(--wait); box-sizing: border-box; }
 svg .step:hover { fill: var(--mark); fill-opacity: .25; } svg .area { fill: var(--area); } svg .base { fill: var(--base); }
 """
 

@@ -5,9 +5,10 @@ where traces differ, the compiler makes the numbers a table by rank, or says wha
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -46,15 +47,7 @@ def lower_spmd(
     `build()` is called as each rank, with `torch.distributed` initialized for a world of `ranks`, and returns
     `(fn, *args)`: it makes its meshes and shards there. No collective of its own is run, so that weights are not sent
     from one rank to others: `src_data_rank=None`. Raises TorchTPUError where ranks differ in more than numbers."""
-    if not dist.is_available():
-        raise TorchTPUError("this torch was built without torch.distributed")
-    if dist.is_initialized():
-        raise TorchTPUError(
-            "lower_spmd makes a process group for each rank, and there is one already\n"
-            "help: call torch.distributed.destroy_process_group() first; meshes are made in `build`"
-        )
-    if ranks < 1:
-        raise TorchTPUError(f"a world of {ranks} ranks has none to trace as")
+    check_world(ranks)
     parsed = parse_options(options)
     traced = [_trace(build, rank, ranks, train, parsed) for rank in range(ranks)]
     kinds = list(traced[0])
@@ -68,6 +61,31 @@ def lower_spmd(
     return LoweredSpmd(programs, [of_rank[kinds[0]][1] for of_rank in traced])
 
 
+def check_world(ranks: int) -> None:
+    """Raises TorchTPUError where no process groups of so many ranks can be made."""
+    if not dist.is_available():
+        raise TorchTPUError("this torch was built without torch.distributed")
+    if dist.is_initialized():
+        raise TorchTPUError(
+            "a process group is made for each rank, and there is one already\n"
+            "help: call torch.distributed.destroy_process_group() first; meshes are made in `build`"
+        )
+    if ranks < 1:
+        raise TorchTPUError(f"a world of {ranks} ranks has none to trace as")
+
+
+@contextlib.contextmanager
+def as_rank(rank: int, ranks: int) -> Iterator[None]:
+    """Under a process group of which only the numbers are real."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
 def _trace(
     build: Callable[[], tuple[Any, ...]],
     rank: int,
@@ -75,14 +93,9 @@ def _trace(
     train: bool,
     options: Options,
 ) -> dict[str, tuple[Any, list[torch.Tensor]]]:
-    from torch.testing._internal.distributed.fake_pg import FakeStore
-
-    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)
-    try:
+    with as_rank(rank, ranks):
         fn, *args = build()
         return capture(fn, args, {}, train, options, lambda graph: graph.source_payload({})[1])
-    finally:
-        dist.destroy_process_group()
 
 
 def run(program: Program, inputs_per_rank: Sequence[Sequence[torch.Tensor]]) -> list[list[torch.Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -23,6 +24,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import torchtpu_dynamo
 from torchtpu_dynamo import TorchTPUError, aot_compile
+from torchtpu_dynamo.ahead import inspection, inspection_html, inspection_text, timeline_html
+from torchtpu_dynamo.cli import main
 
 
 @pytest.fixture
@@ -149,8 +152,35 @@ def test_compiles_ahead_for_as_many_devices(world, tmp_path):
     replay = compiled.judged("inference", "v5e:2x2")["replay"]
     assert sum(replay["synchronous"].values()) + sum(replay["asynchronous"].values()) >= 1
     assert replay["transfers"] > 0
+    found = inspection.inspected(compiled)
+    timeline = replay["timeline"]
+    exposed = sum(span["exposed"] * span["runs"] for span in timeline["core"])
+    assert exposed == pytest.approx(replay["exposed"]) and exposed > 0
+    assert sum(one["exposed"] for one in replay["collectives"]) == pytest.approx(exposed)
+    assert __file__.rpartition("/")[2] in inspection_text.text(found).partition("exposed   ")[2]
+    # Two lanes, in one picture: each span and each transfer says what it is.
+    (lanes,) = pictures(inspection_html.page(found))
+    titles = [group.findtext("title") for group in lanes.findall("g")]
+    assert sum("collective" in t or t.startswith("all-") for t in titles) >= len(timeline["links"])
+    assert sum("cycles" in t for t in titles) == len(timeline["core"]) + len(timeline["links"])
+    assert all(0 <= float(r.get("x")) + float(r.get("width")) <= 1000.5 for r in lanes.iter("rect"))
+    # Beside one that takes twice as long, it is half as wide.
+    slow = json.loads(json.dumps(found))
+    slow["builds"][0]["replay"]["timeline"]["length"] *= 2
+    ends = [
+        max(float(r.get("x")) + float(r.get("width")) - timeline_html.LEFT for r in picture.iter("rect"))
+        for picture in pictures(inspection_html.compared(found, slow, ["cycles: 1 -> 2"]))
+    ]
+    assert ends[0] == pytest.approx((timeline_html.WIDTH - timeline_html.LEFT) / 2, rel=0.01)
+    assert main(["diff", *[str(compiled.path)] * 2, "--html", str(tmp_path / "diff.html")]) == 0
+    assert len(pictures((tmp_path / "diff.html").read_text())) == 2
     with pytest.raises(TorchTPUError, match="the program is for 4 devices, and `v5e:1x1` has 1"):
         aot_compile(step, args, topology="v5e:1x1", output=tmp_path / "small.ttpu")
+
+
+def pictures(page):
+    found = re.findall(r'<svg class="lanes".*?</svg>', page, re.DOTALL)
+    return [ElementTree.fromstring(text) for text in found]
 
 
 def test_libtpu_compiles_every_collective(world):

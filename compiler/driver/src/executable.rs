@@ -432,21 +432,30 @@ impl Executable {
 
     /// `call` on arrays of our own; the results are copies.
     pub fn run(&self, args: &mut [Argument<'_>], seed: u64) -> Result<Vec<Array>> {
-        let tensors: Vec<TensorRef<'_>> = args.iter().map(|arg| arg.array().tensor()).collect();
+        let tensors = self.tensors(args)?;
+        // SAFETY: the arrays are borrowed for this call, those that are written by nobody else.
+        let outputs = unsafe { self.call(&tensors, seed) }?;
+        Ok(self.arrays(outputs))
+    }
+
+    /// Arrays as arguments. Fails for one that is written and may not be.
+    fn tensors<'a>(&self, args: &'a [Argument<'_>]) -> Result<Vec<TensorRef<'a>>> {
         let read_only = args.iter().map(|arg| matches!(arg, Argument::Read(_)));
         if let Some((slot, _)) = self.inputs.iter().zip(read_only).find(|(s, read)| s.mutated && *read) {
             let what = format!("graph `{}` writes its input `{}`", self.name, slot.spec.name);
             return Err(CompileError::new(Stage::Run, what));
         }
-        // SAFETY: the arrays are borrowed for this call, those that are written by nobody else.
-        let outputs = unsafe { self.call(&tensors, seed) }?;
+        Ok(args.iter().map(|arg| arg.array().tensor()).collect())
+    }
+
+    fn arrays(&self, outputs: Vec<Output>) -> Vec<Array> {
         let copy = |(output, (spec, strides)): (Output, (&OutputSpec, &[i64]))| {
             let ty = &spec.tensor.ty;
             let (ptr, shape) = (output.ptr(), &ty.shape[..]);
             // SAFETY: the output has this type, and lives until the copy is made.
             unsafe { Array::copy(&TensorRef { ptr, dtype: ty.dtype, shape, strides, version: 0 }) }
         };
-        Ok(outputs.into_iter().zip(self.results()).map(copy).collect())
+        outputs.into_iter().zip(self.results()).map(copy).collect()
     }
 
     /// Buffers of the arguments: static ones from the cache where address and version are those of the last call,

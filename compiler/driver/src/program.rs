@@ -138,17 +138,20 @@ impl Program {
         Program::finish(source, lowered, None, settings, clock)
     }
 
-    /// One program for all ranks, from what each of them traced, in order.
-    pub fn of_ranks(sources: &[Arc<Source>], settings: &ProgramSettings) -> Result<Program> {
+    /// One program for all ranks, from what each of them traced, in order; or without `all` from what a few of them did,
+    /// who must have traced the same.
+    pub fn of_ranks(sources: &[Arc<Source>], all: bool, settings: &ProgramSettings) -> Result<Program> {
         let Some(first) = sources.first() else {
             return Err(CompileError::lowering("there is no rank to make a program of"));
         };
         let mut clock = Clock { stages: vec![("import", sources.iter().map(|source| source.import).sum())] };
         let mut payloads: Vec<Payload> = sources.iter().map(|source| source.payload.clone()).collect();
-        ranks::share_splits(&mut payloads);
+        if all {
+            ranks::share_splits(&mut payloads);
+        }
         let lower = |payload: &Payload| lower_for(payload, settings.check_bounds, None);
         let lowered = clock.time("lower", || payloads.iter().map(lower).collect::<Result<Vec<_>>>())?;
-        let merged = clock.time("ranks", || ranks::merge(lowered))?;
+        let merged = clock.time("ranks", || ranks::merge(lowered, all))?;
         Ok(Program { of_all_ranks: true, ..Program::finish(first, merged, None, settings, clock)? })
     }
 

@@ -54,7 +54,8 @@ pub fn share_splits(ranks: &mut [Payload]) {
     }
 }
 
-pub fn merge(ranks: Vec<Lowered>) -> Result<Lowered> {
+/// With all ranks their numbers become tables; with a few of them, nothing may differ.
+pub fn merge(ranks: Vec<Lowered>, all: bool) -> Result<Lowered> {
     same_interface(&ranks)?;
     let graphs: Vec<&Graph> = ranks.iter().map(|rank| &rank.graph).collect();
     let Some(first) = graphs.first() else {
@@ -63,7 +64,7 @@ pub fn merge(ranks: Vec<Lowered>) -> Result<Lowered> {
     let mut graph = Graph::new(first.name.clone());
     graph.locations.clone_from(&first.locations);
     graph.aliases.clone_from(&first.aliases);
-    let mut merger = Merger { ranks: graphs, b: Builder::new(&mut graph), made: HashMap::new() };
+    let mut merger = Merger { ranks: graphs, all, b: Builder::new(&mut graph), made: HashMap::new() };
     for i in 0..merger.ranks[0].parameters().len() {
         let nodes: Nodes = merger.ranks.iter().map(|g| g.parameters()[i]).collect();
         merger.merge(&nodes)?;
@@ -111,6 +112,8 @@ fn same_interface(ranks: &[Lowered]) -> Result<()> {
 
 struct Merger<'a, 'g> {
     ranks: Vec<&'a Graph>,
+    /// Whether there are no others, of which a table would have to have entries.
+    all: bool,
     b: Builder<'g>,
     /// What stands for the results of these nodes.
     made: HashMap<Nodes, Values>,
@@ -173,6 +176,7 @@ impl Merger<'_, '_> {
             return Ok(self.b.graph.results(id));
         }
         let made = match ops[0] {
+            _ if !self.all => Ok(None),
             Op::Constant(_) => self.constant(&ops, &node.types[0]),
             Op::Slice(slice) => self.slice(&ops, slice, operands[0]),
             _ => Ok(None),
@@ -252,6 +256,10 @@ impl Merger<'_, '_> {
             describe(0)
         ))
         .at(node.op.name(), self.ranks[0].location(node.loc))
-        .help("one program runs on all ranks: numbers, and where a slice begins, may depend on the rank; shapes, operations and their settings may not")
+        .help(if !self.all {
+            "a few ranks stand for all only where their programs are equal: trace as every rank"
+        } else {
+            "one program runs on all ranks: numbers, and where a slice begins, may depend on the rank; shapes, operations and their settings may not"
+        })
     }
 }

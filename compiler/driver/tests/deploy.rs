@@ -8,7 +8,7 @@ use std::time::Instant;
 use std::{env, fs};
 use torchtpu_driver::artifact::{Artifact, Writer};
 use torchtpu_driver::deploy::{Arguments, Model, Trust, check, write_weights};
-use torchtpu_driver::pjrt::{Client, Plugin};
+use torchtpu_driver::pjrt::{Client, OptionValue, Plugin};
 use torchtpu_driver::{Array, DType};
 
 fn plugin_path() -> PathBuf {
@@ -26,6 +26,11 @@ fn plugin_path() -> PathBuf {
 
 fn client() -> Client {
     Client::create(Plugin::load(plugin_path()).unwrap(), &[]).unwrap()
+}
+
+fn client_of(devices: i64) -> Client {
+    let options = [("cpu_device_count".to_owned(), OptionValue::Int(devices))];
+    Client::create(Plugin::load(plugin_path()).unwrap(), &options).unwrap()
 }
 
 /// `y = x + w`, and `w` becomes `y`.
@@ -62,12 +67,17 @@ fn floats(values: &[f32]) -> Vec<u8> {
 }
 
 fn written(ir: &str, label: &serde_json::Value) -> Artifact {
+    with_weights(ir, label, &["w"])
+}
+
+fn with_weights(ir: &str, label: &serde_json::Value, names: &[&str]) -> Artifact {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.ttpu");
     let mut writer = Writer::create(&path).unwrap();
     writer.section("inference.ir", &mut ir.as_bytes()).unwrap();
     let bytes = floats(&[10.0, 20.0, 30.0, 40.0, 50.0, 60.0]);
-    write_weights(&mut writer, vec![("w".into(), DType::F32, vec![2, 3], &bytes)]).unwrap();
+    let weights = names.iter().map(|name| ((*name).to_owned(), DType::F32, vec![2, 3], &*bytes));
+    write_weights(&mut writer, weights.collect()).unwrap();
     writer.finish(label.clone(), None).unwrap();
     Artifact::open(&path).unwrap()
 }
@@ -98,6 +108,32 @@ fn runs_and_keeps_state() {
             .starts_with("compiled from the IR: the artifact holds no executable")
     );
     println!("from the file to the first result: {took:?}");
+}
+
+#[test]
+fn each_rank_has_its_own_state() {
+    let mut label = label();
+    label["ranks"] = json!(2);
+    label["weights"][0]["by_rank"] = json!(true);
+    let model = |devices| {
+        let artifact = with_weights(IR, &label, &["w@0", "w@1"]);
+        Model::of(artifact, client_of(devices), Trust::Nobody).unwrap()
+    };
+    let two = model(2);
+    for calls in [1.0, 2.0] {
+        let answers = two.call_ranks("inference", &[x(1.0), x(3.0)], 0).unwrap();
+        let first = |rank: usize| floats(&[10.0 + calls * [1.0, 3.0][rank]]);
+        assert_eq!(answers[0].outputs[0].bytes()[..4], first(0)[..]);
+        assert_eq!(answers[1].outputs[0].bytes()[..4], first(1)[..]);
+    }
+    assert_eq!(two.weight("w@1").unwrap().2[..4], floats(&[16.0])[..]);
+    let refused = |answer: Result<_, torchtpu_driver::CompileError>| answer.err().unwrap().message;
+    let one = two.call("inference", &x(1.0), 0).map(|_| ());
+    assert_eq!(refused(one), "the artifact is for 2 ranks, and takes what each of them does");
+    let three = two.call_ranks("inference", &[x(1.0), x(1.0), x(1.0)], 0).map(|_| ());
+    assert_eq!(refused(three), "the artifact is for 2 ranks, not 3");
+    let few = model(1).call_ranks("inference", &[x(1.0), x(3.0)], 0).map(|_| ());
+    assert_eq!(refused(few), "the artifact is for 2 ranks, and the client has 1 of the devices");
 }
 
 #[test]

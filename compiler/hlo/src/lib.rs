@@ -8,11 +8,13 @@ mod cost;
 pub mod proto;
 mod replay;
 mod summary;
+mod timeline;
 
 pub use chip::{CHIPS, Chip};
 pub use cost::{Cost, Floor};
-pub use replay::Replay;
+pub use replay::{Collectives, Replay};
 pub use summary::{Fusion, Summary};
+pub use timeline::{Flight, Loop, Span, Timeline};
 
 use prost::Message;
 use proto::{Computation, Instruction, Shape};

@@ -8,6 +8,7 @@
 
 use crate::cost::{MAX_DEPTH, cycles};
 use crate::proto::{Computation, Instruction, Shape};
+use crate::timeline::{Flight, Loop, Span, Timeline};
 use crate::{Chip, Module};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -39,6 +40,23 @@ pub struct Replay {
     pub synchronous: BTreeMap<String, u64>,
     /// Collectives that run beside the core, by kind.
     pub asynchronous: BTreeMap<String, u64>,
+    /// By kind and line, those first for which the core waits longest.
+    pub collectives: Vec<Collectives>,
+    /// The same over time.
+    pub timeline: Timeline,
+}
+
+/// The collectives of one kind that come from one line.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Collectives {
+    pub kind: &'static str,
+    /// The user's `file:line`.
+    pub line: Option<String>,
+    pub runs: u64,
+    /// What they take.
+    pub transfers: f64,
+    /// What the core waits for them.
+    pub exposed: f64,
 }
 
 impl Replay {
@@ -55,7 +73,7 @@ impl Module {
         if let Some(entry) = self.entry() {
             replay.run(entry, 1, 0);
         }
-        replay.found
+        replay.finish()
     }
 }
 
@@ -68,6 +86,9 @@ struct Replaying<'a> {
     lanes: [f64; 2],
     found: Replay,
 }
+
+/// Where a transfer is in the timeline.
+struct Launched(usize);
 
 /// A collective that an instruction begins.
 struct Transfer<'a> {
@@ -83,11 +104,17 @@ impl<'a> Replaying<'a> {
         if depth > MAX_DEPTH {
             return;
         }
-        // By name, when each open transfer is done.
-        let mut open: HashMap<String, f64> = HashMap::new();
+        // By name, the transfers that are under way.
+        let mut open: HashMap<String, Launched> = HashMap::new();
         for instruction in self.module.scheduled(computation) {
             if let Some((inner, trips)) = self.module.enters(computation, instruction) {
-                self.run(inner, runs.saturating_mul(trips.unwrap_or(1)), depth + 1);
+                let start = self.now;
+                let trips = trips.unwrap_or(1);
+                self.run(inner, runs.saturating_mul(trips), depth + 1);
+                if instruction.opcode == "while" {
+                    let (name, length) = (instruction.name.clone(), self.now - start);
+                    self.found.timeline.loops.push(Loop { name, start, length, trips });
+                }
                 continue;
             }
             let work = match (cycles(instruction), self.module.unpriced_bytes(instruction)) {
@@ -97,76 +124,122 @@ impl<'a> Replaying<'a> {
             };
             if let Some((kind, step, key)) = sparse_core(instruction) {
                 if step == "update" {
-                    let bytes = largest(instruction);
-                    let time = self.price(kind, bytes, self.devices);
-                    let done = self.launch(kind, time);
-                    open.insert(key.to_owned(), done);
-                    self.count(kind, false, time, runs);
+                    let transfer = Transfer { kind, group: instruction, bytes: largest(instruction) };
+                    open.insert(
+                        key.to_owned(),
+                        self.launch(instruction, &transfer, self.devices, false, runs),
+                    );
                 } else if step == "done"
-                    && let Some(done) = open.remove(key)
+                    && let Some(launched) = open.remove(key)
                 {
-                    self.wait(done, runs);
+                    self.wait(instruction, launched);
                 }
-                self.work(work, runs);
+                self.work(instruction, work, runs);
                 continue;
             }
             if let Some(transfer) = self.synchronous(instruction) {
-                let time = self.price(transfer.kind, transfer.bytes, self.group(transfer.group));
-                self.count(transfer.kind, true, time, runs);
-                let done = self.launch(transfer.kind, time);
-                self.wait(done, runs);
+                let launched = self.launch(instruction, &transfer, self.group(transfer.group), true, runs);
+                self.wait(instruction, launched);
                 continue;
             }
             if let Some(transfer) = self.asynchronous(instruction) {
-                let time = self.price(transfer.kind, transfer.bytes, self.group(transfer.group));
-                let done = self.launch(transfer.kind, time);
-                open.insert(instruction.name.clone(), done);
-                self.count(transfer.kind, false, time, runs);
+                let launched = self.launch(instruction, &transfer, self.group(transfer.group), false, runs);
+                open.insert(instruction.name.clone(), launched);
             }
             let started =
                 instruction.name.contains("-done").then(|| instruction.name.replace("-done", "-start"));
-            if let Some(done) = started.and_then(|name| open.remove(&name)) {
-                self.wait(done, runs);
+            if let Some(launched) = started.and_then(|name| open.remove(&name)) {
+                self.wait(instruction, launched);
             } else if instruction.opcode.ends_with("-done") {
                 for operand in instruction.operand_ids.iter().filter_map(|&id| self.module.instruction(id)) {
-                    if let Some(done) = open.remove(&operand.name) {
-                        self.wait(done, runs);
+                    if let Some(launched) = open.remove(&operand.name) {
+                        self.wait(instruction, launched);
                     }
                 }
             }
-            self.work(work, runs);
+            self.work(instruction, work, runs);
         }
     }
 
-    fn work(&mut self, cycles: f64, runs: u64) {
+    fn work(&mut self, instruction: &Instruction, cycles: f64, runs: u64) {
         self.found.compute += cycles * runs as f64;
-        self.now += cycles;
+        self.span(instruction, cycles, 0.0, runs);
     }
 
-    /// Takes the links as soon as they are free; when the transfer is done.
-    fn launch(&mut self, kind: &str, time: f64) -> f64 {
+    /// The core works or waits on an instruction.
+    fn span(&mut self, instruction: &Instruction, length: f64, exposed: f64, runs: u64) {
+        if length > 0.0 {
+            self.found.timeline.core.push(Span {
+                name: instruction.name.clone(),
+                opcode: instruction.opcode.clone(),
+                line: self.module.line(instruction),
+                start: self.now,
+                length,
+                exposed,
+                runs,
+                instructions: 1,
+                longest: length,
+            });
+            self.now += length;
+        }
+    }
+
+    /// Takes the links as soon as they are free.
+    fn launch(
+        &mut self,
+        instruction: &Instruction,
+        transfer: &Transfer<'a>,
+        group: u64,
+        synchronous: bool,
+        runs: u64,
+    ) -> Launched {
+        let kind = transfer.kind;
+        let time = self.price(kind, transfer.bytes, group);
         let [a, b] = self.lanes;
-        if kind == "collective-permute" {
-            let lane = usize::from(b < a);
-            self.lanes[lane] = self.now.max(self.lanes[lane]) + time;
-            return self.lanes[lane];
+        let lane = (kind == "collective-permute").then_some(usize::from(b < a));
+        let start = self.now.max(lane.map_or(a.max(b), |lane| self.lanes[lane]));
+        let done = start + time;
+        match lane {
+            Some(lane) => self.lanes[lane] = done,
+            None => self.lanes = [done; 2],
         }
-        let done = self.now.max(a).max(b) + time;
-        self.lanes = [done; 2];
-        done
-    }
-
-    fn wait(&mut self, done: f64, runs: u64) {
-        if done > self.now {
-            self.found.exposed += (done - self.now) * runs as f64;
-            self.now = done;
-        }
-    }
-
-    fn count(&mut self, kind: &str, synchronous: bool, time: f64, runs: u64) {
         self.found.transfers += time * runs as f64;
         let counts = if synchronous { &mut self.found.synchronous } else { &mut self.found.asynchronous };
         *counts.entry(kind.to_owned()).or_default() += runs;
+        let line = self.module.line(instruction).or_else(|| self.module.line(transfer.group));
+        let name = instruction.name.clone();
+        let flight =
+            Flight { kind, name, line, lane, start, done, exposed: 0.0, synchronous, runs, transfers: 1 };
+        self.found.timeline.links.push(flight);
+        Launched(self.found.timeline.links.len() - 1)
+    }
+
+    fn wait(&mut self, instruction: &Instruction, Launched(at): Launched) {
+        let flight = &mut self.found.timeline.links[at];
+        let (wait, runs) = (flight.done - self.now, flight.runs);
+        if wait > 0.0 {
+            flight.exposed = wait;
+            self.found.exposed += wait * runs as f64;
+            self.span(instruction, wait, wait, runs);
+        }
+    }
+
+    fn finish(self) -> Replay {
+        let mut found = self.found;
+        let mut by_line: BTreeMap<(&'static str, Option<String>), Collectives> = BTreeMap::new();
+        for flight in &found.timeline.links {
+            let (kind, line) = (flight.kind, flight.line.clone());
+            let new = Collectives { kind, line: line.clone(), runs: 0, transfers: 0.0, exposed: 0.0 };
+            let entry = by_line.entry((kind, line)).or_insert(new);
+            entry.runs += flight.runs;
+            entry.transfers += (flight.done - flight.start) * flight.runs as f64;
+            entry.exposed += flight.exposed * flight.runs as f64;
+        }
+        found.collectives = by_line.into_values().collect();
+        found.collectives.sort_by(|a, b| b.exposed.total_cmp(&a.exposed));
+        found.timeline.length = self.now;
+        found.timeline = found.timeline.merged();
+        found
     }
 
     /// Cycles of a collective over a group, of so many bytes of the whole tensor.
@@ -200,15 +273,22 @@ impl<'a> Replaying<'a> {
                 if kind == "reduce-scatter" { bytes.saturating_mul(self.group(instruction)) } else { bytes };
             return Some(Transfer { kind, group: instruction, bytes: whole });
         }
-        if instruction.opcode != "fusion"
-            || is_start(self.tag(instruction))
-            || !self.tag(instruction).contains("all-reduce-scatter")
-        {
+        let tag = self.tag(instruction);
+        if instruction.opcode != "fusion" || is_start(&tag) {
             return None;
         }
-        let group = self.inner(instruction).first().copied().unwrap_or(instruction);
+        // libtpu makes an all-reduce a fusion that scatters the sums and another that gathers them. Inside of each is an
+        // `all-reduce` that never runs: only the computation's name says what does.
+        let inner = self.inner(instruction);
+        let group = inner.first().copied();
         let first = arrays(instruction).first().copied().unwrap_or_default();
-        Some(Transfer { kind: "reduce-scatter", group, bytes: first.saturating_mul(self.group(group)) })
+        if tag.contains("all-reduce-scatter") {
+            let group = group.unwrap_or(instruction);
+            let bytes = first.saturating_mul(self.group(group));
+            return Some(Transfer { kind: "reduce-scatter", group, bytes });
+        }
+        let gathers = tag.split(' ').any(|name| name.starts_with("all-gather"));
+        Some(Transfer { kind: "all-gather", group: group.filter(|_| gathers)?, bytes: first })
     }
 
     /// A collective that runs on while the core does something else.
@@ -218,7 +298,7 @@ impl<'a> Replaying<'a> {
         if let Some(kind) = opcode.strip_suffix("-start").and_then(|o| KINDS.into_iter().find(|k| *k == o)) {
             return Some(Transfer { kind, group: instruction, bytes });
         }
-        let fused = opcode == "fusion" && is_start(self.tag(instruction));
+        let fused = opcode == "fusion" && is_start(&self.tag(instruction));
         if opcode != "async-start" && !fused {
             return None;
         }
@@ -270,7 +350,7 @@ fn sparse_core(instruction: &Instruction) -> Option<(&'static str, &'static str,
 }
 
 /// Whether the name is that of a fusion that begins a collective.
-fn is_start(tag: String) -> bool {
+fn is_start(tag: &str) -> bool {
     tag.replace('_', "-").contains("async-collective-start")
 }
 

@@ -4,7 +4,7 @@
 
 use prost::Message;
 use torchtpu_hlo::proto::{self, Computation, Instruction, Literal, ReplicaGroup, Shape};
-use torchtpu_hlo::{Chip, Module};
+use torchtpu_hlo::{Chip, Module, Replay, Span};
 
 const F32: i32 = 11;
 const S32: i32 = 4;
@@ -182,6 +182,36 @@ fn compute_hides_a_transfer_once() {
 }
 
 #[test]
+fn halves_of_an_all_reduce_are_known_by_their_names() {
+    let named = |name: &str, id: i64, inner: Instruction| Computation {
+        name: name.into(),
+        id,
+        root_id: inner.id,
+        instructions: vec![inner],
+    };
+    let elements = 1 << 20;
+    let calls = |id: i64, elements: i64, computation: i64| Instruction {
+        called_computation_ids: vec![computation],
+        ..op(id, "fusion", elements, &[])
+    };
+    let computations = vec![
+        named("all-reduce-scatter.1", 1, group(op(1, "all-reduce", elements, &[]), 4)),
+        named("all-gather.1", 2, group(op(2, "all-reduce", elements, &[]), 4)),
+        named("fused_computation", 3, op(3, "add", elements, &[])),
+        Computation {
+            id: 4,
+            instructions: vec![calls(10, elements / 4, 1), calls(11, elements, 2), calls(12, elements, 3)],
+            ..Computation::default()
+        },
+    ];
+    let module = proto::Module { computations, entry_computation_id: 4, ..proto::Module::default() };
+    let replay = Module::decode("hlo", &module.encode_to_vec()).unwrap().replay(v5e(), 8);
+    let kinds: Vec<_> = replay.synchronous.iter().map(|(kind, count)| (&**kind, *count)).collect();
+    assert_eq!(kinds, [("all-gather", 1), ("reduce-scatter", 1)]);
+    assert!((replay.exposed - 2.0 * gather(elements as f64)).abs() < 1e-6, "{replay:?}");
+}
+
+#[test]
 fn permutes_take_one_direction_each() {
     let start = |id| op(id, "collective-permute-start", 1 << 20, &[]);
     let done = |id, of| op(id, "collective-permute-done", 1 << 20, &[of]);
@@ -195,4 +225,63 @@ fn a_program_that_calls_itself_ends() {
     let module = module(vec![(1, vec![call])]);
     assert_eq!(module.cost(v5e()).estimated, 0);
     assert_eq!(module.replay(v5e(), 4).compute, 0.0);
+}
+
+/// What the timeline's spans add up to, over all runs.
+fn sums(replay: &Replay) -> (f64, f64, f64) {
+    let core = replay.timeline.core.iter();
+    let all = |of: fn(&Span) -> f64| core.clone().map(|s| of(s) * s.runs as f64).sum::<f64>();
+    let flights = replay.timeline.links.iter();
+    (all(|s| s.length - s.exposed), all(|s| s.exposed), flights.map(|f| f.exposed * f.runs as f64).sum())
+}
+
+/// A gather beside work that is too short, in the loop that runs `trips` times or in the entry; and one that waits.
+fn overlapped(trips: u64) -> Module {
+    let body = vec![
+        group(op(1, "all-gather-start", 1 << 20, &[]), 4),
+        work(2, 1000),
+        work(3, 40),
+        op(4, "all-gather-done", 1 << 20, &[1]),
+        op(5, "collective-permute", 1 << 10, &[4]),
+    ];
+    let config = format!(r#"{{"known_trip_count":{{"n":"{trips}"}}}}"#);
+    let entry = vec![
+        work(10, 5000),
+        Instruction { called_computation_ids: vec![1], ..with(op(11, "while", 1, &[10]), &config) },
+        work(12, 3),
+    ];
+    module(vec![(1, body), (3, entry)])
+}
+
+#[test]
+fn the_timeline_adds_up_to_the_replay() {
+    let replay = overlapped(7).replay(v5e(), 4);
+    let (compute, exposed, of_flights) = sums(&replay);
+    assert!((compute - replay.compute).abs() < 1e-6 * compute, "{replay:?}");
+    assert!((exposed - replay.exposed).abs() < 1e-6 * exposed, "{replay:?}");
+    assert!((of_flights - replay.exposed).abs() < 1e-6 * exposed, "{replay:?}");
+    let line = &replay.timeline;
+    assert_eq!(line.loops.iter().map(|l| (l.start, l.trips)).collect::<Vec<_>>(), [(5000.0, 7)]);
+    // One trip of the loop, and what is around it.
+    assert!((line.length - (5003.0 + (replay.compute - 5003.0 + replay.exposed) / 7.0)).abs() < 1e-3);
+    for (a, b) in line.core.iter().zip(&line.core[1..]) {
+        assert!((a.start + a.length - b.start).abs() < 1e-6, "a gap between {a:?} and {b:?}");
+    }
+    let flights: Vec<_> = line.links.iter().map(|f| (f.kind, f.lane, f.synchronous)).collect();
+    assert_eq!(flights, [("all-gather", None, false), ("collective-permute", Some(0), true)]);
+    let kinds: Vec<_> = replay.collectives.iter().map(|c| (c.kind, c.runs)).collect();
+    assert_eq!(kinds, [("all-gather", 7), ("collective-permute", 7)]);
+    assert!(replay.collectives[0].exposed > replay.collectives[1].exposed);
+}
+
+#[test]
+fn a_timeline_is_small() {
+    let all = (0..30_000).flat_map(|i| [work(3 * i, 100), op(3 * i + 1, "collective-permute", 8, &[])]);
+    let replay = module(vec![(1, all.collect())]).replay(v5e(), 4);
+    assert!(replay.timeline.core.len() <= 400 && replay.timeline.links.len() <= 800, "{:?}", replay.total());
+    let (compute, exposed, of_flights) = sums(&replay);
+    assert!((compute - replay.compute).abs() < 1e-6 * compute);
+    assert!((exposed - replay.exposed).abs() < 1e-6 * exposed);
+    assert!((of_flights - exposed).abs() < 1e-6 * exposed);
+    assert_eq!(replay.timeline.core.iter().map(|s| s.instructions).sum::<u64>(), 60_000);
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use torchtpu_driver::ahead::{self, Spread};
 use torchtpu_driver::analysis::ProgramAnalysis;
 use torchtpu_driver::artifact::{Artifact, SigningKey, Writer};
-use torchtpu_driver::deploy::{self, Arguments, Trust};
+use torchtpu_driver::deploy::{self, Answer, Arguments, Trust};
 use torchtpu_driver::{Array, CompileError, DType, Stage, options};
 
 /// JSON: what a plugin says of a topology.
@@ -174,6 +174,20 @@ impl ArtifactFile {
 /// An array as Python passes it: the dtype as torch names it, the shape, and the bytes row by row.
 type Passed = (String, Vec<i64>, Vec<u8>);
 type Given<'py> = (&'static str, Vec<i64>, Bound<'py, PyBytes>);
+/// The outputs of a call, and the inputs that it changed, by position.
+type Answered<'py> = (Vec<Given<'py>>, Vec<(usize, Given<'py>)>);
+/// Inputs, saved tensors and cotangents.
+type PassedAll = (Vec<Passed>, Vec<Passed>, Vec<Passed>);
+
+fn arguments((inputs, saved, cotangents): PassedAll) -> Result<Arguments, CompileError> {
+    let arrays = |list: Vec<Passed>| list.into_iter().map(array).collect::<Result<Vec<_>, _>>();
+    Ok(Arguments { inputs: arrays(inputs)?, saved: arrays(saved)?, cotangents: arrays(cotangents)? })
+}
+
+fn answered(py: Python<'_>, answer: Answer) -> Answered<'_> {
+    let written = answer.written.into_iter().map(|(at, a)| (at, given(py, a)));
+    (answer.outputs.into_iter().map(|a| given(py, a)).collect(), written.collect())
+}
 
 fn array((dtype, shape, bytes): Passed) -> Result<Array, CompileError> {
     let unknown = || CompileError::new(Stage::Run, format!("unknown dtype `{dtype}`"));
@@ -221,29 +235,31 @@ impl Model {
         let origins = self.model.origins().into_iter();
         origins.map(|(name, origin)| (name.to_owned(), origin.to_owned())).collect()
     }
-    /// The outputs, and the inputs that were changed, by position.
-    #[allow(clippy::type_complexity)]
     fn call<'py>(
         &self,
         py: Python<'py>,
         program: String,
-        inputs: Vec<Passed>,
-        saved: Vec<Passed>,
-        cotangents: Vec<Passed>,
+        passed: PassedAll,
         seed: u64,
-    ) -> PyResult<(Vec<Given<'py>>, Vec<(usize, Given<'py>)>)> {
+    ) -> PyResult<Answered<'py>> {
         let model = self.model.clone();
-        let answer = interruptible(py, move || {
-            let arrays = |list: Vec<Passed>| list.into_iter().map(array).collect::<Result<Vec<_>, _>>();
-            let arguments =
-                Arguments { inputs: arrays(inputs)?, saved: arrays(saved)?, cotangents: arrays(cotangents)? };
-            model.call(&program, &arguments, seed)
+        let answer = interruptible(py, move || model.call(&program, &arguments(passed)?, seed))?;
+        Ok(answered(py, answer.map_err(|e| raise(py, e))?))
+    }
+    /// Of each rank.
+    fn call_ranks<'py>(
+        &self,
+        py: Python<'py>,
+        program: String,
+        passed: Vec<PassedAll>,
+        seed: u64,
+    ) -> PyResult<Vec<Answered<'py>>> {
+        let model = self.model.clone();
+        let answers = interruptible(py, move || {
+            let ranks = passed.into_iter().map(arguments).collect::<Result<Vec<_>, _>>()?;
+            model.call_ranks(&program, &ranks, seed)
         })?;
-        let answer = answer.map_err(|e| raise(py, e))?;
-        Ok((
-            answer.outputs.into_iter().map(|a| given(py, a)).collect(),
-            answer.written.into_iter().map(|(at, a)| (at, given(py, a))).collect(),
-        ))
+        Ok(answers.map_err(|e| raise(py, e))?.into_iter().map(|answer| answered(py, answer)).collect())
     }
     fn weight<'py>(&self, py: Python<'py>, name: &str) -> Option<Given<'py>> {
         let (dtype, shape, bytes) = self.model.weight(name)?;

@@ -206,12 +206,20 @@ impl Program {
         Ok(Program { program: Arc::new(made.map_err(|e| raise(py, e))?) })
     }
 
-    /// One program for all ranks, from the sources that each of them traced, in order.
+    /// One program for all ranks, from the sources that each of them traced, in order; or without `complete` from those of
+    /// a few, which must be equal.
     #[staticmethod]
-    fn of_ranks(py: Python<'_>, sources: Vec<PyRef<'_, Source>>, options_json: &str) -> PyResult<Program> {
+    #[pyo3(signature = (sources, options_json, complete = true))]
+    fn of_ranks(
+        py: Python<'_>,
+        sources: Vec<PyRef<'_, Source>>,
+        options_json: &str,
+        complete: bool,
+    ) -> PyResult<Program> {
         let settings = options::parse(options_json).map_err(|e| raise(py, e))?;
         let sources: Vec<_> = sources.iter().map(|source| source.source.clone()).collect();
-        let made = interruptible(py, move || torchtpu_driver::Program::of_ranks(&sources, &settings))?;
+        let made =
+            interruptible(py, move || torchtpu_driver::Program::of_ranks(&sources, complete, &settings))?;
         Ok(Program { program: Arc::new(made.map_err(|e| raise(py, e))?) })
     }
 

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 Passed = tuple[str, list[int], bytes]
+PassedAll = tuple[list[Passed], list[Passed], list[Passed]]
+"""Inputs, saved tensors and cotangents of a call."""
 """Dtype as torch names it, shape, elements row by row."""
 
 _NUMPY = {

@@ -88,6 +88,11 @@ class Artifact:
         return tuple(kind for kind in _KINDS if kind in self.label["programs"])
 
     @property
+    def ranks(self) -> int | None:
+        """Of a program of `aot_compile_spmd`, how many ranks it is for."""
+        return self.label.get("ranks")
+
+    @property
     def topologies(self) -> tuple[str, ...]:
         """What it was compiled for."""
         return tuple(dict.fromkeys(build["topology"] for build in self.label["builds"]))
@@ -128,13 +133,21 @@ class Artifact:
     @property
     def model(self) -> Model:
         if self._model is None:
-            client = plugins.client(self._plugin, None)
+            client = plugins.client(self._plugin, None, self.ranks)
             self._model = Model(self.path, client, self._trusted, self._key)
             for name, value in self._given_weights().items():
-                entry = next((w for w in self.label["weights"] if w["name"] == name), None)
+                entry = self._weight(name)
                 if entry is not None:
                     self._model.set_weight(name, self._passed(f"weight `{name}`", value, entry["dtype"]))
         return self._model
+
+    def _weight(self, name: str) -> dict[str, Any] | None:
+        """What the label says of a weight; of one that each rank has for itself, rank 2's is `name@2`."""
+        base, _, rank = name.rpartition("@")
+        for w in self.label["weights"]:
+            if w["name"] == (base if w.get("by_rank") and rank.isdigit() else name):
+                return dict(w)
+        return None
 
     def _given_weights(self) -> Mapping[str, Any]:
         if self._weights is None or isinstance(self._weights, Mapping):
@@ -164,6 +177,33 @@ class Artifact:
     def backward(self, saved: Sequence[Any], *cotangents: Any) -> dict[str, Any]:
         """The gradients, by the weight's name or the input's, for the derivatives of the loss by the results that have
         one, in order. One that is None or left out is zero."""
+        outputs, _ = self.model.call("backward", self._derivatives(saved, cotangents), 0)
+        return self._gradients(outputs, (*saved, *cotangents))
+
+    def run_spmd(self, args_per_rank: Sequence[Sequence[Any]], seed: int | None = None) -> list[Any]:
+        """All ranks of a program of `aot_compile_spmd` at once, on as many CPU devices of this process: the results of
+        each for its arguments. All draw the same random numbers."""
+        return [result for result, _ in self._run_ranks("inference", args_per_rank, seed)]
+
+    def forward_spmd(
+        self, args_per_rank: Sequence[Sequence[Any]], seed: int | None = None
+    ) -> list[tuple[Any, list[Any]]]:
+        """By rank, what `forward` gives."""
+        return self._run_ranks("forward", args_per_rank, seed)
+
+    def backward_spmd(
+        self, saved_per_rank: Sequence[Sequence[Any]], cotangents_per_rank: Sequence[Sequence[Any]]
+    ) -> list[dict[str, Any]]:
+        """By rank, what `backward` gives: of a DTensor, the derivative by this rank's part."""
+        pairs = list(zip(saved_per_rank, cotangents_per_rank, strict=True))
+        answers = self.model.call_ranks("backward", [self._derivatives(*pair) for pair in pairs], 0)
+        return [
+            self._gradients(outputs, (*saved, *cotangents))
+            for (outputs, _), (saved, cotangents) in zip(answers, pairs, strict=True)
+        ]
+
+    def _derivatives(self, saved: Sequence[Any], cotangents: Sequence[Any]) -> arrays.PassedAll:
+        """What the backward takes."""
         entry = self.label["programs"]["backward"]
         given = [
             self._typed(f"saved tensor {i}", v, t)
@@ -176,8 +216,11 @@ class Artifact:
         passed = [
             self._typed(f"cotangent {i}", v, t) for i, (v, t) in enumerate(zip(padded, wanted, strict=True))
         ]
-        outputs, _ = self.model.call("backward", [], given, passed, 0)
-        make = arrays.to_tensor if any(map(arrays.is_tensor, (*saved, *cotangents))) else arrays.to_numpy
+        return [], given, passed
+
+    def _gradients(self, outputs: Sequence[Any], given: Sequence[Any]) -> dict[str, Any]:
+        make = arrays.to_tensor if any(map(arrays.is_tensor, given)) else arrays.to_numpy
+        entry = self.label["programs"]["backward"]
         return {name: make(*outputs[at]) for name, at in entry["gradients"].items()}
 
     def _typed(self, what: str, value: Any, spec: Mapping[str, Any] | None) -> arrays.Passed:
@@ -201,7 +244,19 @@ class Artifact:
         self, values: Sequence[Any], seed: int, program: str | None = None
     ) -> tuple[list[Any], list[tuple[int, Any]]]:
         """All outputs of a program, for tensors in the order of `label["inputs"]`; and those that it changes, by
-        position."""
+        position. For several ranks use `call_ranks`."""
+        answer = self.model.call(program or self.kinds[0], self._inputs(values), seed)
+        return self._made(answer, values)
+
+    def call_ranks(
+        self, ranks: Sequence[Sequence[Any]], seed: int, program: str | None = None
+    ) -> list[tuple[list[Any], list[tuple[int, Any]]]]:
+        """The same of every rank."""
+        passed = [self._inputs(values) for values in ranks]
+        answers = self.model.call_ranks(program or self.kinds[0], passed, seed)
+        return [self._made(answer, values) for answer, values in zip(answers, ranks, strict=True)]
+
+    def _inputs(self, values: Sequence[Any]) -> arrays.PassedAll:
         given = []
         for spec, value in zip(self.label["inputs"], values, strict=True):
             what = f"input `{spec['name']}`"
@@ -209,15 +264,41 @@ class Artifact:
                 given.append(self._passed(what, value, spec["dtype"]))
             else:
                 given.append(self._typed(what, value, spec))
-        outputs, written = self.model.call(program or self.kinds[0], given, [], [], seed)
+        return given, [], []
+
+    def _made(self, answer: Any, values: Sequence[Any]) -> tuple[list[Any], list[tuple[int, Any]]]:
+        outputs, written = answer
         make = arrays.to_tensor if any(map(arrays.is_tensor, values)) else arrays.to_numpy
         return [make(*o) for o in outputs], [(at, make(*changed)) for at, changed in written]
 
     def _run(
         self, program: str, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int | None
     ) -> tuple[Any, list[Any]]:
+        if self.ranks is not None:
+            raise TorchTPUError(
+                f"{self.path}: the artifact is for {self.ranks} ranks, and a call is one rank's\n"
+                "help: run_spmd, forward_spmd and backward_spmd take what each rank passes"
+            )
         values = self.bind(args, kwargs)
-        outputs, written = self.call_flat(values, secrets.randbits(63) if seed is None else seed, program)
+        answer = self.call_flat(values, secrets.randbits(63) if seed is None else seed, program)
+        return self._results(program, values, *answer)
+
+    def _run_ranks(
+        self, program: str, args_per_rank: Sequence[Sequence[Any]], seed: int | None
+    ) -> list[tuple[Any, list[Any]]]:
+        if self.ranks is None:
+            raise TorchTPUError(f"{self.path}: the artifact is what one rank traced\nhelp: aot_compile_spmd")
+        if program not in self.kinds:
+            raise TorchTPUError(f"{self.path}: the artifact has the programs {', '.join(self.kinds)}")
+        ranks = [self.bind(tuple(args), {}) for args in args_per_rank]
+        answers = self.call_ranks(ranks, secrets.randbits(63) if seed is None else seed, program)
+        return [
+            self._results(program, values, *answer) for values, answer in zip(ranks, answers, strict=True)
+        ]
+
+    def _results(
+        self, program: str, values: list[Any], outputs: list[Any], written: list[tuple[int, Any]]
+    ) -> tuple[Any, list[Any]]:
         for at, changed in written:
             arrays.write_back(values[at], changed)
         saves = self.label["programs"][program].get("saves", [])

@@ -21,14 +21,14 @@ from typing import Any
 import torch
 from torch._subclasses import FakeTensor
 
-from .. import plugins
+from .. import plugins, spmd
 from .._torchtpu import COMPILER, ArtifactWriter, Program, TorchTPUError, families, unsupported
 from ..buckets import parse_buckets
 from ..options import Options, parse_options
 from ..progress import Progress
 from . import archive, fits, topologies
 from .artifact import VERSION, Artifact
-from .capture import Capture, Captured, Sizes, captured, described
+from .capture import Capture, Captured, Sizes, captured, described, local
 
 MOST_BUCKETS = 64
 """Programs of one artifact that are for buckets of sizes."""
@@ -65,44 +65,55 @@ def aot_compile(
     is `output`, or a temporary one that lives as long as the artifact. Compilations run `jobs` at a time, each in a
     process of its own, for at most `time_limit` seconds.
 
+    Under a process group the program is what this rank traces, with its numbers; `aot_compile_spmd` makes one of all ranks.
+
     Raises TorchTPUError: for operators that are not supported, all of them at once; for a topology that libtpu does not
     know; for a program that does not fit; OSError for an output that cannot be written, before anything is compiled."""
-    parsed = parse_options(options)
-    wanted = [topology] if isinstance(topology, str) else list(topology)
-    work = _Work(parsed, regions, tell or (lambda what, seconds: None))
-    temporary = None
-    if output is None:
-        temporary = tempfile.TemporaryDirectory(prefix="torchtpu-artifact-")
-        output = Path(temporary.name) / "model.ttpu"
-    writer = ArtifactWriter(os.fspath(output))
-    try:
-        label = work.compile(
-            writer,
-            fn,
-            args,
-            kwargs,
-            wanted,
-            train,
-            weights,
-            jobs or os.cpu_count() or 1,
-            time_limit,
+    work = _Work(parse_options(options), regions, train, weights, jobs, time_limit, tell)
+    return work.artifact(output, key, topology, lambda: [work.captured(fn, args, kwargs or {})])
+
+
+def aot_compile_spmd(
+    build: Callable[[], tuple[Any, ...]],
+    ranks: int,
+    *,
+    sample: bool = False,
+    topology: str | Sequence[str] = (),
+    train: bool = False,
+    options: Mapping[str, Any] | None = None,
+    regions: bool = False,
+    output: str | os.PathLike[str] | None = None,
+    weights: bool = True,
+    key: bytes | None = None,
+    jobs: int | None = None,
+    time_limit: float = topologies.TIME_LIMIT,
+    tell: Tell | None = None,
+) -> Artifact:
+    """One program for all ranks of a world, compiled as `aot_compile` does: the numbers of each rank are in it.
+
+    `build()` is called as each rank, as by `lower_spmd`, and returns `(fn, *args)`. What it makes are a rank's own tensors:
+    of a DTensor, the artifact takes and gives this rank's part. Weights that differ from rank to rank are held for each
+    of them. Tracing takes its time for each rank: with `sample`, only ranks 0, 1 and the last are traced and must have
+    equal programs, and that the others would have the same is then the caller's word. The topology has a device for
+    each rank. `Artifact.run_spmd` runs it on as many devices of the CPU. Raises TorchTPUError, also where ranks differ in
+    more than numbers."""
+    work = _Work(parse_options(options), regions, train, weights, jobs, time_limit, tell)
+    if "cpu" in ([topology] if isinstance(topology, str) else topology):
+        raise TorchTPUError(
+            "a program for several ranks is compiled for the CPU where it runs\nhelp: leave the topology `cpu` out"
         )
-        writer.finish(json.dumps(label), key)
-    except BaseException:
-        with contextlib.suppress(ValueError):
-            writer.abandon()
-        raise
-    artifact = Artifact(output, trusted=True)
-    if temporary is not None:
-        artifact._temporary = weakref.finalize(artifact, temporary.cleanup)
-    return artifact
+    return work.artifact(output, key, topology, lambda: work.captured_ranks(build, ranks, sample), ranks)
 
 
 @dataclasses.dataclass
 class _Work:
     options: Options
     regions: bool
-    tell: Tell
+    train: bool
+    with_weights: bool
+    jobs: int | None
+    time_limit: float
+    tell: Tell | None
     stages: dict[str, float] = dataclasses.field(default_factory=dict)
     over: threading.Event = dataclasses.field(default_factory=threading.Event)
 
@@ -112,30 +123,53 @@ class _Work:
         with Progress(name):
             yield
         self.stages[name] = time.perf_counter() - start
-        self.tell(name, self.stages[name])
+        if self.tell is not None:
+            self.tell(name, self.stages[name])
+
+    def artifact(
+        self,
+        output: str | os.PathLike[str] | None,
+        key: bytes | None,
+        topology: str | Sequence[str],
+        capture: Callable[[], list[Capture]],
+        ranks: int | None = None,
+    ) -> Artifact:
+        """The file, of what `capture` traces: as one rank, or as each."""
+        wanted = [topology] if isinstance(topology, str) else list(topology)
+        temporary = None
+        if output is None:
+            temporary = tempfile.TemporaryDirectory(prefix="torchtpu-artifact-")
+            output = Path(temporary.name) / "model.ttpu"
+        writer = ArtifactWriter(os.fspath(output))
+        try:
+            writer.finish(json.dumps(self.compile(writer, capture, wanted, ranks)), key)
+        except BaseException:
+            with contextlib.suppress(ValueError):
+                writer.abandon()
+            raise
+        artifact = Artifact(output, trusted=True)
+        if temporary is not None:
+            artifact._temporary = weakref.finalize(artifact, temporary.cleanup)
+        return artifact
 
     def compile(
         self,
         writer: ArtifactWriter,
-        fn: Any,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any] | None,
+        traced: Callable[[], list[Capture]],
         wanted: list[str],
-        train: bool,
-        weights: bool,
-        jobs: int,
-        time_limit: float,
+        ranks: int | None,
     ) -> dict[str, Any]:
         """Writes the sections; returns the label."""
         away = [name for name in wanted if name != "cpu"]
         known = topologies.check(away) if away else {}
         with self.stage("capture"):
-            capture = self.captured(fn, args, kwargs or {}, train)
+            captures = traced()
+        capture = captures[0]
         parts = self.parts(capture)
         programs: dict[str, Program] = {}
         with self.stage("compiler"):
             for name, (kind, sizes) in parts.items():
-                programs[name] = self.program(capture.graphs[kind], sizes)
+                programs[name] = self.program([c.graphs[kind] for c in captures], sizes, ranks)
         for name, program in programs.items():
             writer.section(f"{name}.ir", program.graph_text("after").encode())
             writer.section(f"{name}.stablehlo", program.as_text(True).encode())
@@ -145,26 +179,32 @@ class _Work:
         builds = []
         if "cpu" in wanted:
             builds += self.on_host(writer, programs)
-        builds += self.on_topologies(writer, programs, away, known, jobs, time_limit)
-        held = self.weights(writer, capture.weights) if weights else []
+        builds += self.on_topologies(writer, programs, away, known)
+        interfaces = {name: json.loads(program.interface()) for name, program in programs.items()}
+        by_rank = self.by_rank(captures, interfaces, ranks)
+        held = self.weights(writer, captures, by_rank) if self.with_weights else set()
         return {
             "version": VERSION,
             "name": capture.name,
             "compiler": COMPILER,
             "torch": capture.torch_version,
             "created": int(time.time()),
-            "train": train,
+            "train": self.train,
+            **({"ranks": ranks} if ranks is not None else traced_as()),
             "inputs": self.inputs(capture),
             "arguments": capture.arguments,
             "keywords": capture.keywords,
             "results": capture.results,
-            "weights": [{"name": n, **described(w), "held": n in held} for n, w in capture.weights.items()],
+            "weights": [
+                {"name": n, **described(w), "held": n in held, **({"by_rank": True} if n in by_rank else {})}
+                for n, w in capture.weights.items()
+            ],
             "programs": {
                 name: self.described(
                     capture.graphs[kind],
                     kind,
                     sizes,
-                    programs[name],
+                    interfaces[name],
                     [other for other, (of, _) in parts.items() if of == name != other],
                 )
                 for name, (kind, sizes) in parts.items()
@@ -173,17 +213,39 @@ class _Work:
             "stages": self.stages,
         }
 
-    def captured(self, fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any], train: bool) -> Capture:
+    def captured(self, fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Capture:
         if self.regions and isinstance(fn, (str, os.PathLike, torch.export.ExportedProgram)):
             raise TorchTPUError(
                 "an exported program has no modules left, of which `regions` could be\n"
                 "help: compile the module itself, or export it with layers that torch.compiler.nested_compile_region marks"
             )
         if isinstance(fn, (str, os.PathLike)):
-            return archive.captured(archive.load(fn), Path(fn).stem, train, self.options)
+            return archive.captured(archive.load(fn), Path(fn).stem, self.train, self.options)
         if isinstance(fn, torch.export.ExportedProgram):
-            return archive.captured(fn, "exported", train, self.options)
-        return captured(fn, args, kwargs, train, self.options, self.regions)
+            return archive.captured(fn, "exported", self.train, self.options)
+        return captured(fn, args, kwargs, self.train, self.options, self.regions)
+
+    def captured_ranks(self, build: Callable[[], tuple[Any, ...]], ranks: int, sample: bool) -> list[Capture]:
+        """What each rank traces, or only a few of them. Raises TorchTPUError where a call differs between them."""
+        spmd.check_world(ranks)
+        found: list[Capture] = []
+        for rank in sorted({0, 1, ranks - 1} & set(range(ranks))) if sample else range(ranks):
+            with spmd.as_rank(rank, ranks):
+                fn, *args = build()
+                found.append(self.captured(fn, args, {}))
+            for what in ("inputs", "arguments", "keywords", "results"):
+                first, other = getattr(found[0], what), getattr(found[-1], what)
+                if first != other:
+                    raise TorchTPUError(f"rank {rank} has other {what} than rank 0: {other} and {first}")
+            for kind, graph in found[0].graphs.items():
+                other = found[-1].graphs.get(kind)
+                if other is None or any(
+                    getattr(graph, what) != getattr(other, what) for what in ("inputs", "outputs", "notes")
+                ):
+                    raise TorchTPUError(
+                        f"the {kind} of rank {rank} takes or gives other tensors than rank 0's"
+                    )
+        return found
 
     def inputs(self, capture: Capture) -> list[dict[str, Any]]:
         """With the sizes that the caller decides, and their bounds."""
@@ -224,12 +286,17 @@ class _Work:
         return parts
 
     def described(
-        self, captured: Captured, kind: str, sizes: Sizes | None, program: Program, smaller: list[str]
+        self,
+        captured: Captured,
+        kind: str,
+        sizes: Sizes | None,
+        interface: dict[str, Any],
+        smaller: list[str],
     ) -> dict[str, Any]:
         """A program in the label's words; `smaller` are those for buckets of its sizes, ascending."""
         exported = captured.graph.exported
         words = {
-            "interface": json.loads(program.interface()),
+            "interface": interface,
             "inputs": captured.inputs,
             "outputs": captured.outputs,
             "nodes": exported.nodes,
@@ -249,11 +316,14 @@ class _Work:
             words["buckets"] = smaller
         return words
 
-    def program(self, captured: Captured, sizes: Sizes | None = None) -> Program:
-        """Raises TorchTPUError, which lists all that is not supported."""
-        graph = captured.graph
+    def program(self, traced: Sequence[Captured], sizes: Sizes | None, ranks: int | None) -> Program:
+        """Of what one rank traced, or several. Raises TorchTPUError, which lists all that is not supported."""
+        graph = traced[0].graph
         upper = sizes.upper if sizes is not None else {}
         try:
+            if ranks is not None:
+                sources = [one.graph.source_payload({})[1] for one in traced]
+                return Program.of_ranks(sources, self.options.program_json(None), len(traced) == ranks)
             return graph.program(upper, sizes.samples if sizes is not None else None)
         except TorchTPUError as e:
             if e.stage not in ("import", "lowering"):
@@ -279,16 +349,42 @@ class _Work:
             error.stage, error.op, error.location, error.help = e.stage, e.op, e.location, e.help
             raise error from None
 
-    def weights(self, writer: ArtifactWriter, weights: Mapping[str, torch.Tensor]) -> set[str]:
-        """Writes those that have values."""
-        real = {
-            name: w.detach().resolve_conj().resolve_neg().cpu().contiguous()
-            for name, w in weights.items()
-            if not isinstance(w, FakeTensor) and w.device.type != "meta"
+    def by_rank(
+        self, captures: Sequence[Capture], interfaces: Mapping[str, dict[str, Any]], ranks: int | None
+    ) -> set[str]:
+        """The weights of which each rank has its own: those that differ, and those that a program writes."""
+        if ranks is None:
+            return set()
+        own = {
+            role["weight"]
+            for name, interface in interfaces.items()
+            for role, spec in zip(captures[0].graphs[name].inputs, interface["inputs"], strict=True)
+            if "weight" in role and spec["mutated_by"] is not None
         }
-        if real:
+        for name, first in captures[0].weights.items():
+            if is_real(first) and any(
+                not torch.equal(local(first), local(other.weights[name])) for other in captures[1:]
+            ):
+                own.add(name)
+        if own and len(captures) < ranks and self.with_weights:
+            raise TorchTPUError(
+                f"weight `{min(own)}` is each rank's own, and {len(captures)} of {ranks} ranks were traced\n"
+                "help: leave the weights out, or trace as every rank"
+            )
+        return own
+
+    def weights(self, writer: ArtifactWriter, captures: Sequence[Capture], by_rank: set[str]) -> set[str]:
+        """Writes those that have values."""
+        real = {name: w for name, w in captures[0].weights.items() if is_real(w)}
+        stored = {name: w for name, w in real.items() if name not in by_rank}
+        for rank, capture in enumerate(captures):
+            stored.update({f"{name}@{rank}": capture.weights[name] for name in real if name in by_rank})
+        if stored:
+            tensors = [
+                local(w).detach().resolve_conj().resolve_neg().cpu().contiguous() for w in stored.values()
+            ]
             with self.stage("weights"):
-                writer.weights(list(real), list(real.values()))
+                writer.weights(list(stored), tensors)
         return set(real)
 
     def on_host(self, writer: ArtifactWriter, programs: Mapping[str, Program]) -> list[dict[str, Any]]:
@@ -322,28 +418,27 @@ class _Work:
         programs: Mapping[str, Program],
         wanted: Sequence[str],
         known: Mapping[str, dict[str, Any]],
-        jobs: int,
-        time_limit: float,
     ) -> list[dict[str, Any]]:
         """Compiles each program for each topology, in parallel."""
         builds: list[dict[str, Any]] = []
         if not wanted:
             return builds
-        pool = concurrent.futures.ThreadPoolExecutor(jobs, thread_name_prefix="torchtpu-ahead")
+        pool = concurrent.futures.ThreadPoolExecutor(
+            self.jobs or os.cpu_count() or 1, thread_name_prefix="torchtpu-ahead"
+        )
         running = {}
         try:
             for kind, program in programs.items():
                 bytecode = program.as_bytecode(tpu=True)
                 for topology in wanted:
-                    job = pool.submit(
-                        self.build, kind, program, bytecode, topology, known[topology], time_limit
-                    )
+                    job = pool.submit(self.build, kind, program, bytecode, topology, known[topology])
                     running[job] = (kind, topology)
             for job in concurrent.futures.as_completed(running):
                 kind, topology = running[job]
                 made, seconds = job.result()
                 self.stages[f"{kind} for {topology}"] = seconds
-                self.tell(f"{kind} for {topology}", seconds)
+                if self.tell is not None:
+                    self.tell(f"{kind} for {topology}", seconds)
                 section = f"{kind}.{topology.replace(':', '-')}"
                 writer.section(f"{section}.hlo", made.hlo)
                 writer.section(f"{section}.executable", made.executable)
@@ -385,7 +480,6 @@ class _Work:
         bytecode: bytes,
         topology: str,
         described: dict[str, Any],
-        time_limit: float,
     ) -> tuple[topologies.Build, float]:
         start = time.perf_counter()
         with Progress(f"{kind} for {topology}"):
@@ -396,12 +490,27 @@ class _Work:
                     name=kind,
                     options_json=self.compile_json(program, topology),
                     replicas=program.devices,
-                    time_limit=time_limit,
+                    time_limit=self.time_limit,
                     cancelled=self.over.is_set,
                 )
             except TorchTPUError as e:
                 raise fits.explained(e, kind, program, topology, described) from None
         return made, time.perf_counter() - start
+
+
+def is_real(weight: torch.Tensor) -> bool:
+    """Whether it has values."""
+    own = local(weight)
+    return not isinstance(own, FakeTensor) and own.device.type != "meta"
+
+
+def traced_as() -> dict[str, Any]:
+    """Of which rank the numbers are, where there are several."""
+    import torch.distributed as dist
+
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() < 2:
+        return {}
+    return {"traced_as": [dist.get_rank(), dist.get_world_size()]}
 
 
 def by_family(payload: str) -> dict[str, list[str]]:

@@ -19,6 +19,7 @@ import torch
 from torch._guards import TracingContext
 from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .._torchtpu import TorchTPUError
 from ..backend import compile_with, whole_backward
@@ -30,8 +31,11 @@ from ..state import entry, original
 from .trees import Tree
 from .trees import leaves as leaves_of
 
+MESH: Tree = {"mesh": None}
+"""What stands for the mesh of a DTensor, which is a result beside this rank's part."""
+
 Role = dict[str, Any]
-"""What an input of a program is: {"weight": name}, {"input": i}, {"saved": i} or {"cotangent": i}."""
+"""What an input of a program is: {"weight": name}, {"input": i}, {"saved": i} or {"cotangent": i}; {} is no tensor."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,14 +181,15 @@ class Collector:
                 "an argument or parameter that requires a gradient is changed in place, which an artifact cannot hold\n"
                 "help: change a copy of it"
             )
-        names = [place.get("weight") or inputs[place["input"]]["name"] for place in places]
         found: dict[str, Captured] = {}
         for kind in ("inference", "forward", "backward"):
             if kind in self.graphs:
                 aot_gm, graph = self.graphs[kind]
                 _check_sizes(graph, sizes)
-                rename(graph, names)
-                found[kind] = _roles(graph, aot_gm, places, names, found, weights, self.metadata.num_outputs)
+                slots = _flattened(places, aot_gm) if kind != "backward" else []
+                rename(graph, [_name(slot, inputs) for slot in slots])
+                names = [_name(place, inputs) for place in places]
+                found[kind] = _roles(graph, aot_gm, slots, names, found, weights, self.metadata.num_outputs)
         return found
 
 
@@ -298,6 +303,11 @@ def placed(
     def move(tensor: Any) -> Any:
         if not isinstance(tensor, torch.Tensor) or isinstance(tensor, FakeTensor):
             return tensor
+        if local(tensor) is not tensor:
+            part = like(tensor, move(local(tensor).detach()))
+            if isinstance(tensor, torch.nn.Parameter):
+                return torch.nn.Parameter(part, tensor.requires_grad)
+            return part.requires_grad_(tensor.requires_grad)
         if id(tensor) not in moved:
             with mode:
                 fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
@@ -333,6 +343,26 @@ def _without_effects(fn: Callable[..., Any]) -> Callable[..., Any]:
         return made[id(module)]
 
     return shallow(fn) if isinstance(fn, torch.nn.Module) else fn
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """Of a DTensor this rank's part, which is what a graph takes."""
+    own = getattr(tensor, "_local_tensor", tensor)
+    assert isinstance(own, torch.Tensor)
+    return own
+
+
+def like(tensor: Any, own: torch.Tensor) -> torch.Tensor:
+    """A DTensor that lies as another does, of another part of this rank's."""
+    made: torch.Tensor = type(tensor).from_local(
+        own,
+        tensor.device_mesh,
+        tensor.placements,
+        run_check=False,
+        shape=tensor.shape,
+        stride=tensor.stride(),
+    )
+    return made.detach()
 
 
 def _arguments(
@@ -406,7 +436,16 @@ def tree_of(spec: pytree.TreeSpec, leaves: Iterator[Tree]) -> Tree:
 
 def described(value: torch.Tensor, sizes: Sizes | None = None) -> dict[str, Any]:
     """Dtype and shape, which is the largest where sizes are dynamic."""
-    shape = [int(resolve(s, sizes.upper if sizes is not None else {})) for s in value.shape]
+    own = local(value)
+    shape = [int(resolve(s, sizes.upper if sizes is not None else {})) for s in own.shape]
+    if own is not value:
+        placed = [str(placement) for placement in value.placements]  # type: ignore[attr-defined]
+        return {
+            "dtype": str(own.dtype).removeprefix("torch."),
+            "shape": shape,
+            "whole": list(value.shape),
+            "placements": placed,
+        }
     return {"dtype": str(value.dtype).removeprefix("torch."), "shape": shape}
 
 
@@ -427,10 +466,18 @@ def _places(
             places.append({"input": given[id(value)]})
             continue
         if not isinstance(value, torch.Tensor):
+            if type(value).__name__ == "DeviceMesh":  # of DTensors; its numbers are in the graph
+                places.append({})
+                continue
             raise TorchTPUError(
                 f"the graph takes the number {value!r}\nhelp: mark sizes dynamic in a .pt2 instead"
             )
         name = names.get(id(value)) or f"tensor.{len(weights)}"
+        if is_traceable_wrapper_subclass(value) and local(value) is value:
+            raise TorchTPUError(
+                f"weight `{name}` is a {type(value).__name__}, which an artifact cannot hold\n"
+                "help: a weight is a tensor or a DTensor"
+            )
         weights[name] = value
         places.append({"weight": name})
     return places
@@ -480,6 +527,41 @@ def rename(graph: Graph, names: Sequence[str]) -> None:
     graph.exported = dataclasses.replace(exported, json=json.dumps(payload, separators=(",", ":")))
 
 
+def _name(role: Role, inputs: Sequence[Mapping[str, Any]]) -> str:
+    return role.get("weight") or (inputs[role["input"]]["name"] if "input" in role else "mesh")
+
+
+def _flattened(places: Sequence[Role], aot_gm: torch.fx.GraphModule) -> list[Role]:
+    """The roles of AOTAutograd's inputs, for which it takes DTensors apart into this rank's part and the mesh."""
+    placeholders = [n for n in aot_gm.graph.nodes if n.op == "placeholder"]
+    if len(placeholders) == len(places):
+        return list(places)
+    return [
+        places[_whole(n.meta["desc"]).idx] if isinstance(n.meta.get("val"), torch.Tensor) else {}
+        for n in placeholders
+    ]
+
+
+def _whole(description: Any) -> Any:
+    """Of AOTAutograd's description of a part, that of the tensor which it is a part of."""
+    while hasattr(description, "base"):
+        description = description.base
+    return description
+
+
+def _gradients(aot_gm: torch.fx.GraphModule, names: Sequence[str], leaves: Sequence[Tree]) -> dict[str, int]:
+    """By the names of the function's inputs, which outputs of the backward are their derivatives."""
+    (output,) = (n for n in aot_gm.graph.nodes if n.op == "output")
+    descriptions = output.meta.get("desc") or []
+    found: dict[str, int] = {}
+    for i, leaf in enumerate(leaves):
+        if "leaf" not in leaf:
+            continue
+        of = i if len(leaves) == len(names) else _whole(descriptions[i]).grad_of.idx
+        found[names[of]] = leaf["leaf"]
+    return found
+
+
 def _roles(
     graph: Graph,
     aot_gm: torch.fx.GraphModule,
@@ -489,7 +571,8 @@ def _roles(
     weights: dict[str, torch.Tensor],
     results: int,
 ) -> Captured:
-    """What the inputs and outputs of a graph are."""
+    """What the inputs and outputs of a graph are. `places` are those of AOTAutograd's inputs, `names` those of the
+    function's; of its outputs so many are results."""
     exported = graph.exported
     constants = [f"constant.{exported.kind}.{i}" for i in range(len(exported.constants))]
     weights.update(zip(constants, exported.constants, strict=True))
@@ -497,7 +580,7 @@ def _roles(
     outputs, leaves = _outputs(exported)
     if exported.kind == "backward":
         roles, notes = _backward_inputs(found["forward"], aot_gm, exported)
-        gradients = {n: leaf["leaf"] for n, leaf in zip(names, leaves, strict=False) if "leaf" in leaf}
+        gradients = _gradients(aot_gm, names, leaves)
         return Captured(graph, roles + held, outputs, [], {**notes, "gradients": gradients})
     roles = [places[i] for i in exported.tensor_inputs]
     (output,) = (n for n in aot_gm.graph.nodes if n.op == "output")
@@ -511,7 +594,8 @@ def _roles(
             saved[value.name] = {"saved": len(saves)}
             saves.append(leaf["leaf"])
     notes = {"saves": saves} if exported.kind == "forward" else {}
-    return Captured(graph, roles + held, outputs, leaves[:results], notes, saved)
+    own = [leaf for leaf in leaves[:results] if leaf != MESH]
+    return Captured(graph, roles + held, outputs, own, notes, saved)
 
 
 def _outputs(exported: Exported) -> tuple[list[dict[str, Any]], list[Tree]]:
@@ -521,6 +605,9 @@ def _outputs(exported: Exported) -> tuple[list[dict[str, Any]], list[Tree]]:
     for kind, value in exported.outputs if exported.symbols else resolve_outputs(exported, {}):
         if kind == "const":
             leaves.append({"const": value})
+            continue
+        if kind == "input" and value not in exported.tensor_inputs:
+            leaves.append(MESH)
             continue
         leaves.append({"number" if kind == "sym" else "leaf": len(outputs)})
         if kind == "input":

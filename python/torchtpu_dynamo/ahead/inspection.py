@@ -26,6 +26,8 @@ def inspected(artifact: Artifact) -> dict[str, Any]:
         "bytes": artifact.path.stat().st_size,
         "signed": artifact.file.signed,
         **{key: label[key] for key in ("name", "compiler", "torch", "created", "train", "stages")},
+        "ranks": label.get("ranks"),
+        "traced_as": label.get("traced_as"),
         "inputs": label["inputs"],
         "results": label["results"],
         "weights": {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from .. import report_text as words
 from ..html_parts import bars, details, document, facts, memory_chart, table
+from . import timeline_html
 from .inspection_text import tensor
 
 MOST = 25
@@ -38,6 +39,29 @@ def page(found: Mapping[str, Any]) -> str:
     )
 
 
+def compared(old: Mapping[str, Any], new: Mapping[str, Any], changes: Iterable[str]) -> str:
+    """The page of two inspections: what both have built, one above the other on one scale, and the changes as text."""
+    builds = [{(b["program"], b["topology"]): b for b in found["builds"]} for found in (old, new)]
+    body = [
+        f"<h1>{escape(new['name'])}</h1><p class=soft>{escape(old['file'])}, then {escape(new['file'])}</p>"
+    ]
+    for program, topology in (key for key in builds[0] if key in builds[1]):
+        a, b = (of[program, topology] for of in builds)
+        body.append(f"<h2>{escape(program.capitalize())} on {escape(topology)}</h2>")
+        body.append(_comparison([a, b], ("before", "after")))
+        if a.get("replay") and b.get("replay"):
+            clock = b["chip"]["clock"]
+            length = max(one["replay"]["timeline"]["length"] for one in (a, b))
+            for title, one in (("Before", a), ("After", b)):
+                body.append(f"<h3>{title}</h3>{timeline_html.chart(one['replay'], clock, length)}")
+                listed = timeline_html.worst(one["replay"], clock)
+                body.append(details("The collectives that are waited for longest", listed))
+            body.append(timeline_html.legend(a["replay"], b["replay"]))
+    text = "\n".join(changes) or "no difference"
+    body.append(f"<h2>Changes</h2><pre>{escape(text)}</pre>")
+    return document(f"{old['file']} and {new['file']}", body)
+
+
 def _signature(found: Mapping[str, Any]) -> str:
     weights = found["weights"]
     rows = [(tensor(spec, spec["name"]),) for spec in found["inputs"]]
@@ -47,6 +71,11 @@ def _signature(found: Mapping[str, Any]) -> str:
         (words.counted(weights["count"], "weight"), f"{words.size(weights['bytes'])}, {held}"),
         (words.counted(len(found["programs"]), "program"), ", ".join(found["programs"])),
     ]
+    if found["ranks"] is not None:
+        pairs.append((words.counted(found["ranks"], "rank"), "one program for all; tensors are those of one"))
+    if found["traced_as"] is not None:
+        rank, ranks = found["traced_as"]
+        pairs.append((f"rank {rank} of {ranks}", "traced this: where ranks differ, its numbers"))
     changed = ""
     if weights["changed"]:
         changed = details(
@@ -56,25 +85,26 @@ def _signature(found: Mapping[str, Any]) -> str:
     return facts(*pairs) + details("Inputs", table(("input",), rows)) + changed
 
 
-def _comparison(builds: list[Mapping[str, Any]]) -> str:
+def _comparison(builds: list[Mapping[str, Any]], names: Sequence[str] = ()) -> str:
     rows = []
-    for build in builds:
+    for i, build in enumerate(builds):
         cycles = build.get("cycles")
         memory = build["memory"].get("peak", 0)
         rows.append(
             (
-                build["topology"],
+                names[i] if names else build["topology"],
                 build["program"],
                 f"{1e3 * cycles['seconds']:.3g} ms" if cycles else "",
                 f"{words.number(cycles['total'])}" if cycles else "",
+                f"{words.number(cycles['exposed'])}" if cycles and build["replay"] else "",
                 f"{100 * build['share_of_peak']:.0f}%" if cycles else "",
                 words.size(memory),
                 f"{100 * memory / build['hbm']:.0f}%" if build["hbm"] else "",
                 f"{sum(build['stages'].values()):.1f} s",
             )
         )
-    head = ("topology", "program", "time", "cycles", "of peak FLOP/s", "memory", "of HBM", "compiled in")
-    return table(head, rows, (2, 3, 4, 5, 6, 7))
+    head = ("program", "time", "cycles", "exposed", "of peak FLOP/s", "memory", "of HBM", "compiled in")
+    return table(("" if names else "topology", *head), rows, (2, 3, 4, 5, 6, 7, 8))
 
 
 def _program(kind: str, program: Mapping[str, Any]) -> str:
@@ -94,6 +124,18 @@ def _program(kind: str, program: Mapping[str, Any]) -> str:
         )
         + f"<h3>Memory over the schedule</h3>{memory_chart(program['analysis'])}"
         + details("The largest tensors at the peak", listed, True)
+    )
+
+
+def _overlap(build: Mapping[str, Any]) -> str:
+    replay, clock = build["replay"], build["chip"]["clock"]
+    return (
+        "<h3>Computation and communication</h3>"
+        + timeline_html.chart(replay, clock)
+        + timeline_html.legend(replay)
+        + details(
+            "The collectives that are waited for longest", timeline_html.worst(replay, clock), opened=True
+        )
     )
 
 
@@ -117,6 +159,8 @@ def _build(build: Mapping[str, Any], program: Mapping[str, Any]) -> str:
         if build["replay"]:
             pairs.append((f"{words.number(cycles['exposed'])}", "cycles waiting for links"))
     parts.append(facts(*pairs))
+    if build.get("replay"):
+        parts.append(_overlap(build))
     if cycles:
         for title, counts in (("line", cycles["by_line"]), ("operator family", cycles["by_family"])):
             shown = list(counts.items())[:MOST]

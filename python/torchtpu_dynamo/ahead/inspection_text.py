@@ -12,6 +12,9 @@ from . import trees
 MOST = 12
 """Rows of a table."""
 
+WORST = 5
+"""Lines of collectives that are waited for."""
+
 
 def text(found: Mapping[str, Any]) -> str:
     return "\n".join(_lines(found))
@@ -22,6 +25,12 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     signed = ", signed" if found["signed"] else ""
     yield f"{found['name']}: {found['file']}, {words.size(found['bytes'])}{signed}"
     yield f"compiled {made} UTC by torchtpu {found['compiler']}, from torch {found['torch']}"
+    if found["ranks"] is not None:
+        yield f"one program for all of {found['ranks']} ranks; tensors are those of one of them"
+    if found["traced_as"] is not None:
+        yield "what rank {} of {} traced: where ranks differ, its numbers (see --ranks)".format(
+            *found["traced_as"]
+        )
     inputs = ", ".join(tensor(spec, spec["name"]) for spec in found["inputs"])
     count = words.counted(len(list(trees.leaves(found["results"]))), "tensor")
     yield f"takes {inputs or 'nothing'}; gives {count}"
@@ -94,6 +103,7 @@ def _build(build: Mapping[str, Any]) -> Iterator[str]:
         for how in ("asynchronous", "synchronous"):
             if replay[how]:
                 yield f"    {how}: {words.listed(replay[how])}"
+        yield from _worst(replay)
     for title, counts in (("family", cycles["by_family"]), ("line", cycles["by_line"])):
         rows = [(f"cycles by {title}", "", "")]
         shown = list(counts.items())[:MOST]
@@ -110,3 +120,15 @@ def _build(build: Mapping[str, Any]) -> Iterator[str]:
                 )
             )
         yield from words.table(rows)
+
+
+def _worst(replay: Mapping[str, Any]) -> Iterator[str]:
+    waited = [one for one in replay["collectives"] if one["exposed"]]
+    if not waited:
+        return
+    rows = [("exposed", "", "kind", "line")]
+    for one in waited[:WORST]:
+        label = words.short_line(one["line"]) if one["line"] else "no line"
+        share = f"{100 * one['exposed'] / replay['exposed']:.0f}%"
+        rows.append((words.number(one["exposed"]), share, f"{one['kind']} x {one['runs']}", label))
+    yield from words.table(rows)

@@ -34,6 +34,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--regions", action="store_true", help="compile equal layers of a ModuleList or Sequential once"
     )
+    parser.add_argument(
+        "--ranks",
+        type=int,
+        metavar="N",
+        help="one program for N ranks: the factory is called as each of them, under a process group of which only the "
+        "numbers are real",
+    )
+    parser.add_argument(
+        "--sample-ranks",
+        action="store_true",
+        help="of the ranks trace 0, 1 and the last alone; their programs must be equal",
+    )
     parser.add_argument("--no-weights", action="store_true", help="leave the weights out")
     parser.add_argument(
         "--key", metavar="FILE", help="sign the artifact with this key (32 bytes, or hexadecimal)"
@@ -67,33 +79,47 @@ def run(args: argparse.Namespace) -> int:
     check_writable(args.output)  # before torch is imported
     import torch
 
-    from ..ahead.build import aot_compile
+    from ..ahead.build import aot_compile, aot_compile_spmd
 
     tell("import torch", time.perf_counter() - start)
-    fn: Any = args.model
-    inputs: tuple[Any, ...] = ()
-    keywords: dict[str, Any] = {}
-    if ":" in args.model and not os.path.exists(args.model):
+    settings: dict[str, Any] = {
+        "topology": args.topology,
+        "train": args.train,
+        "options": options,
+        "regions": args.regions,
+        "output": args.output,
+        "weights": not args.no_weights,
+        "key": key_of(args.key),
+        "jobs": args.jobs,
+        "time_limit": args.time_limit,
+        "tell": tell,
+    }
+    is_factory = ":" in args.model and not os.path.exists(args.model)
+    if args.ranks is not None:
+        if not is_factory:
+            raise TorchTPUError(
+                f"--ranks needs a factory, package.module:function, and {args.model} is a file"
+            )
+        aot_compile_spmd(lambda: _of_rank(args.model), args.ranks, sample=args.sample_ranks, **settings)
+    elif is_factory:
         with torch.no_grad():
             fn, inputs, keywords = _made(args.model)
-    aot_compile(
-        fn,
-        inputs,
-        keywords,
-        topology=args.topology,
-        train=args.train,
-        options=options,
-        regions=args.regions,
-        output=args.output,
-        weights=not args.no_weights,
-        key=key_of(args.key),
-        jobs=args.jobs,
-        time_limit=args.time_limit,
-        tell=tell,
-    )
+        aot_compile(fn, inputs, keywords, **settings)
+    else:
+        aot_compile(args.model, **settings)
     size = os.path.getsize(args.output)
     print(f"{args.output}: {size / 1e6:.1f} MB, {time.perf_counter() - start:.1f} s in all", file=sys.stderr)
     return 0
+
+
+def _of_rank(name: str) -> tuple[Any, ...]:
+    import torch
+
+    with torch.no_grad():
+        fn, inputs, keywords = _made(name)
+    if keywords:
+        raise TorchTPUError(f"{name} returned keywords: with --ranks it returns (module, args)")
+    return fn, *inputs
 
 
 def _made(name: str) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:

@@ -12,8 +12,9 @@ from typing import Any
 from .. import hlo_snapshot, hlo_text
 from .. import report_text as words
 from .._torchtpu import TorchTPUError
-from ..ahead import inspection
+from ..ahead import inspection, inspection_html
 from ..ahead.artifact import Artifact
+from ..files import replacing
 
 MOST = 200
 
@@ -24,6 +25,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--band", type=float, default=0.0, help="fraction by which cycles and memory may differ in silence"
     )
+    parser.add_argument(
+        "--html", metavar="FILE", help="of two artifacts: write a page with both over time, on one scale"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,6 +35,14 @@ def run(args: argparse.Namespace) -> int:
 
     Of two git revisions, the snapshots that pytest's fixture `hlo_snapshot` keeps are compared."""
     shown = list(compared(args.a, args.b, args.band))
+    if args.html:
+        if not (_is_artifact(args.a) and _is_artifact(args.b)):
+            raise TorchTPUError(f"--html is for two artifacts, and {args.a} and {args.b} are not")
+        old, new = (inspection.inspected(Artifact(name)) for name in (args.a, args.b))
+        with replacing(args.html) as file:
+            file.write(inspection_html.compared(old, new, shown).encode())
+        print(args.html)
+        return 1 if shown else 0
     print("\n".join(shown) if shown else "no difference")
     return 1 if shown else 0
 

@@ -34,7 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs an artifact on the arrays of an .npz file.
 
-    bfloat16 is float32 in the files, and float8 is uint8, its bits."""
+    bfloat16 is float32 in the files, and float8 is uint8, its bits. An artifact for several ranks runs on as many devices
+    of the CPU, and its arrays have a first dimension that is the rank."""
     start = time.perf_counter()
     artifact = Artifact(
         args.artifact, plugin=args.plugin, trusted=args.trust, key=key_of(args.key), weights=args.weights
@@ -54,14 +55,31 @@ def run(args: argparse.Namespace) -> int:
         )
     with replacing(args.outputs) as file:  # which must be there before anything is computed
         try:
-            result, changed = artifact.call_flat([given[name] for name in names], args.seed)
+            found = named(artifact, names, given, args.seed)
         except TypeError as e:
             raise TorchTPUError(str(e)) from None
-        found = {**outputs(artifact, result), **{f"changed.{names[i]}": a for i, a in changed}}
         np.savez(file, **found)
     how = "; ".join(f"{name}: {origin}" for name, origin in artifact.model.origins())
     print(f"{how}; {time.perf_counter() - start:.3f} s in all", file=sys.stderr)
     return 0
+
+
+def named(artifact: Artifact, names: list[str], given: dict[str, Any], seed: int) -> dict[str, Any]:
+    """What a call gives and changes, by name; of several ranks, one behind the other."""
+
+    def of_one(result: list[Any], changed: list[tuple[int, Any]]) -> dict[str, Any]:
+        return {**outputs(artifact, result), **{f"changed.{names[i]}": a for i, a in changed}}
+
+    if artifact.ranks is None:
+        return of_one(*artifact.call_flat([given[name] for name in names], seed))
+    for name, array in given.items():
+        if array.ndim == 0 or len(array) != artifact.ranks:
+            raise TorchTPUError(
+                f"{name} has the shape {list(array.shape)}, and its first dimension is the rank, of {artifact.ranks}"
+            )
+    ranks = [[given[name][rank] for name in names] for rank in range(artifact.ranks)]
+    each = [of_one(*answer) for answer in artifact.call_ranks(ranks, seed)]
+    return {name: np.stack([one[name] for one in each]) for name in each[0]}
 
 
 def input_names(artifact: Artifact) -> list[str]:

@@ -34,6 +34,9 @@ use torchtpu_pjrt::Client;
 
 type Result<T> = std::result::Result<T, CompileError>;
 
+/// Devices of one process: a label that says more is no artifact's.
+const MOST_RANKS: usize = 1 << 20;
+
 /// Whose native code is loaded.
 pub enum Trust {
     Nobody,
@@ -45,6 +48,9 @@ pub enum Trust {
 /// What an artifact's label says, as far as running goes.
 #[derive(Deserialize)]
 struct Label {
+    /// Of a program that all ranks have traced, how many there are.
+    #[serde(default)]
+    ranks: Option<usize>,
     programs: BTreeMap<String, ProgramLabel>,
     #[serde(default)]
     weights: Vec<WeightLabel>,
@@ -69,6 +75,9 @@ struct WeightLabel {
     name: String,
     dtype: String,
     shape: Vec<i64>,
+    /// Whether each rank has one of its own: rank 2's is held as `name@2`.
+    #[serde(default)]
+    by_rank: bool,
 }
 
 /// A compilation: of which program, with which options, and the section that holds what came of it.
@@ -157,7 +166,9 @@ pub struct Answer {
 /// What an artifact holds, as far as it goes without a plugin.
 struct Contents {
     artifact: Artifact,
+    ranks: Option<usize>,
     programs: BTreeMap<String, ProgramLabel>,
+    /// By the name that they are held under.
     weights: BTreeMap<String, (DType, Vec<i64>)>,
     builds: Vec<BuildLabel>,
 }
@@ -170,9 +181,18 @@ impl Contents {
         for w in label.weights {
             let dtype = DType::from_torch_name(&w.dtype);
             let dtype = dtype.ok_or_else(|| refuse(format!("weight `{}` is of an unknown dtype", w.name)))?;
-            weights.insert(w.name, (dtype, w.shape));
+            match label.ranks.filter(|_| w.by_rank) {
+                Some(ranks) => {
+                    weights.extend((0..ranks).map(|rank| (of_rank(&w.name, rank), (dtype, w.shape.clone()))))
+                }
+                None => drop(weights.insert(w.name, (dtype, w.shape))),
+            }
         }
-        Ok(Contents { artifact, programs: label.programs, weights, builds: label.builds })
+        let Label { ranks, programs, builds, .. } = label;
+        if ranks.is_some_and(|ranks| !(1..=MOST_RANKS).contains(&ranks)) {
+            return Err(refuse(format!("the artifact is for {} ranks", ranks.unwrap_or_default())));
+        }
+        Ok(Contents { artifact, ranks, programs, weights, builds })
     }
 
     /// The weights that the artifact holds, each of the type that it should have.
@@ -274,7 +294,7 @@ impl Model {
         &self.contents.artifact
     }
 
-    /// Gives a weight, or a buffer, its value.
+    /// Gives a weight, or a buffer, its value. Where each rank has its own, that of rank 2 is `name@2`.
     pub fn set_weight(&self, name: &str, value: Array) -> Result<()> {
         self.contents.check_weight(name, &value)?;
         let mut weights = self.weights.write().unwrap_or_else(PoisonError::into_inner);
@@ -340,8 +360,18 @@ impl Model {
             }
         };
         let settings = self.builds(name).next().map(|b| b.options.clone()).unwrap_or_default();
+        let ranks = self.contents.ranks.unwrap_or(1);
+        let there = self.client.num_devices();
+        if ranks > there {
+            let what =
+                format!("the artifact is for {ranks} ranks, and the client has {there} of the devices");
+            return Err(
+                refuse(what).help("as many devices of the CPU are made where it is run by `run_spmd`")
+            );
+        }
+        let zero_copy = zero_copy && ranks == 1;
         let executable =
-            Executable::of(name, graph, &label.interface, &self.client, &settings, zero_copy, 1)?;
+            Executable::of(name, graph, &label.interface, &self.client, &settings, zero_copy, ranks)?;
         Ok(Ready { executable, origin: format!("compiled from the IR: {why}"), ranged })
     }
 
@@ -359,6 +389,9 @@ impl Model {
         label: &ProgramLabel,
         zero_copy: bool,
     ) -> std::result::Result<Executable, String> {
+        if self.contents.ranks.is_some() {
+            return Err("a program for several ranks is compiled where it is run".to_owned());
+        }
         let platform = self.client.platform_name();
         let mut builds = self.builds(name).peekable();
         if builds.peek().is_none() {
@@ -387,31 +420,74 @@ impl Model {
 
     /// Runs a program. Weights that it changes are changed for the next call.
     pub fn call(&self, name: &str, arguments: &Arguments, seed: u64) -> Result<Answer> {
+        if let Some(ranks) = self.contents.ranks {
+            let what = format!("the artifact is for {ranks} ranks, and takes what each of them does");
+            return Err(CompileError::new(Stage::Run, what));
+        }
         let (label, Ready { executable, ranged, .. }) = self.ready(self.bucket(name, &arguments.inputs))?;
         let fit = ranged.as_ref().map(|ranged| ranged.fit(&arguments.inputs, &label.inputs)).transpose()?;
         let fit = fit.as_ref();
-        let specs = &label.interface.inputs;
-        let writes = specs.iter().any(|spec| spec.mutated_by.is_some());
-        // What is the caller's and written is copied: arguments are only read.
-        let mut copies = Vec::new();
-        for (at, (input, spec)) in label.inputs.iter().zip(specs).enumerate() {
-            let padded = fit.filter(|fit| fit.is_padded(at));
-            let own =
-                if spec.mutated_by.is_some() || padded.is_some() { arguments.given(input)? } else { None };
-            copies
-                .push(own.map(|own| padded.map_or_else(|| whole(own), |fit| fit.pad(at, own))).transpose()?);
-        }
-        if writes {
-            let mut weights = self.weights.write().unwrap_or_else(PoisonError::into_inner);
-            let mut free: BTreeMap<&str, &mut Array> = weights.iter_mut().map(|(n, a)| (&**n, a)).collect();
-            let mut weight = |name: &str| free.remove(name).map(Argument::Write);
-            label.run(executable, fit, arguments, &mut copies, &mut weight, seed)
-        } else {
-            let weights = self.weights.read().unwrap_or_else(PoisonError::into_inner);
-            let mut weight = |name: &str| weights.get(name).map(Argument::Read);
-            label.run(executable, fit, arguments, &mut copies, &mut weight, seed)
-        }
+        let mut copies = label.copies(fit, arguments)?;
+        self.with_weights(label, |weight| {
+            let mut weight = |name: &str| weight(name.to_owned());
+            let mut args = label.passed(fit, arguments, &mut copies, &mut weight)?;
+            let results = executable.run(&mut args, seed)?;
+            label.answer(fit, arguments, &args, results)
+        })
     }
+
+    /// Runs a program as every rank at once, each on a device of its own. All draw the same random numbers.
+    pub fn call_ranks(&self, name: &str, ranks: &[Arguments], seed: u64) -> Result<Vec<Answer>> {
+        let (label, Ready { executable, .. }) = self.ready(name)?;
+        let wanted = self.contents.ranks.unwrap_or(1);
+        if ranks.len() != wanted {
+            let what = format!("the artifact is for {wanted} ranks, not {}", ranks.len());
+            return Err(CompileError::new(Stage::Run, what));
+        }
+        let copies = ranks.iter().map(|arguments| label.copies(None, arguments));
+        let mut copies = copies.collect::<Result<Vec<_>>>()?;
+        self.with_weights(label, |weight| {
+            let mut passed = Vec::with_capacity(ranks.len());
+            for (rank, (arguments, copies)) in ranks.iter().zip(&mut copies).enumerate() {
+                let mut weight = |name: &str| weight(of_rank(name, rank)).or_else(|| weight(name.to_owned()));
+                passed.push(label.passed(None, arguments, copies, &mut weight)?);
+            }
+            let results = executable.run_spmd(&mut passed, seed)?;
+            let answers = ranks.iter().zip(&passed).zip(results);
+            answers.map(|((arguments, args), results)| label.answer(None, arguments, args, results)).collect()
+        })
+    }
+
+    /// Lends a program the weights, by the names that they are held under: what it writes to one who asks, the others to all.
+    fn with_weights<R>(
+        &self,
+        label: &ProgramLabel,
+        run: impl for<'a> FnOnce(&mut dyn FnMut(String) -> Option<Argument<'a>>) -> Result<R>,
+    ) -> Result<R> {
+        if !label.interface.inputs.iter().any(|spec| spec.mutated_by.is_some()) {
+            let weights = self.weights.read().unwrap_or_else(PoisonError::into_inner);
+            return run(&mut |name| weights.get(&name).map(Argument::Read));
+        }
+        let mut weights = self.weights.write().unwrap_or_else(PoisonError::into_inner);
+        let (mut written, mut read) = (BTreeMap::new(), BTreeMap::new());
+        for (name, array) in weights.iter_mut() {
+            let known = |base: &str| label.writes(base);
+            if known(name) || name.rsplit_once('@').is_some_and(|(base, _)| known(base)) {
+                written.insert(name.as_str(), array);
+            } else {
+                read.insert(name.as_str(), &*array);
+            }
+        }
+        run(&mut |name| {
+            let read = read.get(&*name).map(|array| Argument::Read(array));
+            read.or_else(|| written.remove(&*name).map(Argument::Write))
+        })
+    }
+}
+
+/// The name under which a rank's own value of a weight is held.
+fn of_rank(name: &str, rank: usize) -> String {
+    format!("{name}@{rank}")
 }
 
 impl Arguments {
@@ -438,15 +514,33 @@ impl ProgramLabel {
         Ok(())
     }
 
-    fn run<'a>(
+    fn writes(&self, weight: &str) -> bool {
+        let mut inputs = self.inputs.iter().zip(&self.interface.inputs);
+        inputs.any(|(role, spec)| {
+            spec.mutated_by.is_some() && matches!(role, Role::Weight(name) if name == weight)
+        })
+    }
+
+    /// What is the caller's and padded, or written: arguments are only read.
+    fn copies(&self, fit: Option<&Fit<'_>>, arguments: &Arguments) -> Result<Vec<Option<Array>>> {
+        let inputs = self.inputs.iter().zip(&self.interface.inputs).enumerate();
+        let copies = inputs.map(|(at, (input, spec))| {
+            let padded = fit.filter(|fit| fit.is_padded(at));
+            let own =
+                if spec.mutated_by.is_some() || padded.is_some() { arguments.given(input)? } else { None };
+            own.map(|own| padded.map_or_else(|| whole(own), |fit| fit.pad(at, own))).transpose()
+        });
+        copies.collect()
+    }
+
+    /// What the executable takes.
+    fn passed<'a>(
         &'a self,
-        executable: &Executable,
         fit: Option<&'a Fit<'a>>,
         arguments: &'a Arguments,
         copies: &'a mut [Option<Array>],
         weight: &mut dyn FnMut(&str) -> Option<Argument<'a>>,
-        seed: u64,
-    ) -> Result<Answer> {
+    ) -> Result<Vec<Argument<'a>>> {
         let mut args = Vec::with_capacity(copies.len());
         for ((input, copy), spec) in self.inputs.iter().zip(copies).zip(&self.interface.inputs) {
             let written = spec.mutated_by.is_some();
@@ -466,7 +560,17 @@ impl ProgramLabel {
             });
         }
         args.extend(fit.into_iter().flat_map(|fit| &fit.fillings).map(Argument::Read));
-        let mut results = executable.run(&mut args, seed)?;
+        Ok(args)
+    }
+
+    /// What the caller gets of what the executable gave.
+    fn answer(
+        &self,
+        fit: Option<&Fit<'_>>,
+        arguments: &Arguments,
+        args: &[Argument<'_>],
+        mut results: Vec<Array>,
+    ) -> Result<Answer> {
         let specs = self.interface.outputs.iter().enumerate().filter(|(_, spec)| spec.returned);
         let specs: Vec<_> = specs.map(|(at, spec)| (at, &spec.tensor.order)).collect();
         if let Some(fit) = fit {
@@ -504,7 +608,7 @@ impl ProgramLabel {
             Output::Size(extent) => Array::new(DType::I64, Vec::new(), &extent.at(bindings)?.to_le_bytes()),
         });
         let outputs = outputs.collect::<Result<_>>()?;
-        let written = self.inputs.iter().zip(&args).enumerate();
+        let written = self.inputs.iter().zip(args).enumerate();
         let written = written.filter_map(|(at, (input, passed))| match (input, passed) {
             (Role::Input(own), Argument::Write(_)) => Some(arg(at).map(|array| (*own, array))),
             _ => None,

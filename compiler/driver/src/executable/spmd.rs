@@ -2,8 +2,8 @@
 //! of how fast: all memory is copied in and out.
 #![allow(unsafe_code)] // Reads and writes the caller's memory; each block says why that is sound.
 
-use super::{Executable, Output, Result};
-use crate::host::TensorRef;
+use super::{Argument, Executable, Output, Result};
+use crate::host::{Array, TensorRef};
 use crate::options::CompileSettings;
 use crate::program::Program;
 use torchtpu_ir::{CompileError, Stage};
@@ -32,6 +32,14 @@ impl Executable {
             return Err(CompileError::new(Stage::Compile, what));
         }
         Self::of(&program.name, program.graph(), &program.interface, client, settings, false, there)
+    }
+
+    /// `call_spmd` on arrays of our own; the results are copies.
+    pub fn run_spmd(&self, ranks: &mut [Vec<Argument<'_>>], seed: u64) -> Result<Vec<Vec<Array>>> {
+        let tensors = ranks.iter().map(|args| self.tensors(args)).collect::<Result<Vec<_>>>()?;
+        // SAFETY: the arrays are borrowed for this call, those that are written by nobody else.
+        let outputs = unsafe { self.call_spmd(&tensors, seed) }?;
+        Ok(outputs.into_iter().map(|of_rank| self.arrays(of_rank)).collect())
     }
 
     /// Runs the program on every device, with a list of arguments for each. All draw from the same seed.
