@@ -32,6 +32,8 @@ fn names_are_those_of_the_pipeline() {
         "one_pass_variance",
         "gelu_by_erf",
         "narrow_dots",
+        "scatter_sums",
+        "ring",
         "fence_operands",
         "tile_batch",
     ];
