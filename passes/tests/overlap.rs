@@ -114,7 +114,7 @@ impl Layer {
         let h = norm(&mut b, x);
         let h = gathered(&mut b, h);
         let mut y = dot(&mut b, h, up, [1, 1]);
-        let hidden = y;
+        let (before, hidden) = (h, y);
         if self.attention {
             let keys = dot(&mut b, h, up, [1, 1]);
             let scores = dot(&mut b, y, keys, [1, 1]);
@@ -148,8 +148,10 @@ impl Layer {
             // Of a weight whose rows the devices share out.
             let out = self.features * ranks;
             let wide = b.parameter(ParamRole::Input, 3, TensorType::new(self.dtype, [all, out]));
-            let of_weight = dot(&mut b, wide, h, [0, 0]);
-            outputs.push(b.reduce_scatter(of_weight, 0, groups, ReduceKind::Add).unwrap());
+            for input in [before, h] {
+                let of_weight = dot(&mut b, wide, input, [0, 0]);
+                outputs.push(b.reduce_scatter(of_weight, 0, groups.clone(), ReduceKind::Add).unwrap());
+            }
         }
         graph.outputs = outputs;
         graph

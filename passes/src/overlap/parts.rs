@@ -57,46 +57,50 @@ impl<'r> Parts<'r> {
         Ok(Parts { region, places, made, sliced, fences, forward, backward })
     }
 
-    /// Every part, in rings. A reduction of one product has nothing beside it that waits for it: it goes around one way, every
-    /// sum in the product of the next part, and others the other way. It is given as a chain.
+    /// Every part, in rings. What goes around one way is given as a chain.
     pub fn write(mut self, graph: &mut Graph, turned: bool) -> Result<Option<Chain>, CompileError> {
-        let order = graph.topological();
+        let inside =
+            |id: &NodeId| self.region.gathers.contains(id) || self.region.dims.contains_key(&first(*id));
+        let order: Vec<NodeId> = graph.topological().into_iter().filter(inside).collect();
         let takes = self.region.gathers.is_empty().then(|| self.takes(graph)).flatten();
-        let mut steps = Vec::new();
-        for &id in &order {
+        let mut chain = None;
+        match (self.region.scatter, takes) {
+            (Some(scatter), Some(takes)) => {
+                let steps = self.one_way(graph, &order, scatter, turned)?;
+                graph.replace_uses(first(scatter), steps[steps.len() - 1]);
+                chain = Some(Chain { takes, steps });
+            }
+            (scatter, _) => {
+                for part in 0..self.region.parts {
+                    self.write_part(graph, &order, part)?;
+                }
+                if let Some(scatter) = scatter {
+                    let sum = self.both_ways(graph, scatter)?;
+                    graph.replace_uses(first(scatter), sum);
+                }
+            }
+        }
+        self.replace(graph, &order, Self::whole)?;
+        Ok(chain)
+    }
+
+    /// One part of everything inside.
+    fn write_part(&mut self, graph: &mut Graph, order: &[NodeId], part: i64) -> Result<(), CompileError> {
+        for &id in order {
             let v = first(id);
-            if self.region.gathers.contains(&id) {
+            if let Some(&dim) = self.region.dims.get(&v) {
+                let made = self.part(graph, v, dim, part)?;
+                self.made.entry(v).or_insert_with(|| vec![v; self.region.parts as usize])[part as usize] =
+                    made;
+            } else if !self.made.contains_key(&v) {
                 let own = self.fenced(graph, graph.operands(id)[0]);
                 let mut b = Builder::new(graph);
                 b.loc = b.graph.node(id).loc;
                 let parts = self.gather(&mut b, own)?;
                 self.made.insert(v, parts);
-            } else if let Some(&dim) = self.region.dims.get(&v) {
-                let parts = (0..self.region.parts).map(|part| self.part(graph, v, dim, part));
-                let parts = parts.collect::<Result<Vec<_>, _>>()?;
-                self.made.insert(v, parts);
             }
         }
-        if let Some(scatter) = self.region.scatter {
-            let operand = graph.operands(scatter)[0];
-            let parts = &self.made[&operand];
-            let mut b = Builder::new(graph);
-            b.loc = b.graph.node(scatter).loc;
-            let (near, far) = parts[1..].split_at(if takes.is_some() { 0 } else { parts.len() / 2 });
-            let (near, far) = (near.iter().rev().copied().collect::<Vec<_>>(), far.to_vec());
-            let mut sum = self.sum(&mut b, &near, parts[0], &self.backward)?.pop().unwrap_or(parts[0]);
-            if turned && takes.is_some() {
-                let far: Vec<Value> = far.into_iter().rev().collect();
-                steps = self.sum(&mut b, &far, sum, &self.backward)?;
-            } else {
-                steps = self.sum(&mut b, &far, sum, &self.forward)?;
-            }
-            sum = steps.last().copied().unwrap_or(sum);
-            graph.replace_uses(first(scatter), sum);
-        }
-        let made: Vec<NodeId> = order.into_iter().filter(|&id| self.made.contains_key(&first(id))).collect();
-        self.replace(graph, &made, Self::whole)?;
-        Ok(takes.map(|takes| Chain { takes, steps }))
+        Ok(())
     }
 
     /// What the region's product takes, if it has one alone.
@@ -270,24 +274,59 @@ impl<'r> Parts<'r> {
         Ok(parts)
     }
 
-    /// What is sent from device to device, each of which adds its part; the last is one's own.
-    fn sum(
-        &self,
-        b: &mut Builder<'_>,
-        parts: &[Value],
-        own: Value,
-        step: &CollectivePermute,
+    /// The reduction: sums come from both sides, and each device on the way adds its part.
+    fn both_ways(&self, graph: &mut Graph, scatter: NodeId) -> Result<Value, CompileError> {
+        let parts = &self.made[&graph.operands(scatter)[0]];
+        let mut b = Builder::new(graph);
+        b.loc = b.graph.node(scatter).loc;
+        let (near, far) = parts[1..].split_at(parts.len() / 2);
+        let mut sum = parts[0];
+        for (way, step) in
+            [(near.iter().rev().collect::<Vec<_>>(), &self.backward), (far.iter().collect(), &self.forward)]
+        {
+            let mut arriving: Option<Value> = None;
+            for &part in way {
+                let so_far = arriving.map_or(Ok(part), |arrived| b.add(arrived, part))?;
+                arriving = Some(b.collective_permute(so_far, step.clone())?);
+            }
+            sum = arriving.map_or(Ok(sum), |arrived| b.add(arrived, sum))?;
+        }
+        Ok(sum)
+    }
+
+    /// The reduction around one way, where no other work waits for it: what is sent, and one's own sum at last. A part
+    /// starts when the sum to which it is added is there: libtpu adds in the product, then, and else reads and writes the
+    /// sum once more. It is the place of the part that is held back, which is a number.
+    fn one_way(
+        &mut self,
+        graph: &mut Graph,
+        order: &[NodeId],
+        scatter: NodeId,
+        turned: bool,
     ) -> Result<Vec<Value>, CompileError> {
+        let (operand, loc) = (graph.operands(scatter)[0], graph.node(scatter).loc);
+        let mut around: Vec<i64> = (1..self.region.parts).collect();
+        let step = if turned { self.backward.clone() } else { self.forward.clone() };
+        if turned {
+            around.reverse();
+        }
         let mut steps: Vec<Value> = Vec::new();
-        let own = (!parts.is_empty()).then_some(own);
-        for &part in parts.iter().chain(&own) {
-            steps.push(match steps.last() {
-                None => part,
-                Some(&sum) => {
-                    let arrived = b.collective_permute(sum, step.clone())?;
-                    b.add(arrived, part)?
-                }
-            });
+        for part in around.into_iter().chain([0]) {
+            let mut arrived = None;
+            if let Some(&sum) = steps.last() {
+                let mut b = Builder::new(graph);
+                b.loc = loc;
+                let sent = b.collective_permute(sum, step.clone())?;
+                let place = self.places[part as usize];
+                let node = b.op(OptimizationBarrier {}, &[place, sent])?;
+                self.places[part as usize] = first(node);
+                arrived = Some(Value { node, result: 1 });
+            }
+            self.write_part(graph, order, part)?;
+            let own = self.made[&operand][part as usize];
+            let mut b = Builder::new(graph);
+            b.loc = loc;
+            steps.push(arrived.map_or(Ok(own), |arrived| b.add(arrived, own))?);
         }
         Ok(steps)
     }

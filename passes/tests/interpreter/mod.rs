@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use torchtpu_ir::{
     BinaryOp, DType, Direction, Graph, Literal, NodeId, Op, ReduceKind, ReplicaGroups, Scalar, TensorType,
-    UnaryOp,
+    UnaryOp, Value,
 };
 
 pub type Tensor = Vec<Scalar>;
@@ -155,12 +155,13 @@ pub fn run_devices(graph: &Graph, inputs: &[Vec<Tensor>]) -> Vec<Vec<Tensor>> {
         let types: Vec<&TensorType> = operands.iter().map(|v| graph.ty(*v)).collect();
         let result = if graph.op(id).devices().is_some() {
             let args: Vec<&Tensor> =
-                operands.first().map(|v| values[&v.node].iter().collect()).unwrap_or_default();
+                operands.first().map(|v| values[&source(graph, *v)].iter().collect()).unwrap_or_default();
             collective(graph, id, &types, &args, inputs.len())
         } else {
             (0..inputs.len())
                 .map(|device| {
-                    let args: Vec<&Tensor> = operands.iter().map(|v| &values[&v.node][device]).collect();
+                    let args: Vec<&Tensor> =
+                        operands.iter().map(|v| &values[&source(graph, *v)][device]).collect();
                     node(graph, id, &types, &args)
                 })
                 .collect()
@@ -168,8 +169,16 @@ pub fn run_devices(graph: &Graph, inputs: &[Vec<Tensor>]) -> Vec<Vec<Tensor>> {
         values.insert(id, result);
     }
     (0..inputs.len())
-        .map(|device| graph.outputs.iter().map(|v| values[&v.node][device].clone()).collect())
+        .map(|device| graph.outputs.iter().map(|v| values[&source(graph, *v)][device].clone()).collect())
         .collect()
+}
+
+/// The node of one result that a value is: a barrier has as many as operands.
+fn source(graph: &Graph, v: Value) -> NodeId {
+    match graph.op(v.node) {
+        Op::OptimizationBarrier(_) => source(graph, graph.operands(v.node)[v.result as usize]),
+        _ => v.node,
+    }
 }
 
 /// What every device gets, of what all of them give.
