@@ -103,8 +103,9 @@ test-torch: $(WHEEL) ## a sample of the tests against an older torch: make test-
 bench: setup-test $(EXTENSION) ## the benchmarks
 	@$(BIN)/python scripts/bench.py
 
-judge: setup-test $(EXTENSION) ## what libtpu estimates for the programs of docs/passes.md
+judge: setup-test $(EXTENSION) ## what libtpu estimates for the programs of docs/passes.md and docs/overlap.md
 	@$(BIN)/python scripts/judge.py
+	@$(BIN)/python scripts/judge_sharded.py
 
 conformance: setup-test $(EXTENSION) ## PyTorch's OpInfo, module_db, hop_db (SUITES, DTYPES, TRAIN, SAMPLES; SHARD=0/4), then docs/conformance.md
 	@mkdir -p build/conformance
