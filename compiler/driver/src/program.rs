@@ -13,7 +13,7 @@ use torchtpu_import::{Bindings, Kind, Payload};
 use torchtpu_ir::text::print_graph;
 use torchtpu_ir::{CompileError, DType, Graph, Stage, TensorType, Value};
 use torchtpu_lowering::{Check, InputSpec, Lowered, OutputSpec, lower_for};
-use torchtpu_passes::{PassOptions, PassReport};
+use torchtpu_passes::{PassOptions, PassReport, run_list};
 
 type Result<T> = std::result::Result<T, CompileError>;
 
@@ -270,6 +270,12 @@ impl Program {
     /// StableHLO for libtpu, in the form that it makes most of.
     pub fn bytecode_for_tpu(&self) -> Result<Vec<u8>> {
         emit_bytecode(&tpu::prepare(&self.after, &self.disabled)?, &tpu::form())
+    }
+
+    /// What each of the passes for TPUs does to it.
+    pub fn passes_for_tpu(&self) -> Result<Vec<PassReport>> {
+        let options = PassOptions { disabled: self.disabled.clone(), ..PassOptions::default() };
+        run_list(&mut self.after.clone(), torchtpu_passes::tpu::pipeline(), &options)
     }
 
     /// StableHLO for people.
