@@ -147,7 +147,7 @@ impl Program {
         let mut clock = Clock { stages: vec![("import", sources.iter().map(|source| source.import).sum())] };
         let mut payloads: Vec<Payload> = sources.iter().map(|source| source.payload.clone()).collect();
         if all {
-            ranks::share_splits(&mut payloads);
+            ranks::share_exchanges(&mut payloads);
         }
         let lower = |payload: &Payload| lower_for(payload, settings.check_bounds, None);
         let lowered = clock.time("lower", || payloads.iter().map(lower).collect::<Result<Vec<_>>>())?;
