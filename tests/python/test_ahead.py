@@ -507,6 +507,7 @@ def test_for_a_tpu(tmp_path):
     compiled = aot_compile(module, (x,), topology=["v5e:1x1"], output=path, options={"xla_options": {}})
     build = compiled.build("inference", "v5e:1x1")
     assert build["memory"]["arguments"] > 4 * 2 * 256 * 512 and build["hbm"] > 15 << 30
+    assert build["memory"]["arguments"] < build["predicted"] < 1.15 * build["memory"]["peak"]
     judged = compiled.judged("inference", "v5e:1x1")["cost"]
     assert judged["estimated"] > 1000 and judged["unknown"] == []
     assert sum(judged["by_name"].values()) == judged["estimated"]

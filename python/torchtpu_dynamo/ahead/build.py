@@ -431,10 +431,12 @@ class _Work:
         )
         running = {}
         passes: dict[str, list[dict[str, Any]]] = {}
+        predicted: dict[str, int] = {}
         try:
             for kind, program in programs.items():
                 bytecode = program.as_bytecode(tpu=True)
                 passes[kind] = program.pass_reports(True)
+                predicted[kind] = fits.analysis(program)["memory"]["fused"]["bytes"]
                 for topology in wanted:
                     job = pool.submit(self.build, kind, program, bytecode, topology, known[topology])
                     running[job] = (kind, topology)
@@ -460,6 +462,7 @@ class _Work:
                         "options": json.loads(self.options.compile_json()),
                         "passes": passes[kind],
                         "memory": made.memory,
+                        "predicted": predicted[kind],
                         "hbm": fits.capacity(known[topology]),
                         "plugin": plugin,
                         "stages": made.stages,

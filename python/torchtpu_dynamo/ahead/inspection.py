@@ -119,6 +119,7 @@ def _build(artifact: Artifact, build: Mapping[str, Any]) -> dict[str, Any]:
         key: build[key] for key in ("program", "topology", "devices", "memory", "plugin", "options", "stages")
     }
     found["hbm"] = build.get("hbm")
+    found["predicted"] = build.get("predicted")
     found["passes"] = _passes(build)
     if "hlo" not in build:
         return found

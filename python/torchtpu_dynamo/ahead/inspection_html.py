@@ -155,6 +155,8 @@ def _build(build: Mapping[str, Any], program: Mapping[str, Any]) -> str:
             f"peak memory, {100 * peak / hbm:.0f}% of {words.size(hbm)}" if hbm else "peak memory",
         )
     ]
+    if build["predicted"]:
+        pairs.append((words.size(build["predicted"]), "predicted, behind the passes for TPUs"))
     if cycles:
         pairs = [
             (f"{1e3 * cycles['seconds']:.3g} ms", "estimated"),

@@ -76,6 +76,8 @@ def _build(build: Mapping[str, Any]) -> Iterator[str]:
         f"{name} {words.size(count)}" for name, count in memory.items() if count and name != "peak"
     )
     of = f" of {words.size(hbm)}" if hbm else ""
+    if build["predicted"]:
+        of += f", predicted {words.size(build['predicted'])}"
     yield f"  memory of a device: peak {words.size(memory.get('peak', 0))}{of} ({parts})"
     for option, value in build["options"]["xla_options"].items():
         yield f"  option {option}={value}"
