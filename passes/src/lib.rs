@@ -26,5 +26,5 @@ pub use cse::Cse;
 pub use dce::Dce;
 pub use fold_constants::FoldConstants;
 pub use manager::{Culprit, Dump, Pass, PassOptions, PassReport, bisect, run, run_list};
-pub use pipeline::{find, names, pipeline};
+pub use pipeline::{find, level, names, pipeline};
 pub use redistribute::Redistribute;

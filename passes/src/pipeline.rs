@@ -17,6 +17,12 @@ pub fn find(name: &str) -> Option<&'static dyn Pass> {
     PIPELINE.iter().chain(tpu::pipeline()).copied().find(|pass| pass.name() == name)
 }
 
+/// The least optimization level at which a pass runs: 1 where it knows of no target, 2 where it is for one. No program needs
+/// a pass to be right, so that level 0 has none.
+pub fn level(name: &str) -> u8 {
+    if PIPELINE.iter().any(|pass| pass.name() == name) { 1 } else { 2 }
+}
+
 /// Every pass once, in the order of its first run; those for a target behind the others.
 pub fn names() -> Vec<&'static str> {
     let mut names = Vec::new();

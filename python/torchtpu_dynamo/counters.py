@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 WARN_FROM = 3
@@ -25,6 +25,15 @@ class Recompilation:
     graph: str
     reason: str
     line: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class PassStats:
+    """What a pass of the compiler did in all: how often it ran, what it rewrote, and its seconds."""
+
+    runs: int
+    rewrites: int
+    seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +61,8 @@ class Stats:
     operator that ran on the host, and `fallback_bytes` the bytes of their operands and results: what moves
     between host and device. `host_reads` counts the numbers and sizes that data decided and Python had to know, as
     `.item()` and nonzero do: each waits for the device. `collectives` counts those that processes ran together,
-    between the compiled pieces of a graph.
+    between the compiled pieces of a graph. `passes` has what each pass of ours did, but for those for TPUs, which run
+    where a program is compiled for one: an artifact says what those did (`torchtpu inspect`).
     """
 
     compilations: int
@@ -67,6 +77,7 @@ class Stats:
     fallback_bytes: int = 0
     host_reads: int = 0
     collectives: int = 0
+    passes: Mapping[str, PassStats] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [
@@ -76,6 +87,10 @@ class Stats:
             f"  errors {self.cache.errors}  graphs {self.cache.graphs}  read {self.cache.bytes_read} bytes"
             f"  written {self.cache.bytes_written} bytes",
             *(f"  {stage:<12} {seconds:8.3f} s" for stage, seconds in self.stage_seconds.items()),
+            *(
+                f"  pass {name:<15} {p.seconds:8.3f} s  rewrites {p.rewrites}"
+                for name, p in self.passes.items()
+            ),
             *(f"  on the host {op}: {count}" for op, count in self.fallbacks.items()),
             *([f"  moved for it {self.fallback_bytes} bytes"] if self.fallbacks else []),
             *([f"  read by the host {self.host_reads} times"] if self.host_reads else []),
@@ -107,6 +122,7 @@ class Counters:
         self.fallback_bytes = 0
         self.host_reads = 0
         self.collectives = 0
+        self.passes: dict[str, PassStats] = {}
         self.again: dict[str, int] = {}
         self.compiler_calls = 0
         self.graph_loads = 0
@@ -116,6 +132,17 @@ class Counters:
         self.cache_errors = 0
         self.cache_read = 0
         self.cache_written = 0
+
+    def passed(self, reports: Iterable[Mapping[str, Any]]) -> None:
+        """Notes what the passes did to a program."""
+        with self.lock:
+            for report in reports:
+                before = self.passes.get(report["name"], PassStats(0, 0, 0.0))
+                self.passes[report["name"]] = PassStats(
+                    before.runs + 1,
+                    before.rewrites + report["rewrites"],
+                    before.seconds + report["seconds"],
+                )
 
     def compiled(
         self,
@@ -198,6 +225,7 @@ def stats() -> Stats:
             counters.fallback_bytes,
             counters.host_reads,
             counters.collectives,
+            dict(counters.passes),
         )
 
 

@@ -154,7 +154,10 @@ class Graph:
                 executable = program.compile(client, self.options.compile_json())
                 if store is not None and key is not None:
                     cache.save(store, key, executable, client, self.exported)
-        made = program.stage_times() if program is not None else {}
+        made: Mapping[str, float] = {}
+        if program is not None:
+            made = program.stage_times()
+            counters.passed(program.pass_reports())
         stages = {"export": self.export_seconds, **made, **executable.stage_times()}
         self.export_seconds = 0.0
         frames = calling_frames() if reason is not None else []

@@ -12,7 +12,7 @@ import types
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from ._torchtpu import TorchTPUError
+from ._torchtpu import TorchTPUError, pass_levels
 from .buckets import parse_buckets
 
 
@@ -27,6 +27,11 @@ class Options:
     check_bounds: Annotated[
         bool, "raise on indices out of range and integer division by zero, as eager does"
     ] = False
+    opt_level: Annotated[
+        int,
+        "0: no pass of ours, 1: those that know of no target, 2: those for TPUs as well, 3: as 2, for passes to come that "
+        "take long",
+    ] = 2
     disable_passes: Annotated[list[str], "names of passes to leave out"] = dataclasses.field(
         default_factory=list
     )
@@ -52,12 +57,18 @@ class Options:
         dataclasses.field(default_factory=dict)
     )
 
+    @property
+    def left_out(self) -> list[str]:
+        """The passes that do not run."""
+        above = (name for name, level in pass_levels().items() if level > self.opt_level)
+        return list(dict.fromkeys((*self.disable_passes, *above)))
+
     def program_json(self, dump_dir: str | None) -> str:
         """What `Program` wants to know."""
         return json.dumps(
             {
                 "check_bounds": self.check_bounds,
-                "disabled_passes": self.disable_passes,
+                "disabled_passes": self.left_out,
                 "verify": self.verify,
                 "dump_dir": dump_dir,
             }
@@ -65,7 +76,7 @@ class Options:
 
     def compile_json(self) -> str:
         """What `Program.compile` wants to know."""
-        return json.dumps({"xla_options": self.xla_options, "disabled_passes": self.disable_passes})
+        return json.dumps({"xla_options": self.xla_options, "disabled_passes": self.left_out})
 
 
 @functools.cache
@@ -101,6 +112,8 @@ def parse_options(options: Mapping[str, Any] | None) -> Options:
         fits = isinstance(value, classes) and (name == "buckets" or _elements_fit(value))
         if not fits or (choices and value not in choices):
             raise TorchTPUError(f"option {name!r} takes {written}, not {value!r}; {_table()[name][2]}")
+    if options.get("opt_level", 2) not in range(4):
+        raise TorchTPUError(f"option 'opt_level' takes 0 to 3, not {options['opt_level']}")
     if not options.get("collective_timeout", 1) > 0:
         raise TorchTPUError("option 'collective_timeout' takes a number of seconds above 0")
     parse_buckets(options.get("buckets", {}))

@@ -428,7 +428,9 @@ def test_commands(tmp_path):
     assert "inference for cpu" in made.stderr
     told = command("inspect", "net.ttpu", cwd=tmp_path).stdout
     assert "0.weight" in told and "inference for cpu" in told and "input: float32[4,6]" in told
+    assert "rewrites by our passes" in told
     figures = json.loads(command("inspect", "net.ttpu", "--json", cwd=tmp_path).stdout)
+    assert figures["programs"]["inference"]["passes"]["canonicalize"]["rewrites"] > 0
     assert figures["programs"]["inference"]["flops"] >= 2 * 4 * (6 * 8 + 8 * 2)
     assert figures["builds"][0]["memory"]["arguments"] > 0
     command("inspect", "net.ttpu", "--html", "net.html", cwd=tmp_path)
@@ -506,6 +508,7 @@ def test_for_a_tpu(tmp_path):
     build = compiled.build("inference", "v5e:1x1")
     assert build["compiled_with"] == {"xla_tpu_scoped_vmem_limit_kib": 65536}
     assert build["memory"]["arguments"] > 4 * 2 * 256 * 512 and build["hbm"] > 15 << 30
+    assert build["memory"]["arguments"] < build["predicted"] < 1.15 * build["memory"]["peak"]
     judged = compiled.judged("inference", "v5e:1x1")["cost"]
     assert judged["estimated"] > 1000 and judged["unknown"] == []
     assert sum(judged["by_name"].values()) == judged["estimated"]

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchtpu_dynamo._torchtpu import pass_levels
 
 import torchtpu_dynamo
 from torchtpu_dynamo import TorchTPUError, backend, plugins
@@ -55,17 +56,53 @@ def test_unknown_option_lists_the_known_ones() -> None:
         compiled(double, options={"check_bound": True})(torch.ones(1))
     message = str(caught.value)
     assert "unknown option 'check_bound'" in message
-    for name in ("check_bounds", "disable_passes", "xla_options", "plugin", "zero_copy", "verify"):
+    for name in (
+        "check_bounds",
+        "opt_level",
+        "disable_passes",
+        "xla_options",
+        "plugin",
+        "zero_copy",
+        "verify",
+    ):
         assert name in message
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"check_bounds": 1}, {"disable_passes": "cse"}, {"disable_passes": [1]}, {"xla_options": {"a": []}}],
+    [
+        {"check_bounds": 1},
+        {"disable_passes": "cse"},
+        {"disable_passes": [1]},
+        {"opt_level": 4},
+        {"xla_options": {"a": []}},
+    ],
 )
 def test_options_have_types(options: dict[str, Any]) -> None:
     with pytest.raises(TorchTPUError, match="takes"):
         compiled(double, options=options)(torch.ones(1))
+
+
+@pytest.mark.parametrize("level", range(4))
+def test_every_level_is_right(level: int) -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+    x = torch.randn(2, 5, 16)
+    layer(x).square().sum().backward()
+    expected = {name: p.grad for name, p in layer.named_parameters()}
+    layer.zero_grad()
+    torchtpu_dynamo.reset_stats()
+    y = compiled(layer, options={"opt_level": level, "cache": False})(x)
+    y.square().sum().backward()
+    torch.testing.assert_close(y, layer(x))
+    for name, p in layer.named_parameters():
+        torch.testing.assert_close(p.grad, expected[name])
+    passes = torchtpu_dynamo.stats().passes
+    assert set(passes) == (set() if level == 0 else {n for n, least in pass_levels().items() if least == 1})
+    if level:
+        assert passes["canonicalize"].rewrites > 0 and passes["canonicalize"].seconds > 0
+        assert passes["canonicalize"].runs == 2 * passes["dce"].runs == 4  # a forward and a backward
+        assert "pass canonicalize" in str(torchtpu_dynamo.stats())
 
 
 def test_known_options() -> None:

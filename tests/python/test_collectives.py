@@ -178,6 +178,39 @@ def test_compiles_ahead_for_as_many_devices(world, tmp_path):
         aot_compile(step, args, topology="v5e:1x1", output=tmp_path / "small.ttpu")
 
 
+def test_of_a_loop_one_trip_is_drawn():
+    span = {"name": "fusion.1", "opcode": "fusion", "line": None, "exposed": 0.0, "instructions": 3}
+    flight = {
+        "kind": "all-to-all",
+        "name": "a",
+        "line": "net.py:3",
+        "start": 10.0,
+        "done": 80.0,
+        "exposed": 20.0,
+    }
+    replay = {
+        "timeline": {
+            "length": 100.0,
+            "core": [
+                {**span, "start": 0.0, "length": 10.0, "runs": 1},
+                {**span, "start": 10.0, "length": 90.0, "exposed": 20.0, "runs": 7},
+            ],
+            "links": [{**flight, "lane": 1, "synchronous": False, "runs": 7, "transfers": 1}],
+            "loops": [{"name": "while.2", "start": 10.0, "length": 90.0, "trips": 7}],
+        }
+    }
+    (lanes,) = pictures(timeline_html.chart(replay, 1e9))
+    assert "x 7" in [text.text for text in lanes.iter("text")]
+    titles = [group.findtext("title") for group in lanes.findall("g")]
+    assert "while.2: one trip of 7" in titles
+    assert any("fusion.1 and 2 others" in t and "of it waiting 20 cycles" in t for t in titles)
+    (drawn,) = [g for g in lanes.findall("g") if (g.findtext("title") or "").startswith("all-to-all")]
+    sent, waited = drawn.findall("rect")
+    assert (sent.get("class"), waited.get("class")) == ("other", "wait")
+    assert float(sent.get("y")) == timeline_html.SECOND
+    assert float(waited.get("width")) == pytest.approx(float(sent.get("width")) * 20 / 70, abs=0.01)
+
+
 def pictures(page):
     found = re.findall(r'<svg class="lanes".*?</svg>', page, re.DOTALL)
     return [ElementTree.fromstring(text) for text in found]

@@ -29,6 +29,11 @@ from torch.distributed.tensor.parallel import (
 from torch.testing import assert_close, make_tensor
 
 from torchtpu_dynamo import TorchTPUError, lower, lower_spmd
+from torchtpu_dynamo.spmd import as_rank
+
+P2P = pytest.mark.skipif(
+    not hasattr(torch._dynamo.config, "enable_p2p_compilation"), reason="this torch breaks graphs there"
+)
 
 
 def data(rank, dtype, shape=(8, 4)):
@@ -323,6 +328,79 @@ def test_redistribution_is_of_one_size(a, b):
     assert few == many
     assert sum(few.get(name, 0) for name in ("all_gather", "reduce_scatter", "all_to_all")) == 1
     assert sum(many.values()) <= 5
+
+
+@P2P
+@torch._dynamo.config.patch(enable_p2p_compilation=True)
+def test_a_ring_of_sends_is_a_permutation():
+    """Both ways at once, in a ring of each row of a mesh, and around all."""
+
+    def build():
+        mesh = init_device_mesh("cpu", (2, 4))
+        group, rank = mesh.get_group(1), dist.get_rank()
+
+        def exchanged(tensors, ranks, group):
+            at = ranks.index(rank)
+            peers = ranks[(at + 1) % len(ranks)], ranks[at - 1]
+            got = [torch.empty_like(t) for t in tensors]
+            batch = [dist.P2POp(dist.isend, t, peers[i], group) for i, t in enumerate(tensors)]
+            batch += [dist.P2POp(dist.irecv, t, peers[1 - i], group) for i, t in enumerate(got)]
+            for work in dist.batch_isend_irecv(batch):
+                work.wait()
+            return got
+
+        def fn(x):
+            row = exchanged([x, x * 2], dist.get_process_group_ranks(group), group)
+            return *row, *exchanged([row[0].sin()], list(range(8)), dist.group.WORLD)
+
+        return fn, data(rank, torch.float32)
+
+    lowered = lower_spmd(build, 8)
+    assert lowered.programs["inference"].ops()["collective_permute"] == 3
+    x = [data(rank, torch.float32) for rank in range(8)]
+    rows = [[0, 1, 2, 3], [4, 5, 6, 7]]
+    before = {rank: row[i - 1] for row in rows for i, rank in enumerate(row)}
+    after = {b: a for a, b in before.items()}
+    for rank, (ahead, back, around) in enumerate(lowered.run_spmd()):
+        assert_close(ahead, x[before[rank]])
+        assert_close(back, 2 * x[after[rank]])
+        assert_close(around, x[before[(rank - 1) % 8]].sin())
+
+
+@P2P
+@torch._dynamo.config.patch(enable_p2p_compilation=True)
+def test_sends_that_are_no_permutation_are_refused():
+    def build(peer_of):
+        rank = dist.get_rank()
+
+        def fn(x):
+            got = torch.empty_like(x)
+            batch = [dist.P2POp(dist.isend, x, peer_of(rank)), dist.P2POp(dist.irecv, got, (rank - 1) % 4)]
+            for work in dist.batch_isend_irecv(batch):
+                work.wait()
+            return got
+
+        return fn, torch.ones(2)
+
+    with pytest.raises(
+        TorchTPUError, match="what rank 0 gets from rank 3 is not sent by every rank in the same place"
+    ):
+        lower_spmd(lambda: build(lambda rank: (rank + 2) % 4), 4)
+    with as_rank(0, 4), pytest.raises(TorchTPUError, match="to whom the other ranks send.* is not known"):
+        lower(*build(lambda rank: (rank + 1) % 4))
+
+
+def test_single_sends_break_the_graph():
+    """Torch traces them only where it is told to, and what one rank sends alone is no collective."""
+
+    def fn(x):
+        dist.isend(x, 1).wait()
+        return x + 1
+
+    with as_rank(0, 4):
+        with pytest.raises(torch._dynamo.exc.Unsupported, match="P2P compilation"):
+            lower(fn, torch.ones(2))
+        assert_close(torch.compile(fn, backend="tpu")(torch.ones(2)), torch.full((2,), 2.0))
 
 
 def test_uneven_shards():

@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use torchtpu_ir::CompileError;
 use torchtpu_ir::text::print_graph;
 use torchtpu_ir::verify::parse_verified;
-use torchtpu_passes::{Pass, PassOptions, find, names, pipeline, run_list, tpu};
+use torchtpu_passes::{Pass, PassOptions, find, level, names, pipeline, run_list, tpu};
 
 /// One pass that ran.
 #[derive(Serialize)]
@@ -48,6 +49,11 @@ pub fn bisect(
     let graph = parse(text)?;
     let culprit = torchtpu_passes::bisect(&graph, &mut |graph| check(&print_graph(graph)));
     Ok(culprit.map(|culprit| (culprit.pass, culprit.application)))
+}
+
+/// By pass, the least optimization level at which it runs.
+pub fn pass_levels() -> BTreeMap<&'static str, u8> {
+    names().into_iter().map(|name| (name, level(name))).collect()
 }
 
 fn parse(text: &str) -> Result<torchtpu_ir::Graph, CompileError> {

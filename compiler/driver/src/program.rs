@@ -13,7 +13,7 @@ use torchtpu_import::{Bindings, Kind, Payload};
 use torchtpu_ir::text::print_graph;
 use torchtpu_ir::{CompileError, DType, Graph, Stage, TensorType, Value};
 use torchtpu_lowering::{Check, InputSpec, Lowered, OutputSpec, lower_for};
-use torchtpu_passes::{PassOptions, PassReport};
+use torchtpu_passes::{PassOptions, PassReport, run_list};
 
 type Result<T> = std::result::Result<T, CompileError>;
 
@@ -147,7 +147,7 @@ impl Program {
         let mut clock = Clock { stages: vec![("import", sources.iter().map(|source| source.import).sum())] };
         let mut payloads: Vec<Payload> = sources.iter().map(|source| source.payload.clone()).collect();
         if all {
-            ranks::share_splits(&mut payloads);
+            ranks::share_exchanges(&mut payloads);
         }
         let lower = |payload: &Payload| lower_for(payload, settings.check_bounds, None);
         let lowered = clock.time("lower", || payloads.iter().map(lower).collect::<Result<Vec<_>>>())?;
@@ -275,6 +275,12 @@ impl Program {
     /// What that is compiled with for a topology: the given options, and what suits the program where they say nothing.
     pub fn settings_for(&self, topology: &str, given: &CompileSettings) -> CompileSettings {
         tpu::settings(&self.after, topology, given)
+    }
+
+    /// What each of the passes for TPUs does to it.
+    pub fn passes_for_tpu(&self) -> Result<Vec<PassReport>> {
+        let options = PassOptions { disabled: self.disabled.clone(), ..PassOptions::default() };
+        run_list(&mut self.after.clone(), torchtpu_passes::tpu::pipeline(), &options)
     }
 
     /// StableHLO for people.

@@ -31,18 +31,22 @@ type Result<T> = std::result::Result<T, CompileError>;
 /// One node of each rank.
 type Nodes = Vec<NodeId>;
 
-/// Tells every rank how large the parts are that the others send and get: a rank's own do not make a collective.
-pub fn share_splits(ranks: &mut [Payload]) {
-    const TARGET: &str = "all_to_all_single.default";
-    let is_exchange = |payload: &Payload, node: usize| {
-        let target = payload.nodes.get(node).and_then(|node| payload.targets.get(node.target));
-        target.is_some_and(|target| target.name.ends_with(TARGET))
+/// Tells every rank what the others send and get: how large the parts are, or from and to whom. A rank's own do not make
+/// a collective.
+pub fn share_exchanges(ranks: &mut [Payload]) {
+    const SHARED: [(&str, &[usize]); 2] =
+        [("all_to_all_single.default", &[1, 2]), ("batch_p2p_ops.default", &[1])];
+    let exchange = |payload: &Payload, node: usize| {
+        let target = payload.targets.get(payload.nodes.get(node)?.target)?;
+        SHARED.iter().find(|(name, _)| target.name.ends_with(name))
     };
     let count = ranks.first().map_or(0, |payload| payload.nodes.len());
-    for node in
-        (0..count).filter(|&node| ranks.iter().all(|payload| is_exchange(payload, node))).collect::<Vec<_>>()
-    {
-        for arg in [1, 2] {
+    for node in 0..count {
+        let Some(&(name, args)) = exchange(&ranks[0], node) else { continue };
+        if !ranks.iter().all(|payload| exchange(payload, node).is_some_and(|(other, _)| *other == name)) {
+            continue;
+        }
+        for &arg in args {
             let all: Vec<Arg> =
                 ranks.iter().filter_map(|payload| payload.nodes[node].args.get(arg).cloned()).collect();
             for payload in ranks.iter_mut() {

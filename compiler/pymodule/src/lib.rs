@@ -334,10 +334,12 @@ impl Program {
     fn stage_times(&self) -> BTreeMap<&'static str, f64> {
         self.program.stages.iter().map(|(name, time)| (*name, time.as_secs_f64())).collect()
     }
-    /// Seconds, rewrites and node counts of each pass application, in order.
-    fn pass_reports<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+    /// Seconds, rewrites and node counts of each pass application, in order; with `tpu`, of those for TPUs.
+    #[pyo3(signature = (tpu = false))]
+    fn pass_reports<'py>(&self, py: Python<'py>, tpu: bool) -> PyResult<Bound<'py, PyList>> {
         let list = PyList::empty(py);
-        for report in &self.program.passes {
+        let for_tpu = if tpu { self.program.passes_for_tpu().map_err(|e| raise(py, e))? } else { Vec::new() };
+        for report in if tpu { &for_tpu } else { &self.program.passes } {
             let entry = PyDict::new(py);
             entry.set_item("name", report.name)?;
             entry.set_item("seconds", report.time.as_secs_f64())?;
@@ -533,6 +535,12 @@ impl Executable {
     }
 }
 
+/// By pass, the least optimization level at which it runs.
+#[pyfunction]
+fn pass_levels() -> BTreeMap<&'static str, u8> {
+    torchtpu_driver::opt::pass_levels()
+}
+
 /// The ATen overloads that have a lowering, as FX names them.
 #[pyfunction]
 fn lowered_targets() -> Vec<&'static str> {
@@ -607,6 +615,7 @@ fn _torchtpu(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(ahead::analyse, m)?)?;
     m.add("COMPILER", torchtpu_driver::cache::COMPILER)?;
     m.add_function(wrap_pyfunction!(lowered_targets, m)?)?;
+    m.add_function(wrap_pyfunction!(pass_levels, m)?)?;
     m.add_function(wrap_pyfunction!(unsupported, m)?)?;
     m.add_function(wrap_pyfunction!(families, m)?)?;
     m.add_function(wrap_pyfunction!(optimize, m)?)?;

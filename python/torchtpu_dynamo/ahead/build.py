@@ -205,6 +205,7 @@ class _Work:
                     kind,
                     sizes,
                     interfaces[name],
+                    programs[name].pass_reports(),
                     [other for other, (of, _) in parts.items() if of == name != other],
                 )
                 for name, (kind, sizes) in parts.items()
@@ -291,12 +292,14 @@ class _Work:
         kind: str,
         sizes: Sizes | None,
         interface: dict[str, Any],
+        passes: list[dict[str, Any]],
         smaller: list[str],
     ) -> dict[str, Any]:
         """A program in the label's words; `smaller` are those for buckets of its sizes, ascending."""
         exported = captured.graph.exported
         words = {
             "interface": interface,
+            "passes": passes,
             "inputs": captured.inputs,
             "outputs": captured.outputs,
             "nodes": exported.nodes,
@@ -427,9 +430,13 @@ class _Work:
             self.jobs or os.cpu_count() or 1, thread_name_prefix="torchtpu-ahead"
         )
         running = {}
+        passes: dict[str, list[dict[str, Any]]] = {}
+        predicted: dict[str, int] = {}
         try:
             for kind, program in programs.items():
                 bytecode = program.as_bytecode(tpu=True)
+                passes[kind] = program.pass_reports(True)
+                predicted[kind] = fits.analysis(program)["memory"]["fused"]["bytes"]
                 for topology in wanted:
                     job = pool.submit(self.build, kind, program, bytecode, topology, known[topology])
                     running[job] = (kind, topology)
@@ -456,7 +463,9 @@ class _Work:
                         "compiled_with": json.loads(self.compile_json(programs[kind], topology))[
                             "xla_options"
                         ],
+                        "passes": passes[kind],
                         "memory": made.memory,
+                        "predicted": predicted[kind],
                         "hbm": fits.capacity(known[topology]),
                         "plugin": plugin,
                         "stages": made.stages,

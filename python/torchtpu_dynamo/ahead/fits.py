@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .. import report_text as words
-from .._torchtpu import Program, TorchTPUError
+from .._torchtpu import Program, TorchTPUError, analyse
 
 MOST = 10
 """How many tensors an error names."""
@@ -39,6 +39,11 @@ def needed(message: str) -> tuple[int, int] | None:
     return int(float(need) * _UNITS[unit]), int(float(have) * _UNITS[of])
 
 
+def analysis(program: Program) -> dict[str, Any]:
+    """Our own estimate, of the program as libtpu gets it: attention that is tiled needs a fraction of its scores."""
+    return dict(json.loads(analyse(program.graph_text("tpu"))))
+
+
 def explained(
     error: TorchTPUError, kind: str, program: Program, topology: str, described: Mapping[str, Any]
 ) -> TorchTPUError:
@@ -47,7 +52,7 @@ def explained(
     if short is None:
         return error
     need, have = short
-    memory = json.loads(program.analysis())
+    memory = analysis(program)
     made = TorchTPUError(
         f"the {kind} does not fit on {topology}: it needs {words.size(need)} of HBM and a device has "
         f"{words.size(have)}, {words.size(need - have)} less\n"

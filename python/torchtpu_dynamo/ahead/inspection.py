@@ -68,6 +68,7 @@ def _program(artifact: Artifact, kind: str) -> dict[str, Any]:
     ]
     return {
         "nodes": artifact.label["programs"][kind]["nodes"],
+        "passes": _passes(artifact.label["programs"][kind]),
         "operations": sum(node["op"] != "parameter" for node in nodes),
         "flops": analysis["flops"],
         "bytes": analysis["bytes_fused"],
@@ -80,6 +81,16 @@ def _program(artifact: Artifact, kind: str) -> dict[str, Any]:
         "flops_by_family": _by_family(artifact, kind, {}, _flops(nodes)),
         "analysis": analysis,
     }
+
+
+def _passes(label: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What each pass of ours did, by name; nothing in older artifacts."""
+    found: dict[str, dict[str, Any]] = {}
+    for report in label.get("passes", ()):
+        one = found.setdefault(report["name"], {"rewrites": 0, "seconds": 0.0})
+        one["rewrites"] += report["rewrites"]
+        one["seconds"] += report["seconds"]
+    return found
 
 
 def _flops(nodes: list[dict[str, Any]]) -> dict[str, int]:
@@ -109,6 +120,8 @@ def _build(artifact: Artifact, build: Mapping[str, Any]) -> dict[str, Any]:
     }
     found["hbm"] = build.get("hbm")
     found["compiled_with"] = build.get("compiled_with", build["options"]["xla_options"])
+    found["predicted"] = build.get("predicted")
+    found["passes"] = _passes(build)
     if "hlo" not in build:
         return found
     judged = artifact.judged(build["program"], build["topology"])

@@ -124,7 +124,13 @@ def _program(kind: str, program: Mapping[str, Any]) -> str:
         )
         + f"<h3>Memory over the schedule</h3>{memory_chart(program['analysis'])}"
         + details("The largest tensors at the peak", listed, True)
+        + _passes(program)
     )
+
+
+def _passes(found: Mapping[str, Any]) -> str:
+    rows = [(name, one["rewrites"], f"{1e3 * one['seconds']:.3f}") for name, one in found["passes"].items()]
+    return details("Our passes", table(("pass", "rewrites", "ms"), rows, (1, 2))) if rows else ""
 
 
 def _overlap(build: Mapping[str, Any]) -> str:
@@ -149,6 +155,8 @@ def _build(build: Mapping[str, Any], program: Mapping[str, Any]) -> str:
             f"peak memory, {100 * peak / hbm:.0f}% of {words.size(hbm)}" if hbm else "peak memory",
         )
     ]
+    if build["predicted"]:
+        pairs.append((words.size(build["predicted"]), "predicted, behind the passes for TPUs"))
     if cycles:
         pairs = [
             (f"{1e3 * cycles['seconds']:.3g} ms", "estimated"),
@@ -199,6 +207,7 @@ def _build(build: Mapping[str, Any], program: Mapping[str, Any]) -> str:
                     else "Loops that run an unknown number of times"
                 )
                 parts.append(details(what, table(("instruction",), [(name,) for name in names])))
+    parts.append(_passes(build))
     sizes = [(name, words.size(count)) for name, count in memory.items()]
     parts.append(details("Memory by category", table(("what", "bytes"), sizes, (1,))))
     options = [(name, str(value)) for name, value in build["compiled_with"].items()]

@@ -45,6 +45,7 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
             f"{kind}: {program['nodes']} operators, {program['operations']} operations, "
             f"{words.number(program['flops'])}FLOP, {words.size(program['bytes'])} moved"
         )
+        yield from _passes(program)
         peak = program["peak"]
         when = f"step {peak['step'] + 1} of {peak['steps']}"
         yield f"  predicted peak {words.size(peak['bytes'])}, at {when}; the largest then:"
@@ -69,11 +70,14 @@ def tensor(spec: Mapping[str, Any], name: str) -> str:
 def _build(build: Mapping[str, Any]) -> Iterator[str]:
     seconds = sum(build["stages"].values())
     yield f"{build['program']} for {build['topology']}, compiled in {seconds:.2f} s"
+    yield from _passes(build)
     memory, hbm = build["memory"], build["hbm"]
     parts = ", ".join(
         f"{name} {words.size(count)}" for name, count in memory.items() if count and name != "peak"
     )
     of = f" of {words.size(hbm)}" if hbm else ""
+    if build["predicted"]:
+        of += f", predicted {words.size(build['predicted'])}"
     yield f"  memory of a device: peak {words.size(memory.get('peak', 0))}{of} ({parts})"
     for option, value in build["compiled_with"].items():
         yield f"  option {option}={value}"
@@ -120,6 +124,16 @@ def _build(build: Mapping[str, Any]) -> Iterator[str]:
                 )
             )
         yield from words.table(rows)
+
+
+def _passes(found: Mapping[str, Any]) -> Iterator[str]:
+    passes = found["passes"]
+    counts = {name: one["rewrites"] for name, one in passes.items() if one["rewrites"]}
+    if passes:
+        seconds = sum(one["seconds"] for one in passes.values())
+        yield words.clipped(
+            f"  rewrites by our passes, in {1e3 * seconds:.2f} ms: {words.listed(counts) or 'none'}"
+        )
 
 
 def _worst(replay: Mapping[str, Any]) -> Iterator[str]:

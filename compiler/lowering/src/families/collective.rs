@@ -14,6 +14,7 @@ pub const ROWS: &[Row] = &[
     row("_c10d_functional.all_reduce.default", One(all_reduce)),
     row("_c10d_functional.all_reduce_coalesced.default", Many(all_reduce_coalesced)),
     row("_c10d_functional.all_to_all_single.default", One(all_to_all)),
+    row("_c10d_functional.batch_p2p_ops.default", Many(batch_p2p_ops)),
     row("_c10d_functional.broadcast.default", One(broadcast)),
     row("_c10d_functional.reduce_scatter_tensor.default", One(reduce_scatter)),
     row("_c10d_functional.reduce_scatter_tensor_coalesced.default", Many(reduce_scatter_coalesced)),
@@ -295,6 +296,50 @@ fn of_source(cx: &mut Cx<'_>, v: Value, is_source: Value, groups: &ReplicaGroups
     let kind = if bits == DType::Bool { ReduceKind::Or } else { ReduceKind::Add };
     let v = cx.b.all_reduce(v, groups.clone(), kind)?;
     if bits == ty.dtype { Ok(v) } else { cx.b.bitcast(v, ty) }
+}
+
+/// `batch_p2p_ops(op_list, peer_list, tag_list, tensors, group_name)`, peers counted in the group: a send of every rank, and
+/// the receipts that it meets, are one permutation. What is sent has no result.
+fn batch_p2p_ops(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
+    let (tensors, groups, peers) = (cx.tensors("tensors")?, groups(cx)?, splits(cx, "peer_list")?);
+    let kinds: &[Arg] = if let Arg::List(kinds) = cx.arg("op_list") { kinds } else { &[] };
+    let sends: Vec<bool> = kinds.iter().map(|kind| matches!(kind, Arg::Str(name) if name == "isend")).collect();
+    if peers.len() as i64 != groups.devices() || peers.iter().any(|list| list.len() != sends.len()) {
+        return Err(CompileError::lowering("to whom the other ranks send, and from whom they get, is not known")
+            .help("it is where all ranks are traced: torchtpu_dynamo.lower_spmd and aot_compile_spmd"));
+    }
+    // By rank, the peers as ranks of the world.
+    let mut worldwide = vec![Vec::new(); peers.len()];
+    for group in groups.groups() {
+        for &rank in &group {
+            let of_world = |peer: &i64| usize::try_from(*peer).ok().and_then(|at| group.get(at).copied());
+            worldwide[rank as usize] = peers[rank as usize].iter().map(|peer| of_world(peer).unwrap_or(-1)).collect();
+        }
+    }
+    let from_each = |list: usize, rank: i64| usize::try_from(rank).ok().and_then(|rank| worldwide.get(rank)?.get(list).copied());
+    let meets = |send: usize, receipt: usize| {
+        (0..peers.len() as i64).all(|rank| from_each(receipt, rank).and_then(|source| from_each(send, source)) == Some(rank))
+    };
+    let mut open: Vec<usize> = (0..sends.len()).filter(|&i| sends[i]).collect();
+    let mut results = Vec::with_capacity(sends.len());
+    for (i, &value) in tensors.iter().enumerate() {
+        if sends[i] {
+            let nothing = TensorType::new(cx.b.dtype(value), [0]);
+            results.push(cx.b.splat(nothing, Scalar::zero()));
+            continue;
+        }
+        let same = |send: &usize| cx.b.ty(tensors[*send]) == cx.b.ty(value) && meets(*send, i);
+        let at = open.iter().position(same).ok_or_else(|| {
+            CompileError::lowering(format!("what rank 0 gets from rank {} is not sent by every rank in the same place", worldwide[0][i]))
+                .help("one program runs on all ranks: each sends and gets in the same order, as in a ring")
+        })?;
+        let send = open.remove(at);
+        let targets = worldwide.iter().map(|list| list[send]).collect();
+        let devices = peers.len() as i64;
+        let permute = CollectivePermute { sources: (0..devices).collect(), targets, devices };
+        results.push(cx.b.collective_permute(tensors[send], permute)?);
+    }
+    Ok(results)
 }
 
 /// `wait_tensor(tensor)`: when a transfer is over is for XLA to see to.
