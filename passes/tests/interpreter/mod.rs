@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use torchtpu_ir::{
-    BinaryOp, DType, Direction, Graph, Literal, NodeId, Op, ReduceKind, Scalar, TensorType, UnaryOp,
+    BinaryOp, DType, Direction, Graph, Literal, NodeId, Op, ReduceKind, Scalar, TensorType, UnaryOp, Value,
 };
 
 pub type Tensor = Vec<Scalar>;
@@ -137,21 +137,38 @@ fn convert(from: DType, to: DType, a: Scalar) -> Scalar {
 
 /// The graph's outputs for inputs in the order of its parameters.
 pub fn run(graph: &Graph, inputs: &[Tensor]) -> Vec<Tensor> {
-    let mut values: HashMap<NodeId, Tensor> = HashMap::new();
-    for (&id, input) in graph.parameters().iter().zip(inputs) {
-        values.insert(id, input.clone());
+    let mut values: HashMap<Value, Tensor> = HashMap::new();
+    for (&node, input) in graph.parameters().iter().zip(inputs) {
+        values.insert(Value { node, result: 0 }, input.clone());
     }
     for id in graph.topological() {
-        if values.contains_key(&id) {
+        if values.contains_key(&Value { node: id, result: 0 }) {
             continue;
         }
         let operands = graph.operands(id);
         let types: Vec<&TensorType> = operands.iter().map(|v| graph.ty(*v)).collect();
-        let args: Vec<&Tensor> = operands.iter().map(|v| &values[&v.node]).collect();
-        let result = node(graph, id, &types, &args);
-        values.insert(id, result);
+        let args: Vec<&Tensor> = operands.iter().map(|v| &values[v]).collect();
+        let results = match graph.op(id) {
+            Op::While(op) => {
+                let mut state: Vec<Tensor> = args.into_iter().cloned().collect();
+                while run(&op.cond, &state)[0][0].0 != 0 {
+                    state = run(&op.body, &state);
+                }
+                state
+            }
+            _ => vec![node(graph, id, &types, &args)],
+        };
+        for (result, tensor) in results.into_iter().enumerate() {
+            values.insert(Value { node: id, result: result as u32 }, tensor);
+        }
     }
-    graph.outputs.iter().map(|v| values[&v.node].clone()).collect()
+    graph.outputs.iter().map(|v| values[v].clone()).collect()
+}
+
+/// Where a dynamic slice starts: at the numbers, moved so that all of it is inside.
+fn start(numbers: &[&Tensor], types: &[&TensorType], whole: &[i64], sizes: &[i64]) -> Vec<i64> {
+    let number = |d: usize| numbers[d][0].as_i64(types[d].dtype);
+    (0..whole.len()).map(|d| number(d).clamp(0, whole[d] - sizes[d])).collect()
 }
 
 fn node(graph: &Graph, id: NodeId, types: &[&TensorType], args: &[&Tensor]) -> Tensor {
@@ -200,6 +217,19 @@ fn node(graph: &Graph, id: NodeId, types: &[&TensorType], args: &[&Tensor]) -> T
             let dims = b.dimensions.iter().zip(&types[0].shape);
             at(0, &dims.map(|(&d, &n)| if n == 1 { 0 } else { i[d as usize] }).collect::<Vec<_>>())
         }),
+        Op::DynamicSlice(s) => {
+            let start = start(&args[1..], &types[1..], &types[0].shape, &s.sizes);
+            move_from(&|d, i| start[d] + i, ty.rank())
+        }
+        Op::DynamicUpdateSlice(_) => {
+            let sizes = &types[1].shape;
+            let start = start(&args[2..], &types[2..], &types[0].shape, sizes);
+            each(&|i| {
+                let inside: Vec<i64> = (0..i.len()).map(|d| i[d] - start[d]).collect();
+                let updated = inside.iter().zip(sizes).all(|(i, n)| (0..*n).contains(i));
+                if updated { at(1, &inside) } else { at(0, i) }
+            })
+        }
         Op::Slice(s) => move_from(&|d, i| s.start[d] + i * s.strides[d], ty.rank()),
         Op::Reverse(r) => move_from(
             &|d, i| if r.dimensions.contains(&(d as i64)) { ty.shape[d] - 1 - i } else { i },
