@@ -173,8 +173,12 @@ fn changed(graph: &Graph, passes: &[&'static dyn Pass]) -> (Graph, usize) {
 
 /// The largest value that is the result of a batched product or of what follows it.
 fn largest_product(graph: &Graph) -> i64 {
-    let dots = graph.node_ids().filter(|&id| matches!(graph.op(id), Op::DotGeneral(_)));
-    dots.map(|id| graph.ty(Value { node: id, result: 0 }).elements() * 4).max().unwrap()
+    let of_node = |id| match graph.op(id) {
+        Op::DotGeneral(_) => graph.ty(Value { node: id, result: 0 }).elements() * 4,
+        Op::While(op) => largest_product(&op.body),
+        _ => 0,
+    };
+    graph.node_ids().map(of_node).max().unwrap()
 }
 
 static LIMITS: [TileBatch; 4] =
@@ -284,6 +288,9 @@ fn attention_is_split_by_heads() {
         list[tile] = &TILE;
         let (after, _) = changed(&graph, &list);
         assert!(largest_product(&after) <= TILE.limit / 2, "{attention:?}\n{}", print_graph(&after));
+        // Of the backward the parts are iterations.
+        let loops = after.node_ids().filter(|&id| matches!(after.op(id), Op::While(_))).count();
+        assert_eq!(loops, usize::from(backward), "{attention:?}\n{}", print_graph(&after));
         let inputs = attention.inputs(&graph);
         let (before, after) = (interpreter::run(&graph, &inputs), interpreter::run(&after, &inputs));
         assert!(difference(&graph, &before, &after) < 1.0 / 64.0);

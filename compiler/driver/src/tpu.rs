@@ -2,7 +2,7 @@
 
 use crate::options::CompileSettings;
 use torchtpu_emit::EmitOptions;
-use torchtpu_ir::{CompileError, Graph};
+use torchtpu_ir::{CompileError, Graph, Op};
 use torchtpu_passes::analysis::cost;
 use torchtpu_passes::{PassOptions, run_list, tpu};
 
@@ -20,6 +20,8 @@ struct Row {
 enum Kind {
     /// Most of the work is in convolutions.
     Convolutions,
+    /// There is a backward of attention: a batched product over the rows of both operands.
+    Backward,
     Any,
 }
 
@@ -27,6 +29,7 @@ enum Kind {
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
     Row { chip: "v5e", of: Kind::Convolutions, scoped_vmem_kib: 49152 },
+    Row { chip: "v5e", of: Kind::Backward,     scoped_vmem_kib: 32768 },
     Row { chip: "v5e", of: Kind::Any,          scoped_vmem_kib: 65536 },
     Row { chip: "v6e", of: Kind::Convolutions, scoped_vmem_kib: 49152 },
     Row { chip: "v6e", of: Kind::Any,          scoped_vmem_kib: 65536 },
@@ -38,6 +41,13 @@ impl Kind {
             Kind::Convolutions => {
                 cost::total(graph, cost::convolution_flops) > cost::total(graph, cost::flops) / 2
             }
+            Kind::Backward => graph.node_ids().any(|id| match graph.op(id) {
+                Op::DotGeneral(dot) if !dot.lhs_batch.is_empty() => {
+                    let rows = graph.ty(graph.operands(id)[0]).rank() as i64 - 2;
+                    dot.lhs_contracting == [rows] && dot.rhs_contracting == [rows]
+                }
+                _ => false,
+            }),
             Kind::Any => true,
         }
     }

@@ -7,7 +7,7 @@ use crate::split::{part_of, split_of};
 use rustc_hash::{FxHashMap, FxHashSet};
 use torchtpu_ir::graph::Values;
 use torchtpu_ir::op::{CollectivePermute, OptimizationBarrier, ReduceKind};
-use torchtpu_ir::{Builder, CompileError, DType, Graph, NodeId, Op, Scalar, TensorType, Value};
+use torchtpu_ir::{BinaryOp, Builder, CompileError, DType, Graph, NodeId, Op, Scalar, TensorType, Value};
 
 /// A region on its way to be written in parts.
 pub struct Parts<'r> {
@@ -296,7 +296,7 @@ impl<'r> Parts<'r> {
 
     /// The reduction around one way, where no other work waits for it: what is sent, and one's own sum at last. A part
     /// starts when the sum to which it is added is there: libtpu adds in the product, then, and else reads and writes the
-    /// sum once more. It is the place of the part that is held back, which is a number.
+    /// sum once more.
     fn one_way(
         &mut self,
         graph: &mut Graph,
@@ -317,10 +317,8 @@ impl<'r> Parts<'r> {
                 let mut b = Builder::new(graph);
                 b.loc = loc;
                 let sent = b.collective_permute(sum, step.clone())?;
-                let place = self.places[part as usize];
-                let node = b.op(OptimizationBarrier {}, &[place, sent])?;
-                self.places[part as usize] = first(node);
-                arrived = Some(Value { node, result: 1 });
+                self.places[part as usize] = after(&mut b, self.places[part as usize], sent)?;
+                arrived = Some(sent);
             }
             self.write_part(graph, order, part)?;
             let own = self.made[&operand][part as usize];
@@ -345,6 +343,21 @@ impl<'r> Parts<'r> {
         }
         Ok(whole)
     }
+}
+
+/// A place, which is not negative, known when something has arrived. It is the larger of the place and a number that is -1 or 0
+/// whatever has arrived, NaN too. A barrier would do, but libtpu fuses nothing with what comes out of one.
+fn after(b: &mut Builder<'_>, place: Value, arrived: Value) -> Result<Value, CompileError> {
+    if !b.dtype(arrived).is_float() {
+        return Ok(place);
+    }
+    let ones = vec![1; b.rank(arrived)];
+    let one = b.slice(arrived, &vec![0; ones.len()], &ones, &ones)?;
+    let one = b.reshape(one, &[])?;
+    let zero = b.binary_const(BinaryOp::Multiply, one, 0.0)?;
+    let zero = b.convert(zero, DType::I32)?;
+    let less = b.binary_const(BinaryOp::Subtract, zero, 1.0)?;
+    b.max(place, less)
 }
 
 /// Whether a product takes what is computed of a value.

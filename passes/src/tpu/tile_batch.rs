@@ -21,6 +21,8 @@
 //! something else needs whole. What is small is sliced on its way in and concatenated on its way out. No element is
 //! computed otherwise than before, but for the order in which a plugin adds up.
 
+mod repeat;
+
 use crate::manager::Pass;
 use crate::split::{part_of, split_of};
 use rustc_hash::FxHashMap;
@@ -47,7 +49,13 @@ impl Pass for TileBatch {
         let mut rewrites = 0;
         // What was split may be split again, along its next dimension.
         while let Some(region) = self.find(graph) {
-            region.split(graph)?;
+            // Of several products, as in attention's backward, libtpu's scheduler computes the first of every part before
+            // the second of any, and the tiles of all parts are in HBM at once. An iteration it schedules by itself.
+            if region.products(graph) > 1 && region.is_closed(graph) {
+                region.repeat(graph, self)?;
+            } else {
+                region.split(graph)?;
+            }
             rewrites += 1;
         }
         Ok(rewrites)
@@ -142,13 +150,21 @@ struct Region {
 }
 
 impl Region {
+    /// In topological order.
+    fn values<'a>(&'a self, graph: &Graph) -> impl Iterator<Item = Value> + use<'a> {
+        let order = graph.topological().into_iter().map(|node| Value { node, result: 0 });
+        order.filter(|v| self.dims.contains_key(v))
+    }
+
+    /// How many make tiles of what comes from outside.
+    fn products(&self, graph: &Graph) -> usize {
+        let product = |v: &Value| matches!(graph.op(v.node), Op::DotGeneral(_));
+        let outside = |v: &Value| graph.operands(v.node).iter().all(|o| !self.dims.contains_key(o));
+        self.values(graph).filter(|v| product(v) && outside(v)).count()
+    }
+
     fn split(&self, graph: &mut Graph) -> Result<(), CompileError> {
-        let order: Vec<Value> = graph
-            .topological()
-            .into_iter()
-            .map(|node| Value { node, result: 0 })
-            .filter(|v| self.dims.contains_key(v))
-            .collect();
+        let order: Vec<Value> = self.values(graph).collect();
         let mut made: FxHashMap<Value, Vec<Value>> = FxHashMap::default();
         for part in 0..self.parts {
             let mut sliced: FxHashMap<(Value, usize), Value> = FxHashMap::default();

@@ -143,42 +143,52 @@ pub fn run(graph: &Graph, inputs: &[Tensor]) -> Vec<Tensor> {
 
 /// The same on several devices at once, by device.
 pub fn run_devices(graph: &Graph, inputs: &[Vec<Tensor>]) -> Vec<Vec<Tensor>> {
-    let mut values: HashMap<NodeId, Vec<Tensor>> = HashMap::new();
-    for (i, &id) in graph.parameters().iter().enumerate() {
-        values.insert(id, inputs.iter().map(|of_device| of_device[i].clone()).collect());
+    // By device.
+    let mut values: HashMap<Value, Vec<Tensor>> = HashMap::new();
+    for (i, &node) in graph.parameters().iter().enumerate() {
+        values.insert(Value { node, result: 0 }, inputs.iter().map(|given| given[i].clone()).collect());
     }
     for id in graph.topological() {
-        if values.contains_key(&id) {
+        if values.contains_key(&Value { node: id, result: 0 }) {
             continue;
         }
         let operands = graph.operands(id);
         let types: Vec<&TensorType> = operands.iter().map(|v| graph.ty(*v)).collect();
-        let result = if graph.op(id).devices().is_some() {
-            let args: Vec<&Tensor> =
-                operands.first().map(|v| values[&source(graph, *v)].iter().collect()).unwrap_or_default();
-            collective(graph, id, &types, &args, inputs.len())
-        } else {
-            (0..inputs.len())
-                .map(|device| {
-                    let args: Vec<&Tensor> =
-                        operands.iter().map(|v| &values[&source(graph, *v)][device]).collect();
+        let results: Vec<Vec<Tensor>> = match graph.op(id) {
+            op if op.devices().is_some() => {
+                let args: Vec<&Tensor> =
+                    operands.first().map(|v| values[v].iter().collect()).unwrap_or_default();
+                vec![collective(graph, id, &types, &args, inputs.len())]
+            }
+            Op::OptimizationBarrier(_) => operands.iter().map(|v| values[v].clone()).collect(),
+            Op::While(op) => {
+                let states: Vec<Vec<Tensor>> = (0..inputs.len())
+                    .map(|device| {
+                        let mut state: Vec<Tensor> =
+                            operands.iter().map(|v| values[v][device].clone()).collect();
+                        while run(&op.cond, &state)[0][0].0 != 0 {
+                            state = run(&op.body, &state);
+                        }
+                        state
+                    })
+                    .collect();
+                (0..operands.len()).map(|k| states.iter().map(|state| state[k].clone()).collect()).collect()
+            }
+            _ => {
+                let of_device = |device: usize| {
+                    let args: Vec<&Tensor> = operands.iter().map(|v| &values[v][device]).collect();
                     node(graph, id, &types, &args)
-                })
-                .collect()
+                };
+                vec![(0..inputs.len()).map(of_device).collect()]
+            }
         };
-        values.insert(id, result);
+        for (result, tensors) in results.into_iter().enumerate() {
+            values.insert(Value { node: id, result: result as u32 }, tensors);
+        }
     }
     (0..inputs.len())
-        .map(|device| graph.outputs.iter().map(|v| values[&source(graph, *v)][device].clone()).collect())
+        .map(|device| graph.outputs.iter().map(|v| values[v][device].clone()).collect())
         .collect()
-}
-
-/// The node of one result that a value is: a barrier has as many as operands.
-fn source(graph: &Graph, v: Value) -> NodeId {
-    match graph.op(v.node) {
-        Op::OptimizationBarrier(_) => source(graph, graph.operands(v.node)[v.result as usize]),
-        _ => v.node,
-    }
 }
 
 /// What every device gets, of what all of them give.
@@ -372,7 +382,6 @@ fn node(graph: &Graph, id: NodeId, types: &[&TensorType], args: &[&Tensor]) -> T
                 if hit { at(1, &inside) } else { at(0, i) }
             })
         }
-        Op::OptimizationBarrier(_) => args[0].clone(),
         other => panic!("{} is not interpreted", other.name()),
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::cx::Cx;
 use crate::table::{Result, Row, Rule::*, row};
-use torchtpu_ir::{BinaryOp, CompileError, DType, TensorType, Value};
+use torchtpu_ir::{BinaryOp, CompileError, DType, TensorType, UnaryOp, Value};
 
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
@@ -284,17 +284,27 @@ fn batch_norm(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
         return Err(CompileError::lowering("a batch norm that updates its running statistics in place")
             .help("its functional form is supported, which torch.compile makes of nn.BatchNorm"));
     }
-    let (mean, centered, var) = if from_batch {
-        cx.moments(x, &dims)?
+    let (mean, invstd, var, y) = if from_batch {
+        let (mean, centered, var) = cx.moments(x, &dims)?;
+        let invstd = cx.rsqrt_eps(var, eps)?;
+        let scale = cx.spread(invstd, &shape, &dims)?;
+        let x_hat = cx.b.mul(centered, scale)?;
+        (mean, invstd, var, affine(cx, x_hat, &[1])?)
     } else {
         let (mean, var) = (cx.operand("running_mean", dtype)?, cx.operand("running_var", dtype)?);
-        let full = cx.spread(mean, &shape, &dims)?;
-        (mean, cx.b.sub(x, full)?, var)
+        let invstd = cx.rsqrt_eps(var, eps)?;
+        // `x * scale + shift` with two numbers a channel, as eager computes it.
+        let scale = weighted(cx, invstd, &[0])?;
+        let shift = cx.b.mul(mean, scale)?;
+        let channels = cx.b.shape(shift).to_vec();
+        let shift = match parameter(cx, "bias", dtype, &channels, &[0])? {
+            Some(bias) => cx.b.sub(bias, shift)?,
+            None => cx.b.unary(UnaryOp::Negate, shift)?,
+        };
+        let (scale, shift) = (cx.spread(scale, &shape, &dims)?, cx.spread(shift, &shape, &dims)?);
+        let scaled = cx.b.mul(x, scale)?;
+        (mean, invstd, var, cx.b.add(scaled, shift)?)
     };
-    let invstd = cx.rsqrt_eps(var, eps)?;
-    let scale = cx.spread(invstd, &shape, &dims)?;
-    let x_hat = cx.b.mul(centered, scale)?;
-    let y = affine(cx, x_hat, &[1])?;
     let mut results = vec![cx.as_result(y, 0)?, saved(cx, mean, 1)?, saved(cx, invstd, 2)?];
     if functional && from_batch {
         // Running variances are unbiased.
