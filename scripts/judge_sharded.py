@@ -1,4 +1,4 @@
-"""What libtpu makes of the sharded programs of docs/overlap.md, compiled from PyTorch source: `make judge` prints its tables.
+"""What libtpu makes of the sharded programs of docs/overlap.md, compiled from PyTorch source, as `make judge` prints it.
 
     python scripts/judge_sharded.py tp4_all_reduce --chip v5e
     python scripts/judge_sharded.py --disable ring scatter_ring   # without passes

@@ -14,8 +14,9 @@
 //!                                                     return %9
 //! ```
 
-use super::{Region, split_of};
+use super::Region;
 use crate::manager::Pass;
+use crate::split::{part_of, split_of};
 use rustc_hash::{FxHashMap, FxHashSet};
 use torchtpu_ir::graph::Values;
 use torchtpu_ir::op::{OptimizationBarrier, While};
@@ -201,8 +202,10 @@ impl Region {
                 });
             }
             let mut types = node.types.clone();
-            types[0].shape[self.dims[&v]] /= self.parts;
-            made.insert(v, Value { node: b.graph.add(node.op.clone(), &operands, types, b.loc), result: 0 });
+            let dim = self.dims[&v];
+            types[0].shape[dim] /= self.parts;
+            let op = part_of(&node.op, dim, types[0].shape[dim]);
+            made.insert(v, Value { node: b.graph.add(op, &operands, types, b.loc), result: 0 });
         }
         let first = types.len() - results.len();
         for (i, result) in results.iter().enumerate() {
