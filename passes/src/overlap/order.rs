@@ -14,18 +14,25 @@
 
 use rustc_hash::FxHashSet;
 use torchtpu_ir::op::OptimizationBarrier;
-use torchtpu_ir::{Graph, NodeId, Op, Value};
+use torchtpu_ir::{BinaryOp, Builder, CompileError, DType, Graph, NodeId, Op, Value};
 
 /// A reduction that goes around one way.
 pub struct Chain {
     /// What its products take; the last of them to be computed says when they can be.
     pub takes: Vec<Value>,
-    /// What is sent, step by step, and the sum at last.
-    pub steps: Vec<Value>,
+    pub steps: Vec<Step>,
+}
+
+/// What is sent on, or the sum at last.
+#[derive(Clone, Copy)]
+pub struct Step {
+    pub sum: Value,
+    /// Where the part of the next step is: it starts when this is known.
+    pub next: Option<Value>,
 }
 
 /// Binds the steps of chains to one another. The number of barriers.
-pub fn bind(graph: &mut Graph, chains: &[Chain]) -> usize {
+pub fn bind(graph: &mut Graph, chains: &[Chain]) -> Result<usize, CompileError> {
     let mut position = vec![0; graph.bound()];
     for (i, id) in graph.topological().into_iter().enumerate() {
         position[id.index()] = i;
@@ -39,34 +46,44 @@ pub fn bind(graph: &mut Graph, chains: &[Chain]) -> usize {
     let mut barriers = 0;
     for (k, &(point, _)) in ready.iter().enumerate().skip(1) {
         let due = ready[..k].iter().enumerate().filter_map(|(i, (_, chain))| chain.steps.get(k - 1 - i));
-        let apart = |&step: &Value| !depends(graph, step, point) && !depends(graph, point, step);
-        let due: Vec<Value> = due.copied().filter(apart).collect();
+        let apart = |step: &Step| !depends(graph, step.sum, point) && !depends(graph, point, step.sum);
+        let due: Vec<Step> = due.copied().filter(apart).collect();
         if due.is_empty() {
             continue;
         }
-        let held: Vec<Value> = std::iter::once(point).chain(due).collect();
-        let users: Vec<Vec<(NodeId, u32)>> = held
-            .iter()
-            .map(|v| {
-                let of = graph.users(v.node).filter(|(.., result)| *result == v.result);
-                of.map(|(user, at, _)| (user, at)).collect()
-            })
-            .collect();
+        let held: Vec<Value> = std::iter::once(point).chain(due.iter().map(|step| step.sum)).collect();
+        let users = |graph: &Graph, v: Value| -> Vec<(NodeId, u32)> {
+            let of = graph.users(v.node).filter(|(.., result)| *result == v.result);
+            of.map(|(user, at, _)| (user, at)).collect()
+        };
+        let waiting = users(graph, point);
         let types: Vec<_> = held.iter().map(|&v| graph.ty(v).clone()).collect();
         let loc = graph.node(point.node).loc;
         let node = graph.add(OptimizationBarrier {}.into(), &held, types, loc);
-        for (result, (users, v)) in users.into_iter().zip(&held).enumerate() {
-            let behind = Value { node, result: result as u32 };
-            for (user, at) in users {
-                graph.set_operand(user, at, behind);
+        let behind = |result: usize| Value { node, result: result as u32 };
+        for (user, at) in waiting {
+            graph.set_operand(user, at, behind(0));
+        }
+        for output in graph.outputs.iter_mut() {
+            if let Some(result) = held.iter().position(|v| v == output) {
+                *output = behind(result);
             }
-            for output in graph.outputs.iter_mut().filter(|output| *output == v) {
-                *output = behind;
+        }
+        // It is sent at once, and not when the other operand is there. What waits is the next part: a barrier's result that
+        // nothing uses is dropped, with its operand.
+        for (result, step) in due.iter().enumerate() {
+            let Some(next) = step.next else { continue };
+            let users = users(graph, next);
+            let mut b = Builder::new(graph);
+            b.loc = loc;
+            let place = after(&mut b, next, behind(result + 1))?;
+            for (user, at) in users {
+                graph.set_operand(user, at, place);
             }
         }
         barriers += 1;
     }
-    barriers
+    Ok(barriers)
 }
 
 /// The value that a product takes before it is moved into place, and that others take as well.
@@ -92,4 +109,19 @@ fn depends(graph: &Graph, v: Value, on: Value) -> bool {
         }
     }
     false
+}
+
+/// A place, which is not negative, known when something has arrived. It is the larger of the place and a number that is -1 or 0
+/// whatever has arrived, NaN too. A barrier would do, but libtpu fuses nothing with what comes out of one.
+pub fn after(b: &mut Builder<'_>, place: Value, arrived: Value) -> Result<Value, CompileError> {
+    if !b.dtype(arrived).is_float() {
+        return Ok(place);
+    }
+    let ones = vec![1; b.rank(arrived)];
+    let one = b.slice(arrived, &vec![0; ones.len()], &ones, &ones)?;
+    let one = b.reshape(one, &[])?;
+    let zero = b.binary_const(BinaryOp::Multiply, one, 0.0)?;
+    let zero = b.convert(zero, DType::I32)?;
+    let less = b.binary_const(BinaryOp::Subtract, zero, 1.0)?;
+    b.max(place, less)
 }

@@ -1,13 +1,13 @@
 //! Writes a region in parts: what comes from other devices, what is computed, and what is made whole again.
 
-use super::order::{Chain, taken};
+use super::order::{Chain, Step, after, taken};
 use super::region::Region;
 use crate::query::first;
 use crate::split::{part_of, split_of};
 use rustc_hash::{FxHashMap, FxHashSet};
 use torchtpu_ir::graph::Values;
 use torchtpu_ir::op::{CollectivePermute, OptimizationBarrier, ReduceKind};
-use torchtpu_ir::{BinaryOp, Builder, CompileError, DType, Graph, NodeId, Op, Scalar, TensorType, Value};
+use torchtpu_ir::{Builder, CompileError, DType, Graph, NodeId, Op, Scalar, TensorType, Value};
 
 /// A region on its way to be written in parts.
 pub struct Parts<'r> {
@@ -67,7 +67,7 @@ impl<'r> Parts<'r> {
         match (self.region.scatter, takes) {
             (Some(scatter), Some(takes)) => {
                 let steps = self.one_way(graph, &order, scatter, turned)?;
-                graph.replace_uses(first(scatter), steps[steps.len() - 1]);
+                graph.replace_uses(first(scatter), steps[steps.len() - 1].sum);
                 chain = Some(Chain { takes, steps });
             }
             (scatter, _) => {
@@ -303,28 +303,31 @@ impl<'r> Parts<'r> {
         order: &[NodeId],
         scatter: NodeId,
         turned: bool,
-    ) -> Result<Vec<Value>, CompileError> {
+    ) -> Result<Vec<Step>, CompileError> {
         let (operand, loc) = (graph.operands(scatter)[0], graph.node(scatter).loc);
         let mut around: Vec<i64> = (1..self.region.parts).collect();
         let step = if turned { self.backward.clone() } else { self.forward.clone() };
         if turned {
             around.reverse();
         }
-        let mut steps: Vec<Value> = Vec::new();
+        let mut steps: Vec<Step> = Vec::new();
         for part in around.into_iter().chain([0]) {
             let mut arrived = None;
-            if let Some(&sum) = steps.last() {
+            if let Some(last) = steps.last_mut() {
                 let mut b = Builder::new(graph);
                 b.loc = loc;
-                let sent = b.collective_permute(sum, step.clone())?;
-                self.places[part as usize] = after(&mut b, self.places[part as usize], sent)?;
+                let sent = b.collective_permute(last.sum, step.clone())?;
+                let place = after(&mut b, self.places[part as usize], sent)?;
+                self.places[part as usize] = place;
+                last.next = Some(place);
                 arrived = Some(sent);
             }
             self.write_part(graph, order, part)?;
             let own = self.made[&operand][part as usize];
             let mut b = Builder::new(graph);
             b.loc = loc;
-            steps.push(arrived.map_or(Ok(own), |arrived| b.add(arrived, own))?);
+            let sum = arrived.map_or(Ok(own), |arrived| b.add(arrived, own))?;
+            steps.push(Step { sum, next: None });
         }
         Ok(steps)
     }
@@ -343,21 +346,6 @@ impl<'r> Parts<'r> {
         }
         Ok(whole)
     }
-}
-
-/// A place, which is not negative, known when something has arrived. It is the larger of the place and a number that is -1 or 0
-/// whatever has arrived, NaN too. A barrier would do, but libtpu fuses nothing with what comes out of one.
-fn after(b: &mut Builder<'_>, place: Value, arrived: Value) -> Result<Value, CompileError> {
-    if !b.dtype(arrived).is_float() {
-        return Ok(place);
-    }
-    let ones = vec![1; b.rank(arrived)];
-    let one = b.slice(arrived, &vec![0; ones.len()], &ones, &ones)?;
-    let one = b.reshape(one, &[])?;
-    let zero = b.binary_const(BinaryOp::Multiply, one, 0.0)?;
-    let zero = b.convert(zero, DType::I32)?;
-    let less = b.binary_const(BinaryOp::Subtract, zero, 1.0)?;
-    b.max(place, less)
 }
 
 /// Whether a product takes what is computed of a value.

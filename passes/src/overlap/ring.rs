@@ -49,7 +49,7 @@ impl Pass for Ring {
             chains.extend(Parts::of(graph, &region)?.write(graph, chains.len() % 2 == 1)?);
             rewrites += 1;
         }
-        bind(graph, &chains);
+        bind(graph, &chains)?;
         Ok(rewrites)
     }
 }
