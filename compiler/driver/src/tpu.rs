@@ -32,6 +32,7 @@ const TABLE: &[Row] = &[
     Row { chip: "v5e", of: Kind::Backward,     scoped_vmem_kib: 32768 },
     Row { chip: "v5e", of: Kind::Any,          scoped_vmem_kib: 65536 },
     Row { chip: "v6e", of: Kind::Convolutions, scoped_vmem_kib: 49152 },
+    Row { chip: "v6e", of: Kind::Backward,     scoped_vmem_kib: 32768 },
     Row { chip: "v6e", of: Kind::Any,          scoped_vmem_kib: 65536 },
 ];
 

@@ -4,9 +4,10 @@
 //! ```text
 //! before                                              after
 //! %5 = dot_general %dy, %x : bf16[1024,4096]          %5 = dot_general %dy, %x : bf16[1024,4096]
-//! %6 = collective_permute %5                          %7, %8 = optimization_barrier %next, %5
-//! ... the rest of the backward, of %next              %6 = collective_permute %8
-//!                                                     ... the rest of the backward, of %7
+//! %6 = collective_permute %5                          %6 = collective_permute %5
+//! %7 = dynamic_slice %dy, %place                      %8, %9 = optimization_barrier %next, %5
+//! ... the rest of the backward, of %next              %7 = dynamic_slice %dy, %place once %9 is there
+//!                                                     ... the rest of the backward, of %8
 //! ```
 //!
 //! Gradients of weights become ready one after another. The first step of each reduction is done before the next gradient's
@@ -111,8 +112,9 @@ fn depends(graph: &Graph, v: Value, on: Value) -> bool {
     false
 }
 
-/// A place, which is not negative, known when something has arrived. It is the larger of the place and a number that is -1 or 0
-/// whatever has arrived, NaN too. A barrier would do, but libtpu fuses nothing with what comes out of one.
+/// A place, which is not negative, known when something has arrived. It is the larger of the place and a number that is not
+/// positive whatever has arrived, and whatever NaN is as an integer. A barrier would do, but libtpu fuses nothing with what comes
+/// out of one.
 pub fn after(b: &mut Builder<'_>, place: Value, arrived: Value) -> Result<Value, CompileError> {
     if !b.dtype(arrived).is_float() {
         return Ok(place);
@@ -122,6 +124,6 @@ pub fn after(b: &mut Builder<'_>, place: Value, arrived: Value) -> Result<Value,
     let one = b.reshape(one, &[])?;
     let zero = b.binary_const(BinaryOp::Multiply, one, 0.0)?;
     let zero = b.convert(zero, DType::I32)?;
-    let less = b.binary_const(BinaryOp::Subtract, zero, 1.0)?;
-    b.max(place, less)
+    let none = b.binary_const(BinaryOp::Minimum, zero, 0.0)?;
+    b.max(place, none)
 }
