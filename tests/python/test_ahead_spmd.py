@@ -225,3 +225,24 @@ def test_commands(tmp_path):
     status, told = command("run", "step.ttpu", "--inputs", "wrong.npz", "--outputs", "out.npz")
     assert status == 1 and "its first dimension is the rank, of 2" in told
     assert "2 ranks" in command("inspect", "step.ttpu")[1]
+
+
+def test_what_stands_for_parts_of_weights_is_of_the_same_shape():
+    """Of a rank's parts only a moment's tensors are at hand while they are replaced, and memory is used again."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    from torchtpu_dynamo.ahead.capture import local, placed
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        with torch.device("meta"):
+            layers = [torch.nn.Linear(2 * i + 2, 2 * i + 4) for i in range(40)]
+        module = torch.nn.Sequential(*layers)
+        module[1].bias = module[0].weight
+        fully_shard(module)
+        found, _, _ = placed(module, (), {})
+        for a, b in zip(module.parameters(), found.parameters(), strict=True):
+            assert b.shape == a.shape and local(b).shape == local(a).shape
+        assert found[1]._parameters["bias"] is found[0]._parameters["weight"]
+    finally:
+        dist.destroy_process_group()

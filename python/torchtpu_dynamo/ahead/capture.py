@@ -298,25 +298,27 @@ def placed(
     if not any(isinstance(t, torch.Tensor) and t.device.type == "meta" for t in held):
         return fn, args, kwargs
     mode = next((t.fake_mode for t in held if isinstance(t, FakeTensor)), None) or FakeTensorMode()
-    moved: dict[int, torch.Tensor] = {}
+    # By identity, with the tensor itself: another would get its identity if it were gone.
+    moved: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def stand_in(tensor: torch.Tensor) -> torch.Tensor:
+        if local(tensor) is not tensor:
+            fake = like(tensor, move(local(tensor).detach()))
+        elif tensor.device.type != "meta":
+            return mode.from_tensor(tensor)
+        else:
+            with mode:
+                fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+        if isinstance(tensor, torch.nn.Parameter):
+            return torch.nn.Parameter(fake, tensor.requires_grad)
+        return fake.requires_grad_(tensor.requires_grad)
 
     def move(tensor: Any) -> Any:
         if not isinstance(tensor, torch.Tensor) or isinstance(tensor, FakeTensor):
             return tensor
-        if local(tensor) is not tensor:
-            part = like(tensor, move(local(tensor).detach()))
-            if isinstance(tensor, torch.nn.Parameter):
-                return torch.nn.Parameter(part, tensor.requires_grad)
-            return part.requires_grad_(tensor.requires_grad)
         if id(tensor) not in moved:
-            with mode:
-                fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
-            if isinstance(tensor, torch.nn.Parameter):
-                fake = torch.nn.Parameter(fake, tensor.requires_grad)
-            elif tensor.requires_grad:
-                fake.requires_grad_()
-            moved[id(tensor)] = fake if tensor.device.type == "meta" else mode.from_tensor(tensor)
-        return moved[id(tensor)]
+            moved[id(tensor)] = tensor, stand_in(tensor)
+        return moved[id(tensor)][1]
 
     if fn is module:
         fn = module = copy.deepcopy(module)
