@@ -47,6 +47,16 @@ def test_all_reduce_is_one_operation_over_all_ranks(world):
     assert text.count("stablehlo.divide") == 1, "a mean is a sum over 4"
 
 
+def test_gatherings_run_beside_the_core_where_there_are_sparse_cores(world):
+    lowered = torchtpu_dynamo.lower(lambda x: all_gather_tensor(x, 0, world), torch.ones(2, 3))
+    program = lowered.programs["inference"]
+    name = "xla_tpu_enable_sparse_core_collective_offload_all_gather"
+    chosen = {
+        t: json.loads(program.options_for(t, "{}"))["xla_options"].get(name) for t in ("v6e:2x2", "v5e:2x2")
+    }
+    assert chosen == {"v6e:2x2": True, "v5e:2x2": None}
+
+
 def test_unknown_reduction_and_smaller_groups_are_refused(world):
     with pytest.raises(TorchTPUError, match=r"reduce_op `premul_sum` is not supported"):
         torchtpu_dynamo.lower(lambda x: all_reduce(x, "premul_sum", world), torch.ones(2))

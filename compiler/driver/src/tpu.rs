@@ -8,6 +8,8 @@ use torchtpu_passes::{PassOptions, run_list, tpu};
 
 pub const PLATFORM: &str = "tpu";
 
+const SPARSE_CORE_GATHERS: &str = "xla_tpu_enable_sparse_core_collective_offload_all_gather";
+
 /// What suits a chip, by what a program is made of.
 struct Row {
     chip: &'static str,
@@ -62,6 +64,11 @@ pub fn settings(graph: &Graph, device: &str, given: &CompileSettings) -> Compile
     if let Some(row) = TABLE.iter().find(|row| row.chip == chip && row.of.fits(graph)) {
         let value = row.scoped_vmem_kib.into();
         settings.xla_options.entry("xla_tpu_scoped_vmem_limit_kib".to_owned()).or_insert(value);
+    }
+    // On its SparseCores a gathering runs beside the core, which else waits for it; v5e has none, and starts gatherings early
+    // (docs/overlap.md).
+    if chip == "v6e" && graph.node_ids().any(|id| matches!(graph.op(id), Op::AllGather(_))) {
+        settings.xla_options.entry(SPARSE_CORE_GATHERS.to_owned()).or_insert(true.into());
     }
     settings
 }
