@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("program", nargs="*", default=PROGRAMS, choices=[*PROGRAMS, []])
+    parser.add_argument("program", nargs="*", default=PROGRAMS, choices=[*PROGRAMS, PROGRAMS])
     parser.add_argument("--chip", nargs="+", default=["v5e", "v6e"])
     parser.add_argument("--dtype", nargs="+", default=["bf16"], choices=DTYPES)
     parser.add_argument("--precision", default="medium", help="torch.set_float32_matmul_precision")

@@ -32,8 +32,8 @@ pub struct Step {
     pub next: Option<Value>,
 }
 
-/// Binds the steps of chains to one another. The number of barriers.
-pub fn bind(graph: &mut Graph, chains: &[Chain]) -> Result<usize, CompileError> {
+/// Binds the steps of chains to one another.
+pub fn bind(graph: &mut Graph, chains: &[Chain]) -> Result<(), CompileError> {
     let mut position = vec![0; graph.bound()];
     for (i, id) in graph.topological().into_iter().enumerate() {
         position[id.index()] = i;
@@ -44,7 +44,6 @@ pub fn bind(graph: &mut Graph, chains: &[Chain]) -> Result<usize, CompileError> 
     };
     let mut ready: Vec<(Value, &Chain)> = chains.iter().filter_map(|c| Some((last(c)?, c))).collect();
     ready.sort_by_key(|(v, _)| position[v.node.index()]);
-    let mut barriers = 0;
     for (k, &(point, _)) in ready.iter().enumerate().skip(1) {
         let due = ready[..k].iter().enumerate().filter_map(|(i, (_, chain))| chain.steps.get(k - 1 - i));
         let apart = |step: &Step| !depends(graph, step.sum, point) && !depends(graph, point, step.sum);
@@ -82,9 +81,8 @@ pub fn bind(graph: &mut Graph, chains: &[Chain]) -> Result<usize, CompileError> 
                 graph.set_operand(user, at, place);
             }
         }
-        barriers += 1;
     }
-    Ok(barriers)
+    Ok(())
 }
 
 /// The value that a product takes before it is moved into place, and that others take as well.

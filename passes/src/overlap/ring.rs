@@ -12,10 +12,10 @@
 //!                                                     %8 = add %5, %7 : f32[2,8]
 //! ```
 //!
-//! After s steps of a ring, device d holds what d - s started with: that is part s of a gathered value, which nobody has to
-//! put in its place. A reduction goes the other way about: the sum for device d starts at d + 1, and each device on the
-//! way adds its own, so that device d computes part 1 for d - 1, then part 2, and part 0, its own, last. So parts
-//! flow from a gathering into a reduction as they come. A part of what is whole is sliced at the place that a table has
+//! Part s of device d is that of the device s places behind it in the ring, so that nobody has to put a part in its place.
+//! A gathering brings half of them forward and the others backward, the nearest first. In a reduction the sum for a device
+//! comes to it from both sides, the farthest first, and each device on the way adds its own. So parts flow from a
+//! gathering into a reduction. A reduction that no product waits for goes around one way (`order`). A part of what is whole is sliced at the place that a table has
 //! for the device; what something else needs whole is put together.
 //! (Wang et al., Overlap Communication with Dependent Computation via Decomposition, ASPLOS 2023.)
 //!
