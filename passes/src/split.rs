@@ -1,6 +1,6 @@
 //! Computing a value in parts along one of its dimensions: what of each operand a part takes.
 
-use torchtpu_ir::{Graph, Literal, Op, Value};
+use torchtpu_ir::{Builder, CompileError, Graph, Literal, NodeId, Op, Value};
 
 /// For a node's result that is split along a dimension: that of each operand, None for one that every part needs whole.
 /// None where the parts of the result are not made of parts of the operands.
@@ -73,4 +73,59 @@ pub fn part_of(op: &Op, dim: usize, size: i64) -> Op {
         }
         op => op.clone(),
     }
+}
+
+/// A value with copies of each part of another, one beside the other, as of the key heads that several query heads share.
+pub struct Repeated {
+    pub of: Value,
+    pub times: i64,
+    /// Which takes it.
+    pub user: NodeId,
+}
+
+/// What a value repeats along a dimension: an outer product with ones, and a reshape.
+pub fn repeated(graph: &Graph, v: Value, dim: usize) -> Option<Repeated> {
+    let Op::Reshape(_) = graph.op(v.node) else { return None };
+    let copies = graph.operands(v.node)[0];
+    let Op::BroadcastInDim(op) = graph.op(copies.node) else { return None };
+    let (mut of, mut user) = (graph.operands(copies.node)[0], copies.node);
+    let times = *graph.ty(copies).shape.get(dim + 1)?;
+    let mut kept: Vec<i64> = (0..graph.ty(copies).rank() as i64).collect();
+    // Of `x.unsqueeze(2).expand(...)` that dimension is there before.
+    if op.dimensions == kept {
+        let Op::Reshape(_) = graph.op(of.node) else { return None };
+        let mut shape = graph.ty(of).shape.clone();
+        (of, user) = (graph.operands(of.node)[0], of.node);
+        if shape.remove(dim + 1) != 1 || shape != graph.ty(of).shape {
+            return None;
+        }
+    } else {
+        kept.remove(dim + 1);
+        if op.dimensions != kept {
+            return None;
+        }
+    }
+    let mut shape = graph.ty(of).shape.clone();
+    *shape.get_mut(dim)? *= times;
+    (times > 1 && graph.ty(v).shape == shape).then_some(Repeated { of, times, user })
+}
+
+impl Repeated {
+    /// Elements of `of` along the dimension that so many of the value are made of, from a multiple of as many; None where
+    /// a part has some copies of one and some of the next.
+    pub fn made_of(&self, size: i64) -> Option<i64> {
+        let whole = size % self.times == 0 || self.times % size == 0;
+        whole.then(|| (size / self.times).max(1))
+    }
+}
+
+/// Each element along a dimension so often, one beside the other.
+pub fn repeat(b: &mut Builder<'_>, v: Value, dim: usize, times: i64) -> Result<Value, CompileError> {
+    let mut shape = b.shape(v).to_vec();
+    let kept: Vec<i64> = (0..shape.len() as i64).map(|d| d + i64::from(d > dim as i64)).collect();
+    shape.insert(dim + 1, times);
+    let copies = b.broadcast_in_dim(v, &shape, &kept)?;
+    shape.remove(dim + 1);
+    shape[dim] *= times;
+    b.reshape(copies, &shape)
 }

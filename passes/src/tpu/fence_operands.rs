@@ -12,6 +12,8 @@
 //! concatenation it has as a maximum of padded halves (docs/passes.md).
 
 use crate::manager::Pass;
+use crate::query::first;
+use crate::split::repeated;
 use torchtpu_ir::op::OptimizationBarrier;
 use torchtpu_ir::{CompileError, Graph, NodeId, Op, Value};
 
@@ -33,9 +35,15 @@ impl Pass for FenceOperands {
                 if !is_expensive(graph, operand) {
                     continue;
                 }
-                let (ty, loc) = (graph.ty(operand).clone(), graph.node(operand.node).loc);
-                let fence = graph.add(OptimizationBarrier {}.into(), &[operand], [ty], loc);
-                graph.set_operand(dot, i as u32, Value { node: fence, result: 0 });
+                // In front of what repeats heads, which a product does as it reads them.
+                let repeats = (0..graph.ty(operand).rank()).find_map(|dim| repeated(graph, operand, dim));
+                let (user, i, v) = match repeats {
+                    Some(repeated) => (repeated.user, 0, repeated.of),
+                    None => (dot, i as u32, operand),
+                };
+                let (ty, loc) = (graph.ty(v).clone(), graph.node(v.node).loc);
+                let fence = graph.add(OptimizationBarrier {}.into(), &[v], [ty], loc);
+                graph.set_operand(user, i, first(fence));
                 rewrites += 1;
             }
         }

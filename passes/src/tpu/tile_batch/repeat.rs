@@ -16,7 +16,7 @@
 
 use super::Region;
 use crate::manager::Pass;
-use crate::split::{part_of, split_of};
+use crate::split::{Repeated, part_of, repeat, repeated, split_of};
 use rustc_hash::{FxHashMap, FxHashSet};
 use torchtpu_ir::graph::Values;
 use torchtpu_ir::op::{OptimizationBarrier, While};
@@ -67,7 +67,10 @@ impl Region {
         let mut b = Builder::new(graph);
         b.loc = loc;
         let mut state = vec![b.scalar(DType::I32, 0.0)];
-        state.extend(taken.sliced.iter().map(|&(v, _)| v));
+        state.extend(taken.sliced.iter().map(|&(v, dim)| match self.repeated(b.graph, v, dim) {
+            Some((repeated, _)) => repeated.of,
+            None => v,
+        }));
         for &v in &taken.whole {
             // Otherwise XLA computes it again in each iteration.
             let ty = b.ty(v).clone();
@@ -92,6 +95,13 @@ impl Region {
         let dead: Vec<NodeId> = narrowed.chain(order.iter().map(|v| v.node)).collect();
         graph.remove_all(&dead);
         Ok(())
+    }
+
+    /// What a sliced value repeats, and how much of that a part is made of.
+    fn repeated(&self, graph: &Graph, v: Value, dim: usize) -> Option<(Repeated, i64)> {
+        let repeated = repeated(graph, v, dim)?;
+        let few = repeated.made_of(graph.ty(v).shape[dim] / self.parts)?;
+        Some((repeated, few))
     }
 
     fn taken(&self, graph: &Graph, order: &[Value]) -> Taken {
@@ -175,9 +185,25 @@ impl Region {
         let mut sliced: FxHashMap<(Value, usize), Value> = FxHashMap::default();
         for (&(v, dim), &of) in taken.sliced.iter().zip(&state[1..]) {
             let mut sizes = b.shape(of).to_vec();
-            let starts = starts(&mut b, &sizes, dim)?;
-            sizes[dim] /= self.parts;
-            sliced.insert((v, dim), b.dynamic_slice(of, &starts, &sizes)?);
+            let size = graph.ty(v).shape[dim] / self.parts;
+            let part = match self.repeated(graph, v, dim) {
+                Some((repeated, few)) => {
+                    // Iterations that share an element follow one another.
+                    let shared = b.binary_const(BinaryOp::Divide, part, (repeated.times / size).max(1) as f64)?;
+                    let start = b.binary_const(BinaryOp::Multiply, shared, few as f64)?;
+                    let starts: Vec<Value> =
+                        (0..sizes.len()).map(|d| if d == dim { start } else { zero }).collect();
+                    sizes[dim] = few;
+                    let slice = b.dynamic_slice(of, &starts, &sizes)?;
+                    repeat(&mut b, slice, dim, size / few)?
+                }
+                None => {
+                    let starts = starts(&mut b, &sizes, dim)?;
+                    sizes[dim] = size;
+                    b.dynamic_slice(of, &starts, &sizes)?
+                }
+            };
+            sliced.insert((v, dim), part);
         }
         let whole: FxHashMap<Value, Value> =
             taken.whole.iter().copied().zip(state[1 + taken.sliced.len()..].iter().copied()).collect();
