@@ -27,6 +27,7 @@ use crate::manager::Pass;
 use crate::split::{part_of, repeat, repeated, split_of};
 use rustc_hash::FxHashMap;
 use torchtpu_ir::graph::Values;
+use torchtpu_ir::op::OptimizationBarrier;
 use torchtpu_ir::{Builder, CompileError, Graph, NodeId, Op, Value};
 
 pub struct TileBatch {
@@ -173,7 +174,10 @@ impl Region {
         {
             let first = start / repeated.times;
             let slice = b.slice_dim(repeated.of, dim, first, first + few, 1)?;
-            return repeat(b, slice, dim, size / few);
+            let repeated = repeat(b, slice, dim, size / few)?;
+            let (ty, loc) = (b.ty(repeated).clone(), b.loc);
+            let node = b.graph.add(OptimizationBarrier {}.into(), &[repeated], [ty], loc);
+            return Ok(Value { node, result: 0 });
         }
         b.slice_dim(v, dim, start, start + size, 1)
     }
