@@ -103,7 +103,8 @@ fn find(graph: &Graph) -> Vec<(NodeId, NodeId)> {
     let mut merges = Vec::new();
     for id in graph.topological() {
         let node = graph.node(id);
-        if !node.op.is_pure() || matches!(node.op, Op::OptimizationBarrier(_)) || pinned[id.index()] {
+        let own = matches!(node.op, Op::OptimizationBarrier(_) | Op::Allocate(_));
+        if !node.op.is_pure() || own || pinned[id.index()] {
             continue;
         }
         let mut operands = graph.operands(id);

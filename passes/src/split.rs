@@ -78,9 +78,11 @@ pub fn part_of(op: &Op, dim: usize, size: i64) -> Op {
 /// A value with copies of each part of another, one beside the other, as of the key heads that several query heads share.
 pub struct Repeated {
     pub of: Value,
+    /// The dimension of the copies is there, as 1.
+    unit: bool,
     pub times: i64,
-    /// Which takes it.
-    pub user: NodeId,
+    pub broadcast: NodeId,
+    dim: usize,
 }
 
 /// What a value repeats along a dimension: an outer product with ones, and a reshape.
@@ -88,26 +90,24 @@ pub fn repeated(graph: &Graph, v: Value, dim: usize) -> Option<Repeated> {
     let Op::Reshape(_) = graph.op(v.node) else { return None };
     let copies = graph.operands(v.node)[0];
     let Op::BroadcastInDim(op) = graph.op(copies.node) else { return None };
-    let (mut of, mut user) = (graph.operands(copies.node)[0], copies.node);
+    let of = graph.operands(copies.node)[0];
     let times = *graph.ty(copies).shape.get(dim + 1)?;
-    let mut kept: Vec<i64> = (0..graph.ty(copies).rank() as i64).collect();
-    // Of `x.unsqueeze(2).expand(...)` that dimension is there before.
-    if op.dimensions == kept {
-        let Op::Reshape(_) = graph.op(of.node) else { return None };
-        let mut shape = graph.ty(of).shape.clone();
-        (of, user) = (graph.operands(of.node)[0], of.node);
-        if shape.remove(dim + 1) != 1 || shape != graph.ty(of).shape {
-            return None;
-        }
+    let mut shape = graph.ty(copies).shape.clone();
+    let mut kept: Vec<i64> = (0..shape.len() as i64).collect();
+    let unit = op.dimensions == kept;
+    if unit {
+        shape[dim + 1] = 1;
     } else {
         kept.remove(dim + 1);
-        if op.dimensions != kept {
-            return None;
-        }
+        shape.remove(dim + 1);
     }
-    let mut shape = graph.ty(of).shape.clone();
-    *shape.get_mut(dim)? *= times;
-    (times > 1 && graph.ty(v).shape == shape).then_some(Repeated { of, times, user })
+    if times < 2 || op.dimensions != kept || graph.ty(of).shape != shape {
+        return None;
+    }
+    let mut merged = graph.ty(copies).shape.clone();
+    merged.remove(dim + 1);
+    merged[dim] *= times;
+    (graph.ty(v).shape == merged).then_some(Repeated { of, unit, times, broadcast: copies.node, dim })
 }
 
 impl Repeated {
@@ -117,15 +117,25 @@ impl Repeated {
         let whole = size % self.times == 0 || self.times % size == 0;
         whole.then(|| (size / self.times).max(1))
     }
-}
 
-/// Each element along a dimension so often, one beside the other.
-pub fn repeat(b: &mut Builder<'_>, v: Value, dim: usize, times: i64) -> Result<Value, CompileError> {
-    let mut shape = b.shape(v).to_vec();
-    let kept: Vec<i64> = (0..shape.len() as i64).map(|d| d + i64::from(d > dim as i64)).collect();
-    shape.insert(dim + 1, times);
-    let copies = b.broadcast_in_dim(v, &shape, &kept)?;
-    shape.remove(dim + 1);
-    shape[dim] *= times;
-    b.reshape(copies, &shape)
+    /// `of` without the dimension of the copies.
+    pub fn source(&self, b: &mut Builder<'_>) -> Result<Value, CompileError> {
+        let mut shape = b.shape(self.of).to_vec();
+        if self.unit {
+            shape.remove(self.dim + 1);
+        }
+        b.reshape(self.of, &shape)
+    }
+
+    /// A part of the value, from one of the source: each element along the dimension so often.
+    pub fn repeat(&self, b: &mut Builder<'_>, part: Value, times: i64) -> Result<Value, CompileError> {
+        let dim = self.dim;
+        let mut shape = b.shape(part).to_vec();
+        let kept: Vec<i64> = (0..shape.len() as i64).map(|d| d + i64::from(d > dim as i64)).collect();
+        shape.insert(dim + 1, times);
+        let copies = b.broadcast_in_dim(part, &shape, &kept)?;
+        shape.remove(dim + 1);
+        shape[dim] *= times;
+        b.reshape(copies, &shape)
+    }
 }

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 import torch._functorch.config
 from torch._dynamo.backends.common import aot_autograd
-from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._guards import TracingContext
 
 from . import cache, custom_ops
@@ -27,6 +26,7 @@ from .distributed import ranks
 from .fallback import Fallback, may_be_cut, reads_data
 from .graph import Boxed, Graph, raising
 from .options import Options, check_mode, parse_options
+from .partition import partition
 
 log = logging.getLogger("torchtpu_dynamo")
 
@@ -132,7 +132,7 @@ def compile_with(
         bw_compiler=wrap(compile_backward),
         inference_compiler=wrap(functools.partial(compile_forward, "inference")),
         decompositions=custom_ops.table(),
-        partition_fn=min_cut_rematerialization_partition,
+        partition_fn=partition,
         keep_inference_input_mutations=True,
     )
     try:

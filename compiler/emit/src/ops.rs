@@ -261,6 +261,9 @@ pub fn spec<'a>(op: &'a Op, operands: &[&TensorType]) -> Result<Spec<'a>, String
             .with("source_target_pairs", Attr::Pairs(&p.sources, &p.targets)),
         Op::ReplicaId(_) => Spec::new("stablehlo.replica_id"),
         Op::OptimizationBarrier(_) => Spec::new("stablehlo.optimization_barrier"),
+        Op::Allocate(_) => {
+            Spec::new("stablehlo.custom_call").dialect("call_target_name", "\"AllocateBuffer\"")
+        }
     })
 }
 

@@ -21,7 +21,7 @@ fn need(ok: bool, message: impl FnOnce() -> String) -> Result<()> {
 
 fn arity(op: &Op) -> Option<usize> {
     Some(match op {
-        Op::Parameter(_) | Op::Constant(_) | Op::Iota(_) | Op::ReplicaId(_) => 0,
+        Op::Parameter(_) | Op::Constant(_) | Op::Iota(_) | Op::ReplicaId(_) | Op::Allocate(_) => 0,
         Op::Binary(_) | Op::Compare(_) | Op::Pad(_) | Op::DotGeneral(_) | Op::Convolution(_) => 2,
         Op::Gather(_) | Op::TriangularSolve(_) => 2,
         Op::Select(_) | Op::Clamp(_) | Op::Scatter(_) => 3,

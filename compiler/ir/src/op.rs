@@ -341,6 +341,8 @@ ops! {
 
     /// Keeps its operands from being fused or moved across it.
     OptimizationBarrier "optimization_barrier" {}
+    /// Memory of the result's type whose elements nobody has set. TPUs alone have it.
+    Allocate "allocate" {}
 }
 
 impl Op {

@@ -38,7 +38,7 @@ impl Pass for FenceOperands {
                 // In front of what repeats heads, which a product does as it reads them.
                 let repeats = (0..graph.ty(operand).rank()).find_map(|dim| repeated(graph, operand, dim));
                 let (user, i, v) = match repeats {
-                    Some(repeated) => (repeated.user, 0, repeated.of),
+                    Some(repeated) => (repeated.broadcast, 0, repeated.of),
                     None => (dot, i as u32, operand),
                 };
                 let (ty, loc) = (graph.ty(v).clone(), graph.node(v.node).loc);

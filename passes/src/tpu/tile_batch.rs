@@ -24,7 +24,7 @@
 mod repeat;
 
 use crate::manager::Pass;
-use crate::split::{part_of, repeat, repeated, split_of};
+use crate::split::{part_of, repeated, split_of};
 use rustc_hash::FxHashMap;
 use torchtpu_ir::graph::Values;
 use torchtpu_ir::op::OptimizationBarrier;
@@ -173,8 +173,9 @@ impl Region {
             && let Some(few) = repeated.made_of(size)
         {
             let first = start / repeated.times;
-            let slice = b.slice_dim(repeated.of, dim, first, first + few, 1)?;
-            let repeated = repeat(b, slice, dim, size / few)?;
+            let source = repeated.source(b)?;
+            let slice = b.slice_dim(source, dim, first, first + few, 1)?;
+            let repeated = repeated.repeat(b, slice, size / few)?;
             let (ty, loc) = (b.ty(repeated).clone(), b.loc);
             let node = b.graph.add(OptimizationBarrier {}.into(), &[repeated], [ty], loc);
             return Ok(Value { node, result: 0 });

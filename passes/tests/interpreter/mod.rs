@@ -264,6 +264,8 @@ fn node(graph: &Graph, id: NodeId, types: &[&TensorType], args: &[&Tensor]) -> T
             Literal::Splat(s) => vec![*s; ty.elements() as usize],
             Literal::Dense(bytes) => bytes.chunks(ty.dtype.size()).map(Scalar::from_bytes).collect(),
         },
+        // What nobody has set is not to be read.
+        Op::Allocate(_) => each(&|_| Scalar::from_f64(ty.dtype, f64::NAN)),
         Op::Iota(op) => each(&|i| Scalar::from_i64(ty.dtype, i[op.dimension as usize])),
         Op::Unary(op) => pointwise(&|i| unary(*op, types[0].dtype, args[0][i])),
         Op::Binary(op) => pointwise(&|i| binary(*op, ty.dtype, args[0][i], args[1][i])),

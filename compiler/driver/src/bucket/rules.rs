@@ -330,7 +330,7 @@ impl<'a> Rewriter<'a> {
             Op::AllGather(op) => self.between_devices(at, &[op.dimension], result),
             Op::ReduceScatter(op) => self.between_devices(at, &[op.dimension], result),
             Op::AllToAll(op) => self.between_devices(at, &[op.split, op.concat], result),
-            Op::ReplicaId(_) => at.keep(Vec::new()),
+            Op::ReplicaId(_) | Op::Allocate(_) => at.keep(Vec::new()),
             Op::OptimizationBarrier(_) => {
                 Ok(Made { dims: at.dims.clone(), operands: at.operands, results: None })
             }

@@ -2,24 +2,24 @@
 //!
 //! ```text
 //! before                                              after
-//! %2 = dot_general %q, %k : f32[32,2048,2048]         %5, %6, ..., %9 = while %0, %q, %k, %g, %v, %zeros {
+//! %2 = dot_general %q, %k : f32[32,2048,2048]         %5, %6, ..., %9 = while %0, %q, %k, %g, %v, %new {
 //! %3 = dot_general %g, %v : f32[32,2048,2048]           %6 = dynamic_slice %q, %i, ... : f32[2,2048,128]
 //! %4 = multiply %2, %3 : f32[32,2048,2048]              ... the same of %k, %g, %v
 //! %5 = dot_general %4, %k : f32[32,2048,128]            %10 = dot_general %6, %7 : f32[2,2048,2048]
 //! return %5                                             %11 = dot_general %8, %9 : f32[2,2048,2048]
 //!                                                       %12 = multiply %10, %11 : f32[2,2048,2048]
 //!                                                       %13 = dot_general %12, %7 : f32[2,2048,128]
-//!                                                       %14 = dynamic_update_slice %zeros, %13, %i, ...
+//!                                                       %14 = dynamic_update_slice %new, %13, %i, ...
 //!                                                       ...
 //!                                                     return %9
 //! ```
 
 use super::Region;
 use crate::manager::Pass;
-use crate::split::{Repeated, part_of, repeat, repeated, split_of};
+use crate::split::{Repeated, part_of, repeated, split_of};
 use rustc_hash::{FxHashMap, FxHashSet};
 use torchtpu_ir::graph::Values;
-use torchtpu_ir::op::{OptimizationBarrier, While};
+use torchtpu_ir::op::{Allocate, OptimizationBarrier, While};
 use torchtpu_ir::{
     BinaryOp, Builder, CompileError, DType, Direction, Graph, Literal, LocId, NodeId, Op, ParamRole,
     Region as Body, TensorType, Value,
@@ -67,10 +67,12 @@ impl Region {
         let mut b = Builder::new(graph);
         b.loc = loc;
         let mut state = vec![b.scalar(DType::I32, 0.0)];
-        state.extend(taken.sliced.iter().map(|&(v, dim)| match self.repeated(b.graph, v, dim) {
-            Some((repeated, _)) => repeated.of,
-            None => v,
-        }));
+        for &(v, dim) in &taken.sliced {
+            state.push(match self.repeated(b.graph, v, dim) {
+                Some((repeated, _)) => repeated.source(&mut b)?,
+                None => v,
+            });
+        }
         for &v in &taken.whole {
             // Otherwise XLA computes it again in each iteration.
             let ty = b.ty(v).clone();
@@ -79,7 +81,9 @@ impl Region {
         }
         for result in &results {
             let ty = b.ty(result.replaces).clone();
-            state.push(b.full(&ty, 0.0));
+            // Every part is written. Zeros would be as well, at a fifth of the bandwidth.
+            let node = b.graph.add(Allocate {}.into(), &[], [ty], loc);
+            state.push(Value { node, result: 0 });
         }
         let types: Vec<TensorType> = state.iter().map(|&v| b.ty(v).clone()).collect();
         let mut body = self.body(b.graph, &order, &taken, &results, &types, loc)?;
@@ -189,13 +193,14 @@ impl Region {
             let part = match self.repeated(graph, v, dim) {
                 Some((repeated, few)) => {
                     // Iterations that share an element follow one another.
-                    let shared = b.binary_const(BinaryOp::Divide, part, (repeated.times / size).max(1) as f64)?;
+                    let shared =
+                        b.binary_const(BinaryOp::Divide, part, (repeated.times / size).max(1) as f64)?;
                     let start = b.binary_const(BinaryOp::Multiply, shared, few as f64)?;
                     let starts: Vec<Value> =
                         (0..sizes.len()).map(|d| if d == dim { start } else { zero }).collect();
                     sizes[dim] = few;
                     let slice = b.dynamic_slice(of, &starts, &sizes)?;
-                    repeat(&mut b, slice, dim, size / few)?
+                    repeated.repeat(&mut b, slice, size / few)?
                 }
                 None => {
                     let starts = starts(&mut b, &sizes, dim)?;
