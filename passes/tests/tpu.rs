@@ -11,7 +11,7 @@ use torchtpu_ir::verify::verify;
 use torchtpu_ir::{
     BinaryOp, Builder, DType, Direction, Graph, Op, ParamRole, ReduceKind, Scalar, TensorType, UnaryOp, Value,
 };
-use torchtpu_passes::tpu::{self, OnePassVariance, TileBatch};
+use torchtpu_passes::tpu::{self, AddHeads, OnePassVariance, TileBatch};
 use torchtpu_passes::{Pass, PassOptions, run_list};
 
 #[derive(Clone, Debug)]
@@ -77,7 +77,11 @@ impl Attention {
             if self.rows {
                 return v;
             }
-            let v = b.broadcast_in_dim(v, &[n, g, self.group, self.keys, d], &[0, 1, 3, 4]).unwrap();
+            let (v, kept): (_, &[i64]) = match self.moved {
+                true => (b.reshape(v, &[n, g, 1, self.keys, d]).unwrap(), &[0, 1, 2, 3, 4]),
+                false => (v, &[0, 1, 3, 4]),
+            };
+            let v = b.broadcast_in_dim(v, &[n, g, self.group, self.keys, d], kept).unwrap();
             b.reshape(v, &[n, heads, self.keys, d]).unwrap()
         };
         let by_head = |b: &mut Builder<'_>, v: Value| {
@@ -213,6 +217,34 @@ proptest! {
         let found = difference(&graph, &expected, &interpreter::run(&after, &inputs));
         let allowed = if attention.dtype == DType::BF16 { 1.0 / 64.0 } else { 1e-5 };
         prop_assert!(found <= allowed, "{found}\n{}", print_graph(&after));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn heads_are_added_as_they_are_summed_up(
+        shape in proptest::collection::vec(1..5i64, 3..5),
+        dim in 0..3usize,
+        narrow in any::<bool>(),
+        start in prop_oneof![Just(0.0), Just(1.0)],
+    ) {
+        static ADD: AddHeads = AddHeads { least: 0 };
+        let mut graph = Graph::new("heads");
+        let mut b = Builder::new(&mut graph);
+        let dtype = if narrow { DType::BF16 } else { DType::F32 };
+        let x = b.parameter(ParamRole::Input, 0, TensorType::new(dtype, shape.clone()));
+        let x = b.convert(x, DType::F32).unwrap();
+        let start = Scalar::from_f64(DType::F32, start);
+        let sum = b.reduce_from(ReduceKind::Add, x, start, &[dim as i64]).unwrap();
+        graph.outputs = vec![sum];
+        let elements = shape.iter().product::<i64>();
+        let inputs = vec![(0..elements).map(|i| Scalar::from_f64(dtype, (i * 37 % 41) as f64 / 16.0)).collect::<Vec<_>>()];
+        let (after, rewrites) = changed(&graph, &[&ADD]);
+        let few = shape[dim] > 1 && dim + 2 < shape.len() && start.as_f64(DType::F32) == 0.0;
+        prop_assert_eq!(rewrites, usize::from(few));
+        prop_assert_eq!(interpreter::run(&graph, &inputs), interpreter::run(&after, &inputs), "{}", print_graph(&after));
     }
 }
 

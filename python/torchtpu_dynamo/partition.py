@@ -26,7 +26,7 @@ def partition(joint: torch.fx.GraphModule, *args: Any, **kwargs: Any) -> Any:
     is made of."""
     for node in joint.graph.nodes:
         if node.target is torch.ops.aten.clone.default and (chain := _repetition(node)):
-            for copied in chain:
+            for copied in [*chain, *(user for user in node.users if user.target in _VIEWS)]:
                 # A policy that the user gave goes first.
                 copied.meta.setdefault("recompute", CheckpointPolicy.PREFER_RECOMPUTE)
     return min_cut_rematerialization_partition(joint, *args, **kwargs)

@@ -2,6 +2,7 @@
 //!
 //! What an artifact and the cache keep is the graph without them, which every target compiles.
 
+mod add_heads;
 mod fence_operands;
 mod gelu_by_erf;
 mod narrow_dots;
@@ -10,6 +11,7 @@ mod one_pass_variance;
 mod repeat_heads;
 mod tile_batch;
 
+pub use add_heads::AddHeads;
 pub use fence_operands::FenceOperands;
 pub use gelu_by_erf::GeluByErf;
 pub use narrow_dots::NarrowDots;
@@ -30,6 +32,8 @@ static VARIANCE: OnePassVariance = OnePassVariance { least: 1 << 18 };
 /// Balanced for v5e: 197 TFLOP/s beside half of 90 GB/s, which is one direction of a ring.
 static RING: Ring = Ring { least: 1 << 20, most: 8, balance: 4400.0 };
 
+static ADD_HEADS: AddHeads = AddHeads { least: 1 << 20 };
+
 static SUMS: ScatterSums = ScatterSums { least: 1 << 20, most: 8 };
 
 /// Heads first, which brings attention into the form in which the division is found. Operands are narrow before what is
@@ -47,6 +51,7 @@ static PIPELINE: &[&dyn Pass] = &[
     &RING,
     &Canonicalize,
     &Cse,
+    &ADD_HEADS,
     &FenceOperands,
     &TILE,
     &Cse,
