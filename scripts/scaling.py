@@ -226,16 +226,11 @@ LIBTPU: dict[str, tuple[int, tuple[str, ...], bool, float]] = {
 POINTS = (
     (Program("8b", "layer", 4, 1, 1), "v5e:2x2"),
     (Program("8b", "layer", 16, 1, 1), "v5e:4x4"),
-    (Program("8b", "layer", 64, 1, 1), "v5e:8x8"),
-    (Program("8b", "layer", 4, 4, 4), "v5e:4x4"),
     (Program("8b", "layer", 16, 1, 1), "v6e:4x4"),
-    (Program("8b", "layer", 4, 1, 1), "v5p:2x2x1"),
     (Program("8b", "layer", 16, 1, 1), "v5p:2x2x4"),
     (Program("8b", "layer", 64, 1, 1), "v5p:4x4x4"),
     (Program("8b", "layer", 8, 1, 1), "tpu7x:2x2x1"),
     (Program("8b", "layer", 16, 1, 1), "tpu7x:2x2x2"),
-    (Program("8b", "layer", 128, 1, 1), "tpu7x:4x4x4"),
-    (Program("8b", "again", 16, 1, 4), "tpu7x:2x2x2"),
     (Program("70b", "layer", 4, 4, 1), "tpu7x:2x2x2"),
 )
 FITTED = 16
@@ -256,7 +251,7 @@ def points(folder: Path, fit: bool) -> None:
         "error",
     ]
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head), flush=True)
-    errors: list[float] = []
+    errors: dict[bool, list[float]] = {False: [], True: []}
     found: dict[str, list[tuple[list[Work], float]]] = {}
     for program, topology in POINTS:
         try:
@@ -269,8 +264,9 @@ def points(folder: Path, fit: bool) -> None:
             time = roofline.replay(steps, on)
             real = judged["compute"] + judged["exposed"]
             error, off = time.total / real - 1, predicted / memory - 1
-            errors.append(error)
-            if (program.part, program.data, program.tensor) == ("layer", FITTED, 1):
+            fitted = (program.part, program.data, program.tensor) == ("layer", FITTED, 1)
+            errors[fitted].append(error)
+            if fitted:
                 found.setdefault(on.name, []).append((steps, judged["compute"]))
             row: list[Any] = [program.name, topology, kind, shown(judged["compute"], judged["exposed"])]
             row += [shown(time.compute, time.exposed), f"{error:+.0%}", f"{memory / 1e6:.0f}"]
@@ -278,8 +274,11 @@ def points(folder: Path, fit: bool) -> None:
                 "| " + " | ".join(map(str, row)) + f" | {predicted / 1e6:.0f} | {off:+.0%} |",
                 flush=True,
             )
-    mean = sum(map(abs, errors)) / len(errors)
-    print(f"\nmean error of the time {mean:.1%}, largest {max(errors, key=abs):+.1%}")
+    for fitted, of in errors.items():
+        mean, most = sum(map(abs, of)) / len(of), max(of, key=abs)
+        print(
+            f"\n{'fitted' if fitted else 'not fitted'}: mean error of the time {mean:.1%}, largest {most:+.1%}"
+        )
     if fit:
         for name, programs in found.items():
             print(f"{name}: attained {attained(chip(name), programs):.2f}")
