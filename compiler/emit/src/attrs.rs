@@ -8,7 +8,7 @@ use melior::ir::attribute::{
 use melior::ir::r#type::{IntegerType, RankedTensorType};
 use melior::ir::{Attribute, Identifier, Location, Type};
 use rustc_hash::FxHashMap;
-use torchtpu_ir::{DType, Frame, Graph, Literal, LocId, Precision, TensorType};
+use torchtpu_ir::{DType, Frame, Graph, Literal, LocId, Precision, ReplicaGroups, TensorType};
 
 pub struct Cache<'c, 'g> {
     pub context: &'c Context,
@@ -17,6 +17,7 @@ pub struct Cache<'c, 'g> {
     types: FxHashMap<TensorType, Type<'c>>,
     identifiers: FxHashMap<&'static str, Identifier<'c>>,
     parsed: FxHashMap<String, Attribute<'c>>,
+    groups: FxHashMap<ReplicaGroups, Attribute<'c>>,
     frames: FxHashMap<&'g Frame, Location<'c>>,
     locations: Vec<Option<Location<'c>>>,
     i64: Type<'c>,
@@ -31,6 +32,7 @@ impl<'c, 'g> Cache<'c, 'g> {
             types: FxHashMap::default(),
             identifiers: FxHashMap::default(),
             parsed: FxHashMap::default(),
+            groups: FxHashMap::default(),
             frames: FxHashMap::default(),
             locations: vec![None; graph.locations.len()],
             i64: IntegerType::new(context, 64).into(),
@@ -76,9 +78,23 @@ impl<'c, 'g> Cache<'c, 'g> {
                 DenseElementsAttribute::i64_values(ty, &values).into()
             }
             Attr::Dialect(text) => self.parse(text)?,
+            Attr::Groups(groups) => self.replica_groups(groups),
             Attr::Precision(p) => self.precision(*p)?,
             Attr::Elements(literal) => self.elements(literal, result)?,
         })
+    }
+
+    /// A number for each device of the world: each set of groups once, however many collectives have it.
+    fn replica_groups(&mut self, groups: &ReplicaGroups) -> Attribute<'c> {
+        if let Some(found) = self.groups.get(groups) {
+            return *found;
+        }
+        let lists = groups.groups();
+        let ty = self.tensor(&TensorType::new(DType::I64, [lists.len() as i64, groups.size()]));
+        let replicas: Vec<i64> = lists.into_iter().flatten().collect();
+        let made: Attribute<'c> = DenseElementsAttribute::i64_values(ty, &replicas).into();
+        self.groups.insert(groups.clone(), made);
+        made
     }
 
     fn precision(&mut self, p: Precision) -> Result<Attribute<'c>, String> {

@@ -6,8 +6,8 @@ use smallvec::{SmallVec, smallvec};
 use std::fmt::Write;
 use torchtpu_ir::op::{Compare, Constant, Convolution, DotGeneral, FftKind, Gather, Iota, Scatter};
 use torchtpu_ir::{
-    BinaryOp, DType, Direction, Literal, Op, Precision, ReduceKind, RngAlgorithm, Scalar, ScatterKind,
-    TensorType,
+    BinaryOp, DType, Direction, Literal, Op, Precision, ReduceKind, ReplicaGroups, RngAlgorithm, Scalar,
+    ScatterKind, TensorType,
 };
 
 /// An attribute's value.
@@ -19,6 +19,8 @@ pub enum Attr<'a> {
     Pairs(&'a [i64], &'a [i64]),
     /// An attribute of the StableHLO dialect, in its own syntax.
     Dialect(String),
+    /// Every replica of every group: `tensor<GxNxi64>`.
+    Groups(&'a ReplicaGroups),
     /// One precision for each of two operands.
     Precision(Precision),
     /// The elements of a constant of the result's type.
@@ -242,20 +244,20 @@ pub fn spec<'a>(op: &'a Op, operands: &[&TensorType]) -> Result<Spec<'a>, String
         Op::While(_) => Spec::new("stablehlo.while"),
         Op::Call(_) | Op::Custom(_) => Spec::new("func.call"),
         Op::AllReduce(r) => Spec::new("stablehlo.all_reduce")
-            .dialect("replica_groups", r.groups.attribute())
+            .with("replica_groups", Attr::Groups(&r.groups))
             .body(combine(Some(reduction(r.kind, dtype(0))?.0), dtype(0))),
         Op::AllGather(g) => Spec::new("stablehlo.all_gather")
             .with("all_gather_dim", Int(g.dimension))
-            .dialect("replica_groups", g.groups.attribute()),
+            .with("replica_groups", Attr::Groups(&g.groups)),
         Op::ReduceScatter(r) => Spec::new("stablehlo.reduce_scatter")
             .with("scatter_dimension", Int(r.dimension))
-            .dialect("replica_groups", r.groups.attribute())
+            .with("replica_groups", Attr::Groups(&r.groups))
             .body(combine(Some(reduction(r.kind, dtype(0))?.0), dtype(0))),
         Op::AllToAll(t) => Spec::new("stablehlo.all_to_all")
             .with("split_dimension", Int(t.split))
             .with("concat_dimension", Int(t.concat))
             .with("split_count", Int(t.groups.size()))
-            .dialect("replica_groups", t.groups.attribute()),
+            .with("replica_groups", Attr::Groups(&t.groups)),
         // Without a channel: with one, and one partition, the CPU plugin aborts the process.
         Op::CollectivePermute(p) => Spec::new("stablehlo.collective_permute")
             .with("source_target_pairs", Attr::Pairs(&p.sources, &p.targets)),

@@ -516,6 +516,7 @@ fn attribute(value: &Attr<'_>, result: &TensorType) -> String {
             format!("dense<[{}]> : tensor<{}x2xi64>", pairs.join(", "), low.len())
         }
         Attr::Dialect(text) => text.clone(),
+        Attr::Groups(groups) => groups.attribute(),
         Attr::Precision(p) => {
             format!("[#stablehlo<precision {p}>, #stablehlo<precision {p}>]", p = precision(*p))
         }
