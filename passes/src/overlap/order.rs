@@ -13,7 +13,6 @@
 //! Gradients of weights become ready one after another. The first step of each reduction is done before the next gradient's
 //! operand is used, the second before the next but one: while a part is on its way, there is the work between two.
 
-use rustc_hash::FxHashSet;
 use torchtpu_ir::op::OptimizationBarrier;
 use torchtpu_ir::{BinaryOp, Builder, CompileError, DType, Graph, NodeId, Op, Value};
 
@@ -46,8 +45,13 @@ pub fn bind(graph: &mut Graph, chains: &[Chain]) -> Result<(), CompileError> {
     ready.sort_by_key(|(v, _)| position[v.node.index()]);
     for (k, &(point, _)) in ready.iter().enumerate().skip(1) {
         let due = ready[..k].iter().enumerate().filter_map(|(i, (_, chain))| chain.steps.get(k - 1 - i));
-        let apart = |step: &Step| !depends(graph, step.sum, point) && !depends(graph, point, step.sum);
-        let due: Vec<Step> = due.copied().filter(apart).collect();
+        let mut due: Vec<Step> = due.copied().collect();
+        if due.is_empty() {
+            continue;
+        }
+        let before = reached(graph, point.node, |id| graph.operands(id).iter().map(|v| v.node).collect());
+        let behind = reached(graph, point.node, |id| graph.users(id).map(|(user, ..)| user).collect());
+        due.retain(|step| !before[step.sum.node.index()] && !behind[step.sum.node.index()]);
         if due.is_empty() {
             continue;
         }
@@ -96,18 +100,19 @@ pub fn taken(graph: &Graph, mut v: Value, inside: impl Fn(Value) -> bool) -> Val
     v
 }
 
-fn depends(graph: &Graph, v: Value, on: Value) -> bool {
-    let mut seen = FxHashSet::default();
-    let mut work = vec![v.node];
+/// By node index, what is reached from a node, itself as well.
+fn reached(graph: &Graph, from: NodeId, next: impl Fn(NodeId) -> Vec<NodeId>) -> Vec<bool> {
+    let mut seen = vec![false; graph.bound()];
+    seen[from.index()] = true;
+    let mut work = vec![from];
     while let Some(id) = work.pop() {
-        if id == on.node {
-            return true;
-        }
-        if seen.insert(id) {
-            work.extend(graph.operands(id).iter().map(|operand| operand.node));
+        for other in next(id) {
+            if !std::mem::replace(&mut seen[other.index()], true) {
+                work.push(other);
+            }
         }
     }
-    false
+    seen
 }
 
 /// A place, which is not negative, known when something has arrived. It is the larger of the place and a number that is not

@@ -44,8 +44,18 @@ impl Pass for Ring {
     }
 
     fn run(&self, graph: &mut Graph) -> Result<usize, CompileError> {
-        let (mut rewrites, mut chains) = (0, Vec::new());
-        while let Some(region) = self.find(graph) {
+        let mut chains = Vec::new();
+        let mut rewrites = 0;
+        // Reductions first: gatherings that flow into them are theirs.
+        let (scatters, gathers) = self.candidates(graph);
+        for id in scatters.into_iter().chain(gathers) {
+            // A node's number may be given again.
+            let region = match graph.contains(id).then(|| graph.op(id)) {
+                Some(Op::ReduceScatter(_)) => Region::behind(graph, id, self.balance),
+                Some(Op::AllGather(_)) => Region::ahead(graph, id),
+                _ => None,
+            };
+            let Some(region) = region else { continue };
             chains.extend(Parts::of(graph, &region)?.write(graph, chains.len() % 2 == 1)?);
             rewrites += 1;
         }
@@ -55,27 +65,25 @@ impl Pass for Ring {
 }
 
 impl Ring {
-    /// Reductions first: gatherings that flow into them are theirs.
-    fn find(&self, graph: &Graph) -> Option<Region> {
-        let order = graph.topological();
-        let scatters = order.iter().filter(|&&id| match graph.op(id) {
-            Op::ReduceScatter(op) => {
-                op.kind == ReduceKind::Add && self.pays(graph, op.groups.size(), first(id))
+    fn candidates(&self, graph: &Graph) -> (Vec<NodeId>, Vec<NodeId>) {
+        let (mut scatters, mut gathers) = (Vec::new(), Vec::new());
+        for id in graph.topological() {
+            match graph.op(id) {
+                Op::ReduceScatter(op)
+                    if op.kind == ReduceKind::Add && self.pays(graph, op.groups.size(), first(id)) =>
+                {
+                    scatters.push(id);
+                }
+                Op::AllGather(op) => {
+                    let operand = graph.operands(id)[0];
+                    if self.pays(graph, op.groups.size(), operand) && !is_there(graph, operand) {
+                        gathers.push(id);
+                    }
+                }
+                _ => {}
             }
-            _ => false,
-        });
-        let behind = |&id: &NodeId| Region::behind(graph, id, self.balance);
-        let gathers = order.iter().filter(|&&id| match graph.op(id) {
-            Op::AllGather(op) => {
-                let operand = graph.operands(id)[0];
-                self.pays(graph, op.groups.size(), operand) && !is_there(graph, operand)
-            }
-            _ => false,
-        });
-        scatters
-            .filter_map(behind)
-            .next()
-            .or_else(|| gathers.filter_map(|&id| Region::ahead(graph, id)).next())
+        }
+        (scatters, gathers)
     }
 
     fn pays(&self, graph: &Graph, devices: i64, part: Value) -> bool {
