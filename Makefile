@@ -34,10 +34,10 @@ RUST_SOURCES := Cargo.toml Cargo.lock .cargo/config.toml pyproject.toml \
 	$(shell find compiler passes -type f \( -name '*.rs' -o -name '*.c' -o -name Cargo.toml \))
 PYTHON_SOURCES := $(shell find python -type f \( -name '*.py' -o -name '*.pyi' -o -name py.typed \)) $(wildcard README.md) LICENSE
 
-.PHONY: help setup setup-demo setup-test demo test lint test-rust test-python test-full wheel test-wheel fuzz test-torch bench judge conformance architectures clean
+.PHONY: help setup setup-demo setup-test demo test lint test-rust test-python test-full wheel test-wheel fuzz test-torch bench judge judge-variants conformance architectures clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup-demo:
 	@scripts/setup.sh demo
@@ -106,6 +106,9 @@ bench: setup-test $(EXTENSION) ## the benchmarks
 judge: setup-test $(EXTENSION) ## what libtpu estimates for the programs of docs/passes.md and docs/overlap.md
 	@$(BIN)/python scripts/judge.py
 	@$(BIN)/python scripts/judge_sharded.py
+
+judge-variants: setup-test $(EXTENSION) ## the table of docs/variants.md: layers of many models and sizes, with our passes and without (an hour)
+	@$(BIN)/python scripts/judge_variants.py --chip v5e
 
 conformance: setup-test $(EXTENSION) ## PyTorch's OpInfo, module_db, hop_db (SUITES, DTYPES, TRAIN, SAMPLES; SHARD=0/4), then docs/conformance.md
 	@mkdir -p build/conformance

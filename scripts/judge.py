@@ -8,46 +8,37 @@ limit for the dots and convolutions of the program. Nothing is executed and no w
 
 from __future__ import annotations
 
-import argparse
 import concurrent.futures
-import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from scripts import judging
+
 PROGRAMS = ("llama", "llama_train", "gpt2", "resnet50", "mlp")
 DTYPES = {"bf16": "bfloat16", "f32": "float32"}
 HEAD = ("program", "dtype", "chip", "Mcycles", "limit", "share", "libtpu")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("program", nargs="*", default=PROGRAMS, choices=[*PROGRAMS, PROGRAMS])
-    parser.add_argument("--chip", nargs="+", default=["v5e", "v6e"])
+    parser = judging.parser(__doc__, PROGRAMS)
     parser.add_argument("--dtype", nargs="+", default=["bf16"], choices=DTYPES)
     parser.add_argument("--precision", default="medium", help="torch.set_float32_matmul_precision")
-    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="an XLA option")
-    parser.add_argument("--disable", nargs="+", default=[], metavar="PASS")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--keep", type=Path, help="a folder for the artifacts")
     args = parser.parse_args()
-    print("| " + " | ".join(HEAD) + " |\n|" + "---|" * len(HEAD), flush=True)
+    judging.head(HEAD)
     rows = [(p, dtype, chip) for chip in args.chip for dtype in args.dtype for p in args.program]
 
     def judged(row: tuple[str, str, str]) -> str:
         given = {key: getattr(args, key) for key in ("precision", "option", "disable")}
         given["keep"] = str(args.keep / "-".join(row)) + ".ttpu" if args.keep else None
-        code = [sys.executable, __file__, "--one", json.dumps([*row, given])]
-        done = subprocess.run(code, cwd=ROOT, capture_output=True, text=True)
-        if done.returncode:
-            return done.stderr.strip().splitlines()[-1]
-        cycles, limit, seconds = json.loads(done.stdout.splitlines()[-1])
+        found, error = judging.child(__file__, *row, given)
+        if found is None:
+            return error
+        cycles, limit, seconds = found
         return f"{cycles / 1e6:.2f} | {limit / 1e6:.2f} | {limit / cycles:.0%} | {seconds:.0f} s"
 
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
@@ -86,12 +77,9 @@ def one(name: str, dtype: str, chip: str, given: dict[str, Any]) -> tuple[float,
     module = module.to(to).train(train)
     inputs = tuple(x.to(to).requires_grad_(train) if x.is_floating_point() else x for x in inputs)
     topology = chip if ":" in chip else f"{chip}:1x1"
-    options: dict[str, Any] = {"disable_passes": given["disable"]}
-    if given["option"]:
-        options["xla_options"] = dict(o.split("=", 1) for o in given["option"])
     start = time.perf_counter()
     artifact = torchtpu_dynamo.aot_compile(
-        module, inputs, topology=topology, train=train, options=options, output=given["keep"]
+        module, inputs, topology=topology, train=train, options=judging.options(given), output=given["keep"]
     )
     seconds = time.perf_counter() - start
     cycles = limit = 0.0
@@ -104,8 +92,4 @@ def one(name: str, dtype: str, chip: str, given: dict[str, Any]) -> tuple[float,
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--one"]:
-        sys.path.insert(0, str(ROOT))
-        print(json.dumps(one(*json.loads(sys.argv[2]))))
-    else:
-        main()
+    judging.run(main, one)

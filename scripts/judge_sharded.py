@@ -8,16 +8,15 @@ model). Nothing is executed and no weight is allocated."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from scripts import judging
+
 PROGRAMS = {"tp4_all_reduce": 4, "tp4_sequence": 4, "fsdp4_train": 4, "fsdp8_train": 8}
 TOPOLOGIES = {
     "v5e": {4: "v5e:2x2", 8: "v5e:2x4"},
@@ -29,26 +28,17 @@ HEAD = ("program", "chip", "compute", "exposed", "share", "collectives", "libtpu
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("program", nargs="*", default=tuple(PROGRAMS), choices=[*PROGRAMS, tuple(PROGRAMS)])
-    parser.add_argument("--chip", nargs="+", default=["v5e", "v6e"], choices=TOPOLOGIES)
-    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="an XLA option")
-    parser.add_argument("--disable", nargs="+", default=[], metavar="PASS")
-    parser.add_argument("--keep", type=Path, help="a folder for the artifacts")
-    args = parser.parse_args()
-    print("| " + " | ".join(HEAD) + " |\n|" + "---|" * len(HEAD), flush=True)
+    args = judging.parser(__doc__, tuple(PROGRAMS), tuple(TOPOLOGIES)).parse_args()
+    judging.head(HEAD)
     for chip in args.chip:
         for name in args.program:
             given = {"option": args.option, "disable": args.disable}
             given["keep"] = str(args.keep / f"{name}-{chip}.ttpu") if args.keep else None
-            code = [sys.executable, __file__, "--one", json.dumps([name, chip, given])]
-            done = subprocess.run(code, cwd=ROOT, capture_output=True, text=True)
-            if done.returncode:
-                print(f"| {name} | {chip} | {done.stderr.strip().splitlines()[-1]} |", flush=True)
+            found, error = judging.child(__file__, name, chip, given)
+            if found is None:
+                print(f"| {name} | {chip} | {error} |", flush=True)
                 continue
-            replay, seconds = json.loads(done.stdout.splitlines()[-1])
+            replay, seconds = found
             compute, exposed = replay["compute"], replay["exposed"]
             kinds = [
                 f"{n} {kind}{how}"
@@ -158,20 +148,13 @@ def one(name: str, chip: str, given: dict[str, Any]) -> tuple[dict[str, Any], fl
 
     fn, inputs = program(name)
     topology = TOPOLOGIES[chip][PROGRAMS[name]]
-    options: dict[str, Any] = {"disable_passes": given["disable"]}
-    if given["option"]:
-        options["xla_options"] = dict(o.split("=", 1) for o in given["option"])
     start = time.perf_counter()
     artifact = torchtpu_dynamo.aot_compile(
-        fn, inputs, topology=topology, options=options, output=given["keep"], weights=False
+        fn, inputs, topology=topology, options=judging.options(given), output=given["keep"], weights=False
     )
     (kind,) = artifact.programs
     return artifact.judged(kind, topology)["replay"], time.perf_counter() - start
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--one"]:
-        sys.path.insert(0, str(ROOT))
-        print(json.dumps(one(*json.loads(sys.argv[2]))))
-    else:
-        main()
+    judging.run(main, one)

@@ -38,7 +38,7 @@ pub struct TileBatch {
 /// Bytes of a small matrix.
 const SMALL: i64 = 4 << 20;
 
-/// Parts of one tile: each is compiled.
+/// Parts of one tile that are compiled each: those of a larger one are iterations.
 const MOST: i64 = 128;
 
 impl Pass for TileBatch {
@@ -52,7 +52,8 @@ impl Pass for TileBatch {
         while let Some(region) = self.find(graph) {
             // Of several products, as in attention's backward, libtpu's scheduler computes the first of every part before
             // the second of any, and the tiles of all parts are in HBM at once. An iteration it schedules by itself.
-            if region.products(graph) > 1 && region.is_closed(graph) {
+            // So are those of which there are too many to compile each.
+            if (region.products(graph) > 1 || region.large) && region.is_closed(graph) {
                 region.repeat(graph, self)?;
             } else {
                 region.split(graph)?;
@@ -128,14 +129,13 @@ impl TileBatch {
         }
         let largest = dims.keys().map(|&v| bytes(graph, v)).max()?;
         let limit = self.limit_of(graph, seed);
-        if largest / limit > MOST {
-            return None;
-        }
         let possible: Vec<i64> =
             (2..=MOST).filter(|&n| extents.iter().all(|extent| extent % n == 0)).collect();
         let small_enough = possible.iter().copied().find(|n| largest / n <= limit);
         let parts = small_enough.or(possible.last().copied())?;
-        Some(Region { dims, parts })
+        let large = largest / limit > MOST;
+        let region = Region { dims, parts, large };
+        (!large || region.is_closed(graph)).then_some(region)
     }
 }
 
@@ -148,6 +148,8 @@ fn bytes(graph: &Graph, v: Value) -> i64 {
 struct Region {
     dims: FxHashMap<Value, usize>,
     parts: i64,
+    /// There are more small parts of it than are compiled each; those of this dimension are split again.
+    large: bool,
 }
 
 impl Region {

@@ -14,7 +14,7 @@
 //!                                                     return %9
 //! ```
 
-use super::Region;
+use super::{Region, bytes};
 use crate::manager::Pass;
 use crate::split::{Repeated, part_of, repeated, split_of};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -22,7 +22,7 @@ use torchtpu_ir::graph::Values;
 use torchtpu_ir::op::{Allocate, OptimizationBarrier, While};
 use torchtpu_ir::{
     BinaryOp, Builder, CompileError, DType, Direction, Graph, Literal, LocId, NodeId, Op, ParamRole,
-    Region as Body, TensorType, Value,
+    Region as Body, TensorType, UnaryOp, Value,
 };
 
 /// What the region takes from around it.
@@ -110,20 +110,49 @@ impl Region {
 
     fn taken(&self, graph: &Graph, order: &[Value]) -> Taken {
         let mut taken = Taken::default();
+        let mut known = FxHashMap::default();
         for &v in order {
             let of_operands = split_of(graph, v, self.dims[&v]).unwrap_or_default();
             for (&operand, dim) in graph.operands(v.node).iter().zip(of_operands) {
                 match dim {
                     Some(dim) if self.dims.get(&operand) == Some(&dim) => {}
                     Some(dim) if !taken.sliced.contains(&(operand, dim)) => taken.sliced.push((operand, dim)),
-                    None if constant(graph, operand).is_none() && !taken.whole.contains(&operand) => {
-                        taken.whole.push(operand);
+                    None => {
+                        for source in self.sources(graph, &mut known, operand) {
+                            if !taken.whole.contains(&source) {
+                                taken.whole.push(source);
+                            }
+                        }
                     }
                     _ => {}
                 }
             }
         }
         taken
+    }
+
+    /// What an iteration makes a value of that every part needs whole: a constant of nothing. A mask of so many positions that
+    /// there are too many parts is made of the positions, where these are smaller. `known` are those found so far.
+    fn sources(&self, graph: &Graph, known: &mut FxHashMap<Value, Vec<Value>>, v: Value) -> Vec<Value> {
+        if let Some(found) = known.get(&v) {
+            return found.clone();
+        }
+        let mut found: Vec<Value> = Vec::new();
+        let op = graph.op(v.node);
+        let made = is_constant(op) || self.large && is_cheap(op);
+        if made {
+            for &operand in &graph.operands(v.node) {
+                let sources = self.sources(graph, known, operand);
+                found
+                    .extend(sources.into_iter().filter(|source| !found.contains(source)).collect::<Vec<_>>());
+            }
+        }
+        let size: i64 = found.iter().map(|&source| bytes(graph, source)).sum();
+        if !made || size >= bytes(graph, v) {
+            found = vec![v];
+        }
+        known.insert(v, found.clone());
+        found
     }
 
     fn results(&self, graph: &Graph, order: &[Value]) -> Vec<Result> {
@@ -210,7 +239,7 @@ impl Region {
             };
             sliced.insert((v, dim), part);
         }
-        let whole: FxHashMap<Value, Value> =
+        let mut whole: FxHashMap<Value, Value> =
             taken.whole.iter().copied().zip(state[1 + taken.sliced.len()..].iter().copied()).collect();
 
         let mut made: FxHashMap<Value, Value> = FxHashMap::default();
@@ -223,13 +252,7 @@ impl Region {
                 operands.push(match dim {
                     Some(dim) if self.dims.get(&operand) == Some(&dim) => made[&operand],
                     Some(dim) => sliced[&(operand, dim)],
-                    None => match constant(graph, operand) {
-                        Some(op) => Value {
-                            node: b.graph.add(op.clone(), &[], [graph.ty(operand).clone()], b.loc),
-                            result: 0,
-                        },
-                        None => whole[&operand],
-                    },
+                    None => remade(graph, &mut b, &mut whole, operand),
                 });
             }
             let mut types = node.types.clone();
@@ -270,10 +293,30 @@ impl Region {
     }
 }
 
-/// One number, which an iteration has for itself.
-fn constant(graph: &Graph, v: Value) -> Option<&Op> {
-    match graph.op(v.node) {
-        op @ Op::Constant(constant) if matches!(constant.value, Literal::Splat(_)) => Some(op),
-        _ => None,
+fn is_constant(op: &Op) -> bool {
+    matches!(op, Op::Constant(constant) if matches!(constant.value, Literal::Splat(_)))
+}
+
+/// Takes an iteration less time than reading the result would, where that is large.
+fn is_cheap(op: &Op) -> bool {
+    use BinaryOp::{Add, And, Maximum, Minimum, Multiply, Or, Subtract};
+    match op {
+        Op::Binary(op) => matches!(op, Add | And | Maximum | Minimum | Multiply | Or | Subtract),
+        Op::Unary(op) => matches!(op, UnaryOp::Not | UnaryOp::Negate),
+        Op::Iota(_) | Op::BroadcastInDim(_) | Op::Compare(_) | Op::Select(_) | Op::Convert(_) => true,
+        _ => false,
     }
+}
+
+/// The value in an iteration, of its sources.
+fn remade(graph: &Graph, b: &mut Builder<'_>, made: &mut FxHashMap<Value, Value>, v: Value) -> Value {
+    if let Some(&known) = made.get(&v) {
+        return known;
+    }
+    let operands: Values =
+        graph.operands(v.node).iter().map(|&operand| remade(graph, b, made, operand)).collect();
+    let node = graph.node(v.node);
+    let found = Value { node: b.graph.add(node.op.clone(), &operands, node.types.clone(), b.loc), result: 0 };
+    made.insert(v, found);
+    found
 }
