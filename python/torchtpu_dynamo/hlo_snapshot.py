@@ -64,7 +64,7 @@ def summary(kind: str, program: Program, topology: str, options_json: str) -> di
 
     described = topologies.check([topology])[topology]
     built = topologies.build(
-        program.as_bytecode(tpu=True),
+        program.as_bytecode(True, topology),
         topology,
         name=kind,
         options_json=program.options_for(topology, options_json),

@@ -267,7 +267,7 @@ impl Executable {
         let prepared = match client.platform_name() {
             cpu::PLATFORM => cpu::prepare(graph)?,
             tpu::PLATFORM => {
-                let graph = tpu::prepare(graph, &settings.disabled_passes)?;
+                let (graph, _) = tpu::prepare(graph, &settings.disabled_passes, device)?;
                 Some(Prepared { graph, options: tpu::form() })
             }
             _ => None,

@@ -13,7 +13,7 @@ use torchtpu_import::{Bindings, Kind, Payload};
 use torchtpu_ir::text::print_graph;
 use torchtpu_ir::{CompileError, DType, Graph, Stage, TensorType, Value};
 use torchtpu_lowering::{Check, InputSpec, Lowered, OutputSpec, lower_for};
-use torchtpu_passes::{PassOptions, PassReport, run_list};
+use torchtpu_passes::{PassOptions, PassReport};
 
 type Result<T> = std::result::Result<T, CompileError>;
 
@@ -267,9 +267,13 @@ impl Program {
         emit_bytecode(&self.after, &EmitOptions::default())
     }
 
-    /// StableHLO for libtpu, in the form that it makes most of.
-    pub fn bytecode_for_tpu(&self) -> Result<Vec<u8>> {
-        emit_bytecode(&tpu::prepare(&self.after, &self.disabled)?, &tpu::form())
+    /// StableHLO for libtpu, in the form that it makes most of on a topology.
+    pub fn bytecode_for_tpu(&self, topology: &str) -> Result<Vec<u8>> {
+        emit_bytecode(&self.for_tpu(topology)?.0, &tpu::form())
+    }
+
+    fn for_tpu(&self, topology: &str) -> Result<(Graph, Vec<PassReport>)> {
+        tpu::prepare(&self.after, &self.disabled, topology)
     }
 
     /// What that is compiled with for a topology: the given options, and what suits the program where they say nothing.
@@ -278,9 +282,8 @@ impl Program {
     }
 
     /// What each of the passes for TPUs does to it.
-    pub fn passes_for_tpu(&self) -> Result<Vec<PassReport>> {
-        let options = PassOptions { disabled: self.disabled.clone(), ..PassOptions::default() };
-        run_list(&mut self.after.clone(), torchtpu_passes::tpu::pipeline(), &options)
+    pub fn passes_for_tpu(&self, topology: &str) -> Result<Vec<PassReport>> {
+        Ok(self.for_tpu(topology)?.1)
     }
 
     /// StableHLO for people.
@@ -294,8 +297,8 @@ impl Program {
     }
 
     /// Our IR behind the passes for TPUs.
-    pub fn graph_text_for_tpu(&self) -> Result<String> {
-        tpu::prepare(&self.after, &self.disabled).map(|graph| print_graph(&graph))
+    pub fn graph_text_for_tpu(&self, topology: &str) -> Result<String> {
+        self.for_tpu(topology).map(|(graph, _)| print_graph(&graph))
     }
 
     /// How often each operation occurs in the program.

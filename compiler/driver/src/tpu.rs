@@ -4,7 +4,7 @@ use crate::options::CompileSettings;
 use torchtpu_emit::EmitOptions;
 use torchtpu_ir::{CompileError, Graph, Op};
 use torchtpu_passes::analysis::cost;
-use torchtpu_passes::{PassOptions, run_list, tpu};
+use torchtpu_passes::{PassOptions, PassReport, run_list, tpu};
 
 pub const PLATFORM: &str = "tpu";
 
@@ -73,12 +73,22 @@ pub fn settings(graph: &Graph, device: &str, given: &CompileSettings) -> Compile
     settings
 }
 
-/// The graph behind the passes for TPUs.
-pub fn prepare(graph: &Graph, disabled: &[String]) -> Result<Graph, CompileError> {
+/// Passes that lose on a chip: libtpu runs the collectives of tpu7x beside the core by itself (docs/overlap.md).
+const LOSING: &[(&str, &[&str])] = &[("tpu7x", &["ring", "scatter_sums"])];
+
+/// The graph behind the passes for TPUs that pay on a device, and what each did; an empty name stands for any device.
+pub fn prepare(
+    graph: &Graph,
+    disabled: &[String],
+    device: &str,
+) -> Result<(Graph, Vec<PassReport>), CompileError> {
+    let chip = chip(device);
+    let losing = LOSING.iter().filter(|(of, _)| *of == chip).flat_map(|(_, passes)| *passes);
+    let disabled = disabled.iter().cloned().chain(losing.map(|&pass| pass.to_owned())).collect();
+    let options = PassOptions { disabled, ..PassOptions::default() };
     let mut prepared = graph.clone();
-    let options = PassOptions { disabled: disabled.to_vec(), ..PassOptions::default() };
-    run_list(&mut prepared, tpu::pipeline(), &options)?;
-    Ok(prepared)
+    let reports = run_list(&mut prepared, tpu::pipeline(), &options)?;
+    Ok((prepared, reports))
 }
 
 /// How it is emitted: results in the layout that costs nothing, which copies to the host undo, and calls that stay, which
@@ -91,6 +101,7 @@ fn chip(device: &str) -> &str {
     match device {
         "TPU v5 lite" => "v5e",
         "TPU v6 lite" => "v6e",
+        "TPU7x" => "tpu7x",
         _ => device.split(':').next().unwrap_or_default(),
     }
 }

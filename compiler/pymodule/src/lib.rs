@@ -303,10 +303,10 @@ impl Program {
     fn as_text(&self, py: Python<'_>, locations: bool) -> PyResult<String> {
         self.program.text(locations).map_err(|e| raise(py, e))
     }
-    /// StableHLO as MLIR bytecode; with `tpu`, behind the passes for TPUs.
-    #[pyo3(signature = (tpu = false))]
-    fn as_bytecode<'py>(&self, py: Python<'py>, tpu: bool) -> PyResult<Bound<'py, PyBytes>> {
-        let bytecode = if tpu { self.program.bytecode_for_tpu() } else { self.program.bytecode() };
+    /// StableHLO as MLIR bytecode; with `tpu`, behind the passes for TPUs that pay on the topology, or on any.
+    #[pyo3(signature = (tpu = false, topology = ""))]
+    fn as_bytecode<'py>(&self, py: Python<'py>, tpu: bool, topology: &str) -> PyResult<Bound<'py, PyBytes>> {
+        let bytecode = if tpu { self.program.bytecode_for_tpu(topology) } else { self.program.bytecode() };
         Ok(PyBytes::new(py, &bytecode.map_err(|e| raise(py, e))?))
     }
     /// JSON: the options of a compilation for a topology, given those of the user.
@@ -314,13 +314,13 @@ impl Program {
         let given = options::parse(options_json).map_err(|e| raise(py, e))?;
         self.program.settings_for(topology, &given).to_json().map_err(|e| raise(py, e))
     }
-    /// The IR, "before" or "after" the passes, or behind those for a "tpu" too.
-    #[pyo3(signature = (stage = "after"))]
-    fn graph_text(&self, py: Python<'_>, stage: &str) -> PyResult<String> {
+    /// The IR, "before" or "after" the passes, or behind those for a "tpu" too, of a topology or of any.
+    #[pyo3(signature = (stage = "after", topology = ""))]
+    fn graph_text(&self, py: Python<'_>, stage: &str, topology: &str) -> PyResult<String> {
         match stage {
             "before" => Ok(self.program.graph_text(false)),
             "after" => Ok(self.program.graph_text(true)),
-            "tpu" => self.program.graph_text_for_tpu().map_err(|e| raise(py, e)),
+            "tpu" => self.program.graph_text_for_tpu(topology).map_err(|e| raise(py, e)),
             other => Err(PyValueError::new_err(format!(
                 "stage is \"before\", \"after\" or \"tpu\", not {other:?}"
             ))),
@@ -335,10 +335,11 @@ impl Program {
         self.program.stages.iter().map(|(name, time)| (*name, time.as_secs_f64())).collect()
     }
     /// Seconds, rewrites and node counts of each pass application, in order; with `tpu`, of those for TPUs.
-    #[pyo3(signature = (tpu = false))]
-    fn pass_reports<'py>(&self, py: Python<'py>, tpu: bool) -> PyResult<Bound<'py, PyList>> {
+    #[pyo3(signature = (tpu = false, topology = ""))]
+    fn pass_reports<'py>(&self, py: Python<'py>, tpu: bool, topology: &str) -> PyResult<Bound<'py, PyList>> {
         let list = PyList::empty(py);
-        let for_tpu = if tpu { self.program.passes_for_tpu().map_err(|e| raise(py, e))? } else { Vec::new() };
+        let for_tpu =
+            if tpu { self.program.passes_for_tpu(topology).map_err(|e| raise(py, e))? } else { Vec::new() };
         for report in if tpu { &for_tpu } else { &self.program.passes } {
             let entry = PyDict::new(py);
             entry.set_item("name", report.name)?;

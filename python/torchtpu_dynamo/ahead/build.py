@@ -430,14 +430,14 @@ class _Work:
             self.jobs or os.cpu_count() or 1, thread_name_prefix="torchtpu-ahead"
         )
         running = {}
-        passes: dict[str, list[dict[str, Any]]] = {}
-        predicted: dict[str, int] = {}
+        passes: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        predicted: dict[tuple[str, str], int] = {}
         try:
             for kind, program in programs.items():
-                bytecode = program.as_bytecode(tpu=True)
-                passes[kind] = program.pass_reports(True)
-                predicted[kind] = fits.analysis(program)["memory"]["fused"]["bytes"]
                 for topology in wanted:
+                    bytecode = program.as_bytecode(True, topology)
+                    passes[kind, topology] = program.pass_reports(True, topology)
+                    predicted[kind, topology] = fits.analysis(program, topology)["memory"]["fused"]["bytes"]
                     job = pool.submit(self.build, kind, program, bytecode, topology, known[topology])
                     running[job] = (kind, topology)
             for job in concurrent.futures.as_completed(running):
@@ -463,9 +463,9 @@ class _Work:
                         "compiled_with": json.loads(self.compile_json(programs[kind], topology))[
                             "xla_options"
                         ],
-                        "passes": passes[kind],
+                        "passes": passes[kind, topology],
                         "memory": made.memory,
-                        "predicted": predicted[kind],
+                        "predicted": predicted[kind, topology],
                         "hbm": fits.capacity(known[topology]),
                         "plugin": plugin,
                         "stages": made.stages,

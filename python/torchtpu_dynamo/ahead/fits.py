@@ -39,9 +39,9 @@ def needed(message: str) -> tuple[int, int] | None:
     return int(float(need) * _UNITS[unit]), int(float(have) * _UNITS[of])
 
 
-def analysis(program: Program) -> dict[str, Any]:
+def analysis(program: Program, topology: str) -> dict[str, Any]:
     """Our own estimate, of the program as libtpu gets it: attention that is tiled needs a fraction of its scores."""
-    return dict(json.loads(analyse(program.graph_text("tpu"))))
+    return dict(json.loads(analyse(program.graph_text("tpu", topology))))
 
 
 def explained(
@@ -52,7 +52,7 @@ def explained(
     if short is None:
         return error
     need, have = short
-    memory = analysis(program)
+    memory = analysis(program, topology)
     made = TorchTPUError(
         f"the {kind} does not fit on {topology}: it needs {words.size(need)} of HBM and a device has "
         f"{words.size(have)}, {words.size(need - have)} less\n"
