@@ -34,6 +34,7 @@ fn names_are_those_of_the_pipeline() {
         "narrow_dots",
         "scatter_sums",
         "ring",
+        "ring_gradients",
         "add_heads",
         "fence_operands",
         "tile_batch",

@@ -16,8 +16,13 @@ use torchtpu_ir::{
 use torchtpu_passes::overlap::{Ring, ScatterSums};
 use torchtpu_passes::{Canonicalize, Cse, Dce, Pass, PassOptions, run_list};
 
-static RING: Ring = Ring { least: 0, most: 8, balance: 1e9 };
-static NARROW: Ring = Ring { least: 0, most: 8, balance: 0.0 };
+const fn ring(gradients: bool, balance: f64) -> Ring {
+    Ring { gradients, least: 0, most: 8, balance }
+}
+
+/// Those of activations, and of gradients.
+static WIDE: [Ring; 2] = [ring(false, 1e9), ring(true, 1e9)];
+static NARROW: [Ring; 2] = [ring(false, 0.0), ring(true, 0.0)];
 static SUMS: ScatterSums = ScatterSums { least: 0, most: 8 };
 
 #[derive(Clone, Debug)]
@@ -182,7 +187,8 @@ fn changed(graph: &Graph, passes: &[&'static dyn Pass]) -> (Graph, usize) {
     let mut after = graph.clone();
     let options = PassOptions { verify: true, ..PassOptions::default() };
     let reports = run_list(&mut after, passes, &options).unwrap();
-    let ours = reports.iter().filter(|report| ["ring", "scatter_sums"].contains(&report.name));
+    let ours =
+        reports.iter().filter(|report| ["ring", "ring_gradients", "scatter_sums"].contains(&report.name));
     (after, ours.map(|report| report.rewrites).sum())
 }
 
@@ -198,8 +204,10 @@ proptest! {
         let graph = layer.graph();
         verify(&graph).unwrap();
         let inputs = layer.inputs(&graph);
-        let ring: &'static Ring = if narrow { &NARROW } else { &RING };
-        let (after, rewrites) = changed(&graph, &[&SUMS, &Canonicalize, &Dce, ring, &Canonicalize, &Cse, &Dce]);
+        let [ring, gradients]: &'static [Ring; 2] = if narrow { &NARROW } else { &WIDE };
+        let list: [&'static dyn Pass; 8] =
+            [&SUMS, &Canonicalize, &Dce, ring, gradients, &Canonicalize, &Cse, &Dce];
+        let (after, rewrites) = changed(&graph, &list);
         prop_assert!(rewrites > 0, "{}", print_graph(&graph));
         prop_assert_eq!(count(&after, |op| matches!(op, Op::ReduceScatter(_) | Op::AllReduce(_))), 0, "{}", print_graph(&after));
         let expected = interpreter::run_devices(&graph, &inputs);

@@ -73,8 +73,8 @@ pub fn settings(graph: &Graph, device: &str, given: &CompileSettings) -> Compile
     settings
 }
 
-/// Passes that lose on a chip: libtpu runs the collectives of tpu7x beside the core by itself (docs/overlap.md).
-const LOSING: &[(&str, &[&str])] = &[("tpu7x", &["ring", "scatter_sums"])];
+/// Passes that lose on a chip: on tpu7x libtpu hides sums of gradients by itself (docs/overlap.md).
+const LOSING: &[(&str, &[&str])] = &[("tpu7x", &["ring_gradients"])];
 
 /// The graph behind the passes for TPUs that pay on a device, and what each did; an empty name stands for any device.
 pub fn prepare(

@@ -1,10 +1,10 @@
 //! Writes a region in parts: what comes from other devices, what is computed, and what is made whole again.
 
-use super::order::{Chain, Step, after, taken};
+use super::order::{Chain, Step, after};
 use super::region::Region;
 use crate::query::first;
 use crate::split::{part_of, split_of};
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use torchtpu_ir::graph::Values;
 use torchtpu_ir::op::{CollectivePermute, OptimizationBarrier, ReduceKind};
 use torchtpu_ir::{Builder, CompileError, DType, Graph, NodeId, Op, Scalar, TensorType, Value};
@@ -62,7 +62,7 @@ impl<'r> Parts<'r> {
         let inside =
             |id: &NodeId| self.region.gathers.contains(id) || self.region.dims.contains_key(&first(*id));
         let order: Vec<NodeId> = graph.topological().into_iter().filter(inside).collect();
-        let takes = self.region.gathers.is_empty().then(|| self.takes(graph)).flatten();
+        let takes = self.region.of_gradient(graph);
         let mut chain = None;
         match (self.region.scatter, takes) {
             (Some(scatter), Some(takes)) => {
@@ -101,17 +101,6 @@ impl<'r> Parts<'r> {
             }
         }
         Ok(())
-    }
-
-    /// What the region's product takes, if it has one alone.
-    fn takes(&self, graph: &Graph) -> Option<Vec<Value>> {
-        let mut products = self.region.dims.keys().filter(|v| matches!(graph.op(v.node), Op::DotGeneral(_)));
-        let (product, None) = (products.next()?, products.next()) else { return None };
-        if feeds_products(graph, self.region.scatter?) {
-            return None;
-        }
-        let inside = |v: Value| self.region.dims.contains_key(&v);
-        Some(graph.operands(product.node).iter().map(|&v| taken(graph, v, inside)).collect())
     }
 
     /// The part of this device alone: sums are scattered to it, and what something else needs is gathered.
@@ -346,21 +335,4 @@ impl<'r> Parts<'r> {
         }
         Ok(whole)
     }
-}
-
-/// Whether a product takes what is computed of a value.
-fn feeds_products(graph: &Graph, id: NodeId) -> bool {
-    let mut seen = FxHashSet::default();
-    let mut work = vec![id];
-    while let Some(id) = work.pop() {
-        for (user, ..) in graph.users(id) {
-            if matches!(graph.op(user), Op::DotGeneral(_) | Op::Convolution(_)) {
-                return true;
-            }
-            if seen.insert(user) {
-                work.push(user);
-            }
-        }
-    }
-    false
 }

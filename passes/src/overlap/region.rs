@@ -1,9 +1,10 @@
 //! What is computed in as many parts as a ring has devices: which values, and along which of their dimensions.
 
+use super::order::taken;
 use crate::analysis::cost::flops;
 use crate::query::{first, pinned};
 use crate::split::split_of;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use torchtpu_ir::{Graph, NodeId, Op, ReplicaGroups, Value};
 
 /// Values that are made in parts, around collectives of the same groups.
@@ -57,6 +58,17 @@ impl Region {
         region.gathers.push(gather);
         region.grow_ahead(graph, gather);
         (region.flops(graph) > 0.0).then_some(region)
+    }
+
+    /// Of a sum that no product waits for, as the gradient of a weight: what its product takes, if it has one alone.
+    pub fn of_gradient(&self, graph: &Graph) -> Option<Vec<Value>> {
+        if !self.gathers.is_empty() || feeds_products(graph, self.scatter?) {
+            return None;
+        }
+        let mut products = self.dims.keys().filter(|v| matches!(graph.op(v.node), Op::DotGeneral(_)));
+        let (product, None) = (products.next()?, products.next()) else { return None };
+        let inside = |v: Value| self.dims.contains_key(&v);
+        Some(graph.operands(product.node).iter().map(|&v| taken(graph, v, inside)).collect())
     }
 
     pub fn new(groups: ReplicaGroups) -> Self {
@@ -195,4 +207,21 @@ impl Region {
     pub fn divides(&self, graph: &Graph, v: Value, dim: usize) -> bool {
         graph.ty(v).shape[dim] % self.parts == 0
     }
+}
+
+/// Whether a product takes what is computed of a value.
+fn feeds_products(graph: &Graph, id: NodeId) -> bool {
+    let mut seen = FxHashSet::default();
+    let mut work = vec![id];
+    while let Some(id) = work.pop() {
+        for (user, ..) in graph.users(id) {
+            if matches!(graph.op(user), Op::DotGeneral(_) | Op::Convolution(_)) {
+                return true;
+            }
+            if seen.insert(user) {
+                work.push(user);
+            }
+        }
+    }
+    false
 }

@@ -30,6 +30,8 @@ use torchtpu_ir::op::ReduceKind;
 use torchtpu_ir::{CompileError, Graph, NodeId, Op, Value};
 
 pub struct Ring {
+    /// Of sums that no product waits for, which go around one way, or of all else.
+    pub gradients: bool,
     /// Bytes of the smallest part that is worth a transfer of its own.
     pub least: i64,
     /// Devices of the largest ring: each is a part, and compiled.
@@ -40,7 +42,7 @@ pub struct Ring {
 
 impl Pass for Ring {
     fn name(&self) -> &'static str {
-        "ring"
+        if self.gradients { "ring_gradients" } else { "ring" }
     }
 
     fn run(&self, graph: &mut Graph) -> Result<usize, CompileError> {
@@ -55,7 +57,9 @@ impl Pass for Ring {
                 Some(Op::AllGather(_)) => Region::ahead(graph, id),
                 _ => None,
             };
-            let Some(region) = region else { continue };
+            let Some(region) = region.filter(|r| r.of_gradient(graph).is_some() == self.gradients) else {
+                continue;
+            };
             chains.extend(Parts::of(graph, &region)?.write(graph, chains.len() % 2 == 1)?);
             rewrites += 1;
         }

@@ -30,7 +30,9 @@ static TILE: TileBatch = TileBatch { limit: 32 << 20 };
 static VARIANCE: OnePassVariance = OnePassVariance { least: 1 << 18 };
 
 /// Balanced for v5e: 197 TFLOP/s beside half of 90 GB/s, which is one direction of a ring.
-static RING: Ring = Ring { least: 1 << 20, most: 8, balance: 4400.0 };
+static RING: Ring = Ring { gradients: false, least: 1 << 20, most: 8, balance: 4400.0 };
+
+static GRADIENTS: Ring = Ring { gradients: true, least: 1 << 20, most: 8, balance: 4400.0 };
 
 static ADD_HEADS: AddHeads = AddHeads { least: 1 << 20 };
 
@@ -49,6 +51,7 @@ static PIPELINE: &[&dyn Pass] = &[
     &SUMS,
     &Canonicalize,
     &RING,
+    &GRADIENTS,
     &Canonicalize,
     &Cse,
     &ADD_HEADS,
