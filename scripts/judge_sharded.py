@@ -1,7 +1,7 @@
 """What libtpu makes of the sharded programs of docs/overlap.md, compiled from PyTorch source, as `make judge` prints it.
 
     python scripts/judge_sharded.py tp4_all_reduce --chip v5e
-    python scripts/judge_sharded.py --disable ring scatter_ring   # without passes
+    python scripts/judge_sharded.py --disable ring ring_gradients scatter_sums   # without passes
 
 Millions of cycles of one chip: what the core works, and what it waits for the links (`compiler/hlo/src/replay.rs` has the
 model). Nothing is executed and no weight is allocated."""
