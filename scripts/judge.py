@@ -84,7 +84,7 @@ def one(name: str, dtype: str, chip: str, given: dict[str, Any]) -> tuple[float,
     seconds = time.perf_counter() - start
     cycles = limit = 0.0
     for kind in artifact.programs:
-        judged = artifact.judged(kind, topology)
+        judged = judging.judged(artifact, kind, topology)
         cost, peak = judged["cost"], judged["chip"]
         cycles += cost["estimated"] + cost["floor"]
         limit += artifact.analysis(kind)["flops"] / peak["peak"] * peak["clock"]

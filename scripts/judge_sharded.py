@@ -153,7 +153,7 @@ def one(name: str, chip: str, given: dict[str, Any]) -> tuple[dict[str, Any], fl
         fn, inputs, topology=topology, options=judging.options(given), output=given["keep"], weights=False
     )
     (kind,) = artifact.programs
-    return artifact.judged(kind, topology)["replay"], time.perf_counter() - start
+    return judging.judged(artifact, kind, topology)["replay"], time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -199,9 +199,7 @@ def compiled(name: str, chip: str, given: dict[str, Any], level: int) -> dict[st
     )
     cycles = unpriced = seconds = 0
     for kind in artifact.programs:
-        cost = artifact.judged(kind, topology)["cost"]
-        if cost["unknown_trips"]:
-            raise ValueError(f"no number of trips of {cost['unknown_trips']} in {kind}")
+        cost = judging.judged(artifact, kind, topology)["cost"]
         # What else has no estimate may be missing in the figure without passes, but not in ours.
         unpriced += sum(not any(free in kernel for free in FREE) for kernel in cost["unknown"])
         cycles += cost["estimated"] + cost["floor"]

@@ -37,6 +37,15 @@ def options(given: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def judged(artifact: Any, kind: str, topology: str) -> dict[str, Any]:
+    """libtpu's schedule of a program as `torchtpu inspect` reads it. A loop of which nothing says how often it runs is an
+    error: counted once, it would make the program cheaper than it is."""
+    found: dict[str, Any] = artifact.judged(kind, topology)
+    if loops := found["cost"]["unknown_trips"]:
+        raise ValueError(f"no number of trips of {loops} in {kind}")
+    return found
+
+
 def head(names: Sequence[str]) -> None:
     print("| " + " | ".join(names) + " |\n|" + "---|" * len(names), flush=True)
 
