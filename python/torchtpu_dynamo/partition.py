@@ -29,6 +29,8 @@ def partition(joint: torch.fx.GraphModule, *args: Any, **kwargs: Any) -> Any:
             for copied in [*chain, *(user for user in node.users if user.target in _VIEWS)]:
                 # A policy that the user gave goes first.
                 copied.meta.setdefault("recompute", CheckpointPolicy.PREFER_RECOMPUTE)
+                # Of the user's checkpoints each has a number; torch 2.11 reads it of every policy.
+                copied.meta.setdefault("ac_graph_id", 0)
     return min_cut_rematerialization_partition(joint, *args, **kwargs)
 
 
