@@ -35,6 +35,9 @@ class Options:
     disable_passes: Annotated[list[str], "names of passes to leave out"] = dataclasses.field(
         default_factory=list
     )
+    tpu_passes: Annotated[
+        bool, "run the passes for TPUs, but for tile_batch, on other targets too: to compare their numbers"
+    ] = False
     verify: Annotated[bool, "verify the IR after every pass"] = False
     plugin: Annotated[str | None, "cpu, tpu, cuda or a PJRT plugin's path; default: TORCHTPU_PLUGIN"] = None
     zero_copy: Annotated[
@@ -76,7 +79,13 @@ class Options:
 
     def compile_json(self) -> str:
         """What `Program.compile` wants to know."""
-        return json.dumps({"xla_options": self.xla_options, "disabled_passes": self.left_out})
+        return json.dumps(
+            {
+                "xla_options": self.xla_options,
+                "disabled_passes": self.left_out,
+                "tpu_passes": self.tpu_passes,
+            }
+        )
 
 
 @functools.cache

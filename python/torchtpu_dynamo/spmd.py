@@ -20,7 +20,9 @@ from .api import Lowered, capture
 from .graph import draw_seed
 from .options import Options, parse_options
 
-_executables: weakref.WeakKeyDictionary[Program, dict[int, Executable]] = weakref.WeakKeyDictionary()
+_executables: weakref.WeakKeyDictionary[Program, dict[tuple[int, str], Executable]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +31,11 @@ class LoweredSpmd(Lowered):
 
     inputs: Sequence[Sequence[torch.Tensor]]
     """By rank, the tensors that the program "inference" or "forward" takes: parameters, buffers and arguments."""
+    options: Options = dataclasses.field(default_factory=Options)
 
     def run_spmd(self) -> list[list[torch.Tensor]]:
         """Runs that program; the results of each rank, in the program's order."""
-        return next(iter(self.programs.values())).run_spmd(self.inputs)
+        return run(next(iter(self.programs.values())), self.inputs, self.options)
 
 
 def lower_spmd(
@@ -58,7 +61,7 @@ def lower_spmd(
         kind: Program.of_ranks([of_rank[kind][0] for of_rank in traced], parsed.program_json(None))
         for kind in kinds
     }
-    return LoweredSpmd(programs, [of_rank[kinds[0]][1] for of_rank in traced])
+    return LoweredSpmd(programs, [of_rank[kinds[0]][1] for of_rank in traced], parsed)
 
 
 def check_world(ranks: int) -> None:
@@ -98,15 +101,18 @@ def _trace(
         return capture(fn, args, {}, train, options, lambda graph: graph.source_payload({})[1])
 
 
-def run(program: Program, inputs_per_rank: Sequence[Sequence[torch.Tensor]]) -> list[list[torch.Tensor]]:
+def run(
+    program: Program, inputs_per_rank: Sequence[Sequence[torch.Tensor]], options: Options | None = None
+) -> list[list[torch.Tensor]]:
     """What `Program.run_spmd` does."""
     ranks = [list(tensors) for tensors in inputs_per_rank]
     if not ranks:
         raise TorchTPUError("run_spmd takes a list of tensors for each rank")
     executables = _executables.setdefault(program, {})
-    executable = executables.get(len(ranks))
+    key = len(ranks), (options or Options()).compile_json()
+    executable = executables.get(key)
     if executable is None:
         client = plugins.client("cpu", cpu_devices=len(ranks))
-        executable = program.compile_spmd(client, parse_options(None).compile_json())
-        executables[len(ranks)] = executable
+        executable = program.compile_spmd(client, key[1])
+        executables[key] = executable
     return executable.call_spmd(ranks, draw_seed() if program.uses_seed else 0)

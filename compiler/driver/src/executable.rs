@@ -264,6 +264,11 @@ impl Executable {
             ..CompileOptions::default()
         };
         let start = Instant::now();
+        let rehearsed = match client.platform_name() {
+            cpu::PLATFORM if settings.tpu_passes => Some(tpu::rehearse(graph, &settings.disabled_passes)?),
+            _ => None,
+        };
+        let graph = rehearsed.as_ref().unwrap_or(graph);
         let prepared = match client.platform_name() {
             cpu::PLATFORM => cpu::prepare(graph)?,
             tpu::PLATFORM => {

@@ -26,6 +26,8 @@ pub struct CompileSettings {
     pub xla_options: std::collections::BTreeMap<String, serde_json::Value>,
     /// Passes for a target to leave out.
     pub disabled_passes: Vec<String>,
+    /// Passes for TPUs on other targets too.
+    pub tpu_passes: bool,
 }
 
 impl CompileSettings {

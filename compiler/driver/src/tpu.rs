@@ -91,6 +91,12 @@ pub fn prepare(
     Ok((prepared, reports))
 }
 
+/// The graph behind them for another target, which has no memory that nobody has set: without the loops of `tile_batch`.
+pub fn rehearse(graph: &Graph, disabled: &[String]) -> Result<Graph, CompileError> {
+    let disabled: Vec<String> = disabled.iter().cloned().chain(["tile_batch".to_owned()]).collect();
+    Ok(prepare(graph, &disabled, "")?.0)
+}
+
 /// How it is emitted: results in the layout that costs nothing, which copies to the host undo, and calls that stay, which
 /// were seen to compile faster.
 pub fn form() -> EmitOptions {

@@ -1,0 +1,93 @@
+"""The passes for TPUs, run by devices of the CPU: the same numbers as without them, and as eager's in one process."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch.distributed._functional_collectives import (
+    all_gather_tensor,
+    all_reduce,
+    reduce_scatter_tensor,
+)
+from torch.testing import assert_close
+
+from torchtpu_dynamo import lower_spmd
+
+ROWS, WIDTH, FEATURES = 8192, 256, 512
+RINGS = {"ring", "ring_gradients", "scatter_sums"}
+
+
+def weights() -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    shapes = (ROWS, WIDTH), (WIDTH, FEATURES), (FEATURES, WIDTH), (WIDTH, FEATURES)
+    return [torch.randn(shape) / shape[0] ** 0.5 for shape in shapes]
+
+
+def layer(x: torch.Tensor, up: torch.Tensor, down: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+    """In one process."""
+    y = x + F.silu(x @ up) @ down
+    return F.rms_norm(y, (WIDTH,)) @ last
+
+
+def tensor_parallel(ranks: int, sequence: bool):
+    """As `layer`, of a rank's features; between the products either a part of the rows, or sums of all of them."""
+
+    def build():
+        rank, world = dist.get_rank(), dist.group.WORLD
+        x, up, down, last = weights()
+        up, last = (w.chunk(ranks, 1)[rank].contiguous() for w in (up, last))
+        down = down.chunk(ranks, 0)[rank].contiguous()
+
+        def fn(x, up, down, last):
+            if not sequence:
+                y = x + all_reduce(F.silu(x @ up) @ down, "sum", world)
+                return F.rms_norm(y, (WIDTH,)) @ last
+            gathered = all_gather_tensor(x * 1.0, 0, world)
+            y = x + reduce_scatter_tensor(F.silu(gathered @ up) @ down, "sum", 0, world)
+            return all_gather_tensor(F.rms_norm(y, (WIDTH,)), 0, world) @ last
+
+        return fn, (x.chunk(ranks)[rank].contiguous() if sequence else x), up, down, last
+
+    return build
+
+
+def gradient(ranks: int):
+    """The gradient of a weight over the rows of all ranks, a part of it for each."""
+
+    def build():
+        rank, world = dist.get_rank(), dist.group.WORLD
+        x = weights()[0].chunk(ranks)[rank].contiguous()
+        torch.manual_seed(1)
+        cotangent = torch.randn(ROWS, 8192).chunk(ranks)[rank].contiguous()
+        return lambda x, g: reduce_scatter_tensor(g.T @ x, "sum", 0, world), x, cotangent
+
+    return build
+
+
+def both(build, ranks: int) -> tuple[list[list[torch.Tensor]], set[str]]:
+    """What the passes give, compared with what the program gives without them, and which of them did something."""
+    plain = lower_spmd(build, ranks)
+    rehearsed = lower_spmd(build, ranks, options={"tpu_passes": True})
+    did = {r["name"] for r in rehearsed.programs["inference"].pass_reports(True) if r["rewrites"]}
+    found = rehearsed.run_spmd()
+    assert_close(found, plain.run_spmd())
+    return found, did & RINGS
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+@pytest.mark.parametrize("sequence", [True, False])
+def test_tensor_parallelism(ranks: int, sequence: bool) -> None:
+    found, did = both(tensor_parallel(ranks, sequence), ranks)
+    assert did == ({"ring"} if sequence else {"ring", "scatter_sums"})
+    assert_close(torch.cat([result for (result,) in found], 1), layer(*weights()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_gradients(ranks: int) -> None:
+    found, did = both(gradient(ranks), ranks)
+    assert did == {"ring_gradients"}
+    torch.manual_seed(1)
+    expected = torch.randn(ROWS, 8192).T @ weights()[0]
+    assert_close(torch.cat([result for (result,) in found]), expected, rtol=1e-4, atol=1e-4)
