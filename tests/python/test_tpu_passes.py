@@ -81,7 +81,7 @@ def both(build, ranks: int) -> tuple[list[list[torch.Tensor]], set[str]]:
 def test_tensor_parallelism(ranks: int, sequence: bool) -> None:
     found, did = both(tensor_parallel(ranks, sequence), ranks)
     assert did == ({"ring"} if sequence else {"ring", "scatter_sums"})
-    assert_close(torch.cat([result for (result,) in found], 1), layer(*weights()), rtol=1e-4, atol=1e-4)
+    assert_close(torch.cat([result for (result,) in found], 1), layer(*weights()))
 
 
 @pytest.mark.parametrize("ranks", [2, 4, 8])
@@ -90,4 +90,4 @@ def test_gradients(ranks: int) -> None:
     assert did == {"ring_gradients"}
     torch.manual_seed(1)
     expected = torch.randn(ROWS, 8192).T @ weights()[0]
-    assert_close(torch.cat([result for (result,) in found]), expected, rtol=1e-4, atol=1e-4)
+    assert_close(torch.cat([result for (result,) in found]), expected)
