@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import json
 import math
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,10 +24,9 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts import roofline
+from scripts import judging, roofline
 from scripts.roofline import Chip, Time, Work
 
-ROOT = Path(__file__).resolve().parent.parent
 TOKENS = 2048
 """Of a sequence."""
 VOCABULARY = 128256
@@ -188,11 +186,10 @@ WIDTHS = {"bool": 1, "bfloat16": 2, "float32": 4, "int32": 4, "int64": 8}
 
 def in_child(work: str, *args: Any) -> Any:
     """`work` of this script in a process of its own. Raises RuntimeError with what it said last."""
-    code = [sys.executable, __file__, "--one", json.dumps([work, *args])]
-    done = subprocess.run(code, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
-    return json.loads(done.stdout.splitlines()[-1])
+    found, error = judging.child(__file__, work, *args)
+    if error:
+        raise RuntimeError(error)
+    return found
 
 
 def kept(program: Program, folder: Path, topology: str = "") -> Path:
@@ -588,7 +585,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--one"]:
-        print(json.dumps(one(*json.loads(sys.argv[2]))))
-    else:
-        main()
+    judging.run(main, one)

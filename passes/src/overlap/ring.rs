@@ -15,8 +15,11 @@
 //! Part s of device d is that of the device s places behind it in the ring, so that nobody has to put a part in its place.
 //! A gathering brings half of them forward and the others backward, the nearest first. In a reduction the sum for a device
 //! comes to it from both sides, the farthest first, and each device on the way adds its own. So parts flow from a
-//! gathering into a reduction. A reduction that no product waits for goes around one way (`order`). A part of what is whole is sliced at the place that a table has
-//! for the device; what something else needs whole is put together.
+//! gathering into a reduction. A part of what is whole is sliced at the place that a table has for the device; what
+//! something else needs whole is put together.
+//!
+//! `ring_gradients` is the same of reductions that no product waits for: they go around one way, in the order of the
+//! backward (`order`).
 //! (Wang et al., Overlap Communication with Dependent Computation via Decomposition, ASPLOS 2023.)
 //!
 //! A gathering of what is there from the start, as a shard of a weight, stays: libtpu starts it early.

@@ -18,8 +18,9 @@
 //! From a product that is larger than the limit, the region grows over *tiles*, which are values with at least a quarter as
 //! many elements: to their users, and to what makes the tiles among the operands of these. Each value in it has one dimension along which it is
 //! split, given by that of the result; an operation that mixes parts of a tile ends the attempt, as does a tile that
-//! something else needs whole. What is small is sliced on its way in and concatenated on its way out. No element is
-//! computed otherwise than before, but for the order in which a plugin adds up.
+//! something else needs whole. What is small is sliced on its way in and concatenated on its way out; of heads that are
+//! repeated, the slice is repeated. Parts of several products, or too many to be compiled each, are iterations of a loop
+//! (`repeat`). No element is computed otherwise than before, but for the order in which a plugin adds up.
 
 mod repeat;
 

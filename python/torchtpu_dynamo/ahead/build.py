@@ -434,14 +434,21 @@ class _Work:
         predicted: dict[tuple[str, str], int] = {}
         try:
             for kind, program in programs.items():
+                # The passes depend on the chip, not on how many there are.
+                chips: dict[str, bytes] = {}
                 for topology in wanted:
-                    bytecode = program.as_bytecode(True, topology)
-                    passes[kind, topology] = program.pass_reports(True, topology)
-                    predicted[kind, topology] = fits.analysis(program, topology)["memory"]["fused"]["bytes"]
+                    chip = topology.partition(":")[0]
+                    if chip not in chips:
+                        chips[chip] = program.as_bytecode(True, topology)
+                        passes[kind, chip] = program.pass_reports(True, topology)
+                        analysis = fits.analysis(program, topology)
+                        predicted[kind, chip] = analysis["memory"]["fused"]["bytes"]
+                    bytecode = chips[chip]
                     job = pool.submit(self.build, kind, program, bytecode, topology, known[topology])
                     running[job] = (kind, topology)
             for job in concurrent.futures.as_completed(running):
                 kind, topology = running[job]
+                chip = topology.partition(":")[0]
                 made, seconds = job.result()
                 self.stages[f"{kind} for {topology}"] = seconds
                 if self.tell is not None:
@@ -463,9 +470,9 @@ class _Work:
                         "compiled_with": json.loads(self.compile_json(programs[kind], topology))[
                             "xla_options"
                         ],
-                        "passes": passes[kind, topology],
+                        "passes": passes[kind, chip],
                         "memory": made.memory,
-                        "predicted": predicted[kind, topology],
+                        "predicted": predicted[kind, chip],
                         "hbm": fits.capacity(known[topology]),
                         "plugin": plugin,
                         "stages": made.stages,
