@@ -525,7 +525,7 @@ def graph(ranks: int, layers: int, shape: str, folder: str, wanted: list[str]) -
             start = time.perf_counter()
             program = Program.of_ranks([Source(text)], options.program_json(None), False)
             made = time.perf_counter()
-            bytecode = program.as_bytecode(tpu=True)
+            bytecode = program.for_tpu().as_bytecode()
             return time.perf_counter() - start, time.perf_counter() - made, program, bytecode
 
         ours, emitted, program, bytecode = min(
@@ -539,7 +539,7 @@ def graph(ranks: int, layers: int, shape: str, folder: str, wanted: list[str]) -
             rows.append([*row, f"{emitted * 1e3:.0f} ms", f"{torchs:.0f} s" if not rows else ""])
         for topology in wanted:
             start = time.perf_counter()
-            settings = program.options_for(topology, options.compile_json())
+            settings = program.for_tpu(topology, options.compile_json()).options
             topologies.build(bytecode, topology, name=kind, options_json=settings, replicas=ranks)
             rows.append([f"{ranks:,}", kind, topology, f"{time.perf_counter() - start:.0f} s"])
     return rows

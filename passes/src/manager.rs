@@ -52,7 +52,7 @@ pub fn run(graph: &mut Graph, options: &PassOptions<'_>) -> Result<Vec<PassRepor
 /// Runs any list of passes, as tests and tools do.
 pub fn run_list(
     graph: &mut Graph,
-    passes: &[&'static dyn Pass],
+    passes: &[&dyn Pass],
     options: &PassOptions<'_>,
 ) -> Result<Vec<PassReport>, CompileError> {
     let known = names();
@@ -98,11 +98,7 @@ pub fn run_list(
 }
 
 /// Regions first: what they turn out to be is what the passes around them see. They are not dumped on their own.
-fn inside(
-    graph: &mut Graph,
-    passes: &[&'static dyn Pass],
-    options: &PassOptions<'_>,
-) -> Result<(), CompileError> {
+fn inside(graph: &mut Graph, passes: &[&dyn Pass], options: &PassOptions<'_>) -> Result<(), CompileError> {
     let options = PassOptions { dump: None, stop_after: None, ..options.clone() };
     let holders: Vec<_> = graph.node_ids().filter(|&id| !graph.op(id).regions().is_empty()).collect();
     // A function that is called often is one graph: rewritten once, and shared again.

@@ -36,6 +36,7 @@ fn names_are_those_of_the_pipeline() {
         "ring",
         "ring_gradients",
         "add_heads",
+        "fence_gates",
         "fence_operands",
         "tile_batch",
     ];

@@ -11,7 +11,7 @@ use torchtpu_ir::verify::verify;
 use torchtpu_ir::{
     BinaryOp, Builder, DType, Direction, Graph, Op, ParamRole, ReduceKind, Scalar, TensorType, UnaryOp, Value,
 };
-use torchtpu_passes::tpu::{self, AddHeads, OnePassVariance, TileBatch};
+use torchtpu_passes::tpu::{self, AddHeads, FenceGates, NarrowDots, OnePassVariance, TileBatch};
 use torchtpu_passes::{Pass, PassOptions, run_list};
 
 #[derive(Clone, Debug)]
@@ -168,7 +168,7 @@ fn difference(graph: &Graph, before: &[Vec<Scalar>], after: &[Vec<Scalar>]) -> f
     largest
 }
 
-fn changed(graph: &Graph, passes: &[&'static dyn Pass]) -> (Graph, usize) {
+fn changed(graph: &Graph, passes: &[&dyn Pass]) -> (Graph, usize) {
     let mut after = graph.clone();
     let reports =
         run_list(&mut after, passes, &PassOptions { verify: true, ..PassOptions::default() }).unwrap();
@@ -213,6 +213,10 @@ proptest! {
             let allowed = if pass.name() == "narrow_dots" || attention.dtype == DType::BF16 { 1.0 / 64.0 } else { 1e-5 };
             prop_assert!(found <= allowed, "{}: {found}\n{}", pass.name(), print_graph(&after));
         }
+        // Whatever the size.
+        let (after, _) = changed(&graph, &[&NarrowDots { least: 0 }]);
+        let found = difference(&graph, &expected, &interpreter::run(&after, &inputs));
+        prop_assert!(found <= 1.0 / 64.0, "narrow_dots: {found}\n{}", print_graph(&after));
         let (after, _) = changed(&graph, tpu::pipeline());
         let found = difference(&graph, &expected, &interpreter::run(&after, &inputs));
         let allowed = if attention.dtype == DType::BF16 { 1.0 / 64.0 } else { 1e-5 };
@@ -244,6 +248,37 @@ proptest! {
         let (after, rewrites) = changed(&graph, &[&ADD]);
         let few = shape[dim] > 1 && dim + 2 < shape.len() && start.as_f64(DType::F32) == 0.0;
         prop_assert_eq!(rewrites, usize::from(few));
+        prop_assert_eq!(interpreter::run(&graph, &inputs), interpreter::run(&after, &inputs), "{}", print_graph(&after));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A gate is computed once for all of its products, and what one product reads alone stays where it is.
+    #[test]
+    fn gates_of_several_products_are_fenced(rows in 1..5i64, columns in 1..5i64, products in 1..4usize, narrow in any::<bool>()) {
+        let mut graph = Graph::new("gates");
+        let mut b = Builder::new(&mut graph);
+        let dtype = if narrow { DType::BF16 } else { DType::F32 };
+        let ty = TensorType::new(dtype, [rows, columns]);
+        let x = b.parameter(ParamRole::Input, 0, ty.clone());
+        let y = b.parameter(ParamRole::Input, 1, ty);
+        let gate = b.unary(UnaryOp::Logistic, x).unwrap();
+        let gate = b.mul(x, gate).unwrap();
+        for over in 0..products {
+            // By rows and by columns in turn.
+            let (over, precision) = (vec![over as i64 % 2], Precision::Default);
+            let op = DotGeneral {
+                lhs_batch: vec![], rhs_batch: vec![], lhs_contracting: over.clone(), rhs_contracting: over, precision,
+            };
+            let product = b.dot_general(gate, y, op).unwrap();
+            b.graph.outputs.push(product);
+        }
+        let value = |i: i64| Scalar::from_f64(dtype, (i * 37 % 41) as f64 / 16.0 - 1.0);
+        let inputs = vec![(0..rows * columns).map(value).collect::<Vec<_>>(); 2];
+        let (after, rewrites) = changed(&graph, &[&FenceGates { least: 0 }]);
+        prop_assert_eq!(rewrites, usize::from(products > 1));
         prop_assert_eq!(interpreter::run(&graph, &inputs), interpreter::run(&after, &inputs), "{}", print_graph(&after));
     }
 }

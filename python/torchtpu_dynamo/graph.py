@@ -19,7 +19,7 @@ import torch
 from torch._guards import CompileContext
 
 from . import cache, dump, plugins
-from ._torchtpu import Executable, Program, Source, TorchTPUError
+from ._torchtpu import Client, Executable, Program, Source, TorchTPUError
 from .buckets import Bucket, Fit, bounds_of, chosen, parse_buckets, samples, size_sources
 from .counters import counters, recompile_reason
 from .export import Exported, calling_frames, export
@@ -151,7 +151,7 @@ class Graph:
             loaded = executable is not None
             if executable is None:
                 program = self.program(bindings, seen)
-                executable = program.compile(client, self.options.compile_json())
+                executable = program.compile(client, self.compile_json(program, client))
                 if store is not None and key is not None:
                     cache.save(store, key, executable, client, self.exported)
         made: Mapping[str, float] = {}
@@ -171,6 +171,13 @@ class Graph:
             time.perf_counter() - start,
         )
         return program, executable
+
+    def compile_json(self, program: Program, client: Client) -> str:
+        if not self.options.tune:
+            return self.options.compile_json()
+        from .ahead import tuning
+
+        return tuning.on_device(program, client, self.options)
 
     def padded(
         self, bounds: dict[str, int], seen: list[dict[str, int]], reason: str | None

@@ -63,11 +63,12 @@ def summary(kind: str, program: Program, topology: str, options_json: str) -> di
     from .ahead import topologies
 
     described = topologies.check([topology])[topology]
+    prepared = program.for_tpu(topology, options_json)
     built = topologies.build(
-        program.as_bytecode(True, topology),
+        prepared.as_bytecode(),
         topology,
         name=kind,
-        options_json=program.options_for(topology, options_json),
+        options_json=prepared.options,
         replicas=program.devices,
     )
     judged = json.loads(judge(built.hlo, topology, program.devices))

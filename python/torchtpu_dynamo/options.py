@@ -8,10 +8,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import types
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+from . import forms
 from ._torchtpu import TorchTPUError, pass_levels
 from .buckets import parse_buckets
 
@@ -56,6 +58,13 @@ class Options:
     cache: Annotated[
         bool | None, "keep executables on disk for later processes; default: TORCHTPU_CACHE, else yes"
     ] = None
+    tuned: Annotated[
+        str | None, "a file of forms that searches found, which are used for programs of the same shapes"
+    ] = None
+    tune: Annotated[
+        int | float,
+        "seconds to search for a faster form of each program for a TPU, judged by libtpu's schedule",
+    ] = 0
     xla_options: Annotated[dict[str, Any], "options of XLA for this compilation, by XLA's names"] = (
         dataclasses.field(default_factory=dict)
     )
@@ -77,13 +86,22 @@ class Options:
             }
         )
 
-    def compile_json(self) -> str:
-        """What `Program.compile` wants to know."""
+    def forms(self) -> list[dict[str, Any]]:
+        """What searches found before; a file that a search is yet to write is empty."""
+        if self.tuned is None or (self.tune and not os.path.exists(self.tuned)):
+            return []
+        return forms.read(self.tuned)
+
+    def compile_json(self, **more: Any) -> str:
+        """What `Program.compile` wants to know. Raises TorchTPUError where the file of forms cannot be read."""
         return json.dumps(
             {
                 "xla_options": self.xla_options,
                 "disabled_passes": self.left_out,
                 "tpu_passes": self.tpu_passes,
+                "tuned": forms.wanted(self.forms()),
+                "tune": self.tune,
+                **more,
             }
         )
 
@@ -125,6 +143,8 @@ def parse_options(options: Mapping[str, Any] | None) -> Options:
         raise TorchTPUError(f"option 'opt_level' takes 0 to 3, not {options['opt_level']}")
     if not options.get("collective_timeout", 1) > 0:
         raise TorchTPUError("option 'collective_timeout' takes a number of seconds above 0")
+    if not options.get("tune", 0) >= 0:
+        raise TorchTPUError("option 'tune' takes a number of seconds, 0 for none")
     parse_buckets(options.get("buckets", {}))
     return Options(**options)
 
@@ -144,8 +164,8 @@ def _elements_fit(value: Any) -> bool:
 
 _MODES = {
     "reduce-overhead": "calls are already one PJRT execution; leave mode out",
-    "max-autotune": 'tune XLA with options={"xla_options": {...}} instead',
-    "max-autotune-no-cudagraphs": 'tune XLA with options={"xla_options": {...}} instead',
+    "max-autotune": 'ask for a search with options={"tune": SECONDS} instead',
+    "max-autotune-no-cudagraphs": 'ask for a search with options={"tune": SECONDS} instead',
 }
 
 

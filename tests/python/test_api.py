@@ -194,7 +194,7 @@ def test_graph_for_tpus():
     assert "f32[1,2,8192,2048]" in program.graph_text() and "f32[1,2,2048,2048]" not in program.graph_text()
     tiled = program.graph_text("tpu")
     assert tiled.count("dot_general") == 8 and tiled.count(": f32[1,2,2048,2048]") >= 8
-    assert program.as_bytecode(tpu=True) != program.as_bytecode()
+    assert program.for_tpu().as_bytecode() != program.as_bytecode()
     whole = lower(attention, q, k, k, options={"disable_passes": ["tile_batch"]}).programs["inference"]
     assert whole.graph_text("tpu").count("dot_general") == 2
     with pytest.raises(ValueError, match='"before", "after" or "tpu"'):
@@ -214,6 +214,6 @@ def test_options_by_program(module, x, topology, chosen):
     """What a program is compiled with on a chip depends on what it is made of, and the user decides."""
     program = lower(module, x).programs["inference"]
     name = "xla_tpu_scoped_vmem_limit_kib"
-    assert json.loads(program.options_for(topology, "{}"))["xla_options"].get(name) == chosen
+    assert json.loads(program.for_tpu(topology, "{}").options)["xla_options"].get(name) == chosen
     given = json.dumps({"xla_options": {name: 1024}})
-    assert json.loads(program.options_for(topology, given))["xla_options"] == {name: 1024}
+    assert json.loads(program.for_tpu(topology, given).options)["xla_options"] == {name: 1024}

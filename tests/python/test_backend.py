@@ -44,7 +44,7 @@ def test_mode_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "instead"), [("max-autotune", "xla_options"), ("reduce-overhead", "leave mode out")]
+    ("mode", "instead"), [("max-autotune", "tune"), ("reduce-overhead", "leave mode out")]
 )
 def test_other_modes_name_what_to_use(mode: str, instead: str) -> None:
     with pytest.raises(TorchTPUError, match=rf"no mode '{mode}'.*{instead}"):

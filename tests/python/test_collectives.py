@@ -52,7 +52,8 @@ def test_gatherings_run_beside_the_core_where_there_are_sparse_cores(world):
     program = lowered.programs["inference"]
     name = "xla_tpu_enable_sparse_core_collective_offload_all_gather"
     chosen = {
-        t: json.loads(program.options_for(t, "{}"))["xla_options"].get(name) for t in ("v6e:2x2", "v5e:2x2")
+        t: json.loads(program.for_tpu(t, "{}").options)["xla_options"].get(name)
+        for t in ("v6e:2x2", "v5e:2x2")
     }
     assert chosen == {"v6e:2x2": True, "v5e:2x2": None}
 

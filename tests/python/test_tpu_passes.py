@@ -13,7 +13,7 @@ from torch.distributed._functional_collectives import (
 )
 from torch.testing import assert_close
 
-from torchtpu_dynamo import lower_spmd
+from torchtpu_dynamo import lower, lower_spmd
 
 ROWS, WIDTH, FEATURES = 8192, 256, 512
 RINGS = {"ring", "ring_gradients", "scatter_sums"}
@@ -70,7 +70,7 @@ def both(build, ranks: int) -> tuple[list[list[torch.Tensor]], set[str]]:
     """What the passes give, compared with what the program gives without them, and which of them did something."""
     plain = lower_spmd(build, ranks)
     rehearsed = lower_spmd(build, ranks, options={"tpu_passes": True})
-    did = {r["name"] for r in rehearsed.programs["inference"].pass_reports(True) if r["rewrites"]}
+    did = {r["name"] for r in rehearsed.programs["inference"].for_tpu().pass_reports() if r["rewrites"]}
     found = rehearsed.run_spmd()
     assert_close(found, plain.run_spmd())
     return found, did & RINGS
@@ -91,3 +91,49 @@ def test_gradients(ranks: int) -> None:
     torch.manual_seed(1)
     expected = torch.randn(ROWS, 8192).T @ weights()[0]
     assert_close(torch.cat([result for (result,) in found]), expected)
+
+
+class Attention(torch.nn.Module):
+    """Grouped heads between products, with a gate behind them: what the passes for one chip are for."""
+
+    def __init__(self, width: int = 256, heads: int = 16, key_heads: int = 4):
+        super().__init__()
+        self.heads, self.key_heads, self.size = heads, key_heads, 64
+        self.norm = torch.nn.LayerNorm(width)
+        self.q = torch.nn.Linear(width, heads * self.size, bias=False)
+        self.kv = torch.nn.Linear(width, 2 * key_heads * self.size, bias=False)
+        self.o = torch.nn.Linear(heads * self.size, width, bias=False)
+        self.gate, self.up = torch.nn.Linear(width, 1024), torch.nn.Linear(width, 1024)
+        self.down = torch.nn.Linear(1024, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.shape[1]
+        y = self.norm(x)
+        q = self.q(y).view(1, rows, self.heads, self.size).transpose(1, 2)
+        k, v = self.kv(y).view(1, rows, 2, self.key_heads, self.size).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        x = x + self.o(y.transpose(1, 2).reshape(1, rows, -1))
+        return x + self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+def test_one_chip() -> None:
+    """Forward and backward of a layer in the form that it has on a TPU: tiles, and a loop over memory that nobody set."""
+    torch.manual_seed(0)
+    module, x = Attention(), torch.randn(1, 1024, 256, requires_grad=True)
+    programs = lower(module, x, train=True).programs
+    forward, backward = (
+        {r["name"] for r in programs[kind].for_tpu().pass_reports() if r["rewrites"]}
+        for kind in ("forward", "backward")
+    )
+    assert {"repeat_heads", "normalize_first", "one_pass_variance", "tile_batch"} <= forward
+    assert "tile_batch" in backward and "allocate" in programs["backward"].for_tpu().graph_text()
+    cotangent = torch.randn(1, 1024, 256) / 32
+    results = []
+    for options in ({}, {"tpu_passes": True}):
+        torch._dynamo.reset()
+        module.zero_grad()
+        x.grad = None
+        y = torch.compile(module, backend="tpu", options=options)(x)
+        y.backward(cotangent)
+        results.append([y.detach(), x.grad.clone(), *(p.grad.clone() for p in module.parameters())])
+    assert_close(results[1], results[0])

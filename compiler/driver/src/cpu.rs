@@ -42,7 +42,8 @@ pub fn prepare(graph: &Graph) -> Result<Option<Prepared>, CompileError> {
     }
 }
 
-fn inlined() -> EmitOptions {
+/// How a graph is emitted that needs nothing else.
+pub fn inlined() -> EmitOptions {
     EmitOptions { inline: true, ..EmitOptions::default() }
 }
 

@@ -252,30 +252,26 @@ impl Executable {
         }
         let devices = client.devices();
         let device = devices.first().map_or("", |device| &device.kind);
-        let xla = match client.platform_name() {
-            cpu::PLATFORM => xla_options(settings, cpu::options()),
-            tpu::PLATFORM => xla_options(&tpu::settings(graph, device, settings), Vec::new()),
-            _ => xla_options(settings, Vec::new()),
+        let start = Instant::now();
+        let (prepared, xla) = match client.platform_name() {
+            cpu::PLATFORM => {
+                let rehearsed = settings.tpu_passes.then(|| tpu::rehearse(graph, settings)).transpose()?;
+                let prepared = cpu::prepare(rehearsed.as_ref().unwrap_or(graph))?;
+                let rehearsed = rehearsed.map(|graph| Prepared { graph, options: cpu::inlined() });
+                (prepared.or(rehearsed), xla_options(settings, cpu::options()))
+            }
+            tpu::PLATFORM => {
+                let made = tpu::prepare(graph, device, settings)?;
+                let xla = xla_options(&made.settings, Vec::new());
+                (Some(Prepared { graph: made.graph, options: tpu::emitted() }), xla)
+            }
+            _ => (None, xla_options(settings, Vec::new())),
         };
         let options = CompileOptions {
             num_replicas: replicas,
             device_assignment: (replicas > 1).then(|| devices.iter().map(|d| vec![d.id.into()]).collect()),
             env_option_overrides: xla?,
             ..CompileOptions::default()
-        };
-        let start = Instant::now();
-        let rehearsed = match client.platform_name() {
-            cpu::PLATFORM if settings.tpu_passes => Some(tpu::rehearse(graph, &settings.disabled_passes)?),
-            _ => None,
-        };
-        let graph = rehearsed.as_ref().unwrap_or(graph);
-        let prepared = match client.platform_name() {
-            cpu::PLATFORM => cpu::prepare(graph)?,
-            tpu::PLATFORM => {
-                let (graph, _) = tpu::prepare(graph, &settings.disabled_passes, device)?;
-                Some(Prepared { graph, options: tpu::form() })
-            }
-            _ => None,
         };
         let (graph, form) = match &prepared {
             Some(Prepared { graph, options }) => (graph, options),

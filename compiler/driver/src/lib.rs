@@ -2,7 +2,7 @@
 //! `bucket` one executable for a range of sizes, `cache` what a later process finds, `cpu` what the CPU plugin needs
 //! said differently, `host` the only place that touches the caller's memory, `opt` passes over textual IR, `options` what
 //! can be asked for,
-//! `analysis` what `explain` reports, `ahead` compiling for devices that are not there, `deploy` running what was compiled
+//! `analysis` what `explain` reports, `tpu` what is done for libtpu alone, `ahead` compiling for devices that are not there, `deploy` running what was compiled
 //! ahead, `ranks` one program of what several ranks traced.
 //!
 //! Nothing here may know of Python.
@@ -19,7 +19,7 @@ pub mod opt;
 pub mod options;
 pub mod program;
 mod ranks;
-mod tpu;
+pub mod tpu;
 
 pub use cache::{Cache, Lookup, Request};
 pub use executable::{Executable, Output, live_buffers};
@@ -29,7 +29,8 @@ pub use program::{Interface, Program, Source};
 pub use torchtpu_artifact as artifact;
 pub use torchtpu_hlo as hlo;
 pub use torchtpu_ir::{CompileError, DType, Stage};
-pub use torchtpu_lowering::Failure;
+pub use torchtpu_lowering::{Failure, InputSpec};
+pub use torchtpu_passes::PassReport;
 pub use torchtpu_pjrt as pjrt;
 
 /// The nodes of a payload that have no lowering, of those whose sizes the bindings give; others count as such.

@@ -1,5 +1,6 @@
 //! Options of the compiler, as JSON. An unknown key is an error that lists the known ones.
 
+use crate::tpu::{Form, Tuned};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use torchtpu_ir::{CompileError, Stage};
@@ -28,6 +29,12 @@ pub struct CompileSettings {
     pub disabled_passes: Vec<String>,
     /// Passes for TPUs on other targets too.
     pub tpu_passes: bool,
+    /// Forms that a search found.
+    pub tuned: Vec<Tuned>,
+    /// This form, whatever was found.
+    pub form: Option<Form>,
+    /// Seconds of the search that comes before the compilation.
+    pub tune: f64,
 }
 
 impl CompileSettings {

@@ -267,23 +267,15 @@ impl Program {
         emit_bytecode(&self.after, &EmitOptions::default())
     }
 
-    /// StableHLO for libtpu, in the form that it makes most of on a topology.
-    pub fn bytecode_for_tpu(&self, topology: &str) -> Result<Vec<u8>> {
-        emit_bytecode(&self.for_tpu(topology)?.0, &tpu::form())
+    /// The program as libtpu gets it for a topology, or for any.
+    pub fn for_tpu(&self, topology: &str, given: &CompileSettings) -> Result<tpu::Prepared> {
+        let disabled_passes = given.disabled_passes.iter().chain(&self.disabled).cloned().collect();
+        tpu::prepare(&self.after, topology, &CompileSettings { disabled_passes, ..given.clone() })
     }
 
-    fn for_tpu(&self, topology: &str) -> Result<(Graph, Vec<PassReport>)> {
-        tpu::prepare(&self.after, &self.disabled, topology)
-    }
-
-    /// What that is compiled with for a topology: the given options, and what suits the program where they say nothing.
-    pub fn settings_for(&self, topology: &str, given: &CompileSettings) -> CompileSettings {
-        tpu::settings(&self.after, topology, given)
-    }
-
-    /// What each of the passes for TPUs does to it.
-    pub fn passes_for_tpu(&self, topology: &str) -> Result<Vec<PassReport>> {
-        Ok(self.for_tpu(topology)?.1)
+    /// By what a form that a search found for the program is found again.
+    pub fn products(&self) -> String {
+        tpu::products(&self.after)
     }
 
     /// StableHLO for people.
@@ -298,7 +290,7 @@ impl Program {
 
     /// Our IR behind the passes for TPUs.
     pub fn graph_text_for_tpu(&self, topology: &str) -> Result<String> {
-        self.for_tpu(topology).map(|(graph, _)| print_graph(&graph))
+        Ok(print_graph(&self.for_tpu(topology, &CompileSettings::default())?.graph))
     }
 
     /// How often each operation occurs in the program.

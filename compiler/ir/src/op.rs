@@ -206,6 +206,13 @@ macro_rules! ops {
                 }
             }
 
+            /// The name and the attributes, as the text form has them.
+            pub fn text(&self) -> String {
+                let mut text = self.name().to_owned();
+                self.print_attrs(&mut text);
+                text
+            }
+
             pub(crate) fn print_attrs(&self, out: &mut String) {
                 match self {
                     Op::Unary(_) | Op::Binary(_) => {}

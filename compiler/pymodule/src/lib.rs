@@ -17,7 +17,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use torchtpu_driver::pjrt::{self, OptionValue, Plugin};
-use torchtpu_driver::{CompileError, Output, Stage, TensorRef, executable, options};
+use torchtpu_driver::{CompileError, Output, PassReport, Stage, TensorRef, executable, options};
 
 pyo3::create_exception!(
     torchtpu_dynamo._torchtpu,
@@ -183,6 +183,52 @@ fn border(border: &torchtpu_driver::bucket::Border) -> Option<(Vec<i64>, Parts)>
     (!border.is_exact()).then(|| (border.order.clone(), border.dims.clone()))
 }
 
+fn reports<'py>(py: Python<'py>, passes: &[PassReport]) -> PyResult<Bound<'py, PyList>> {
+    let list = PyList::empty(py);
+    for report in passes {
+        let entry = PyDict::new(py);
+        entry.set_item("name", report.name)?;
+        entry.set_item("seconds", report.time.as_secs_f64())?;
+        entry.set_item("rewrites", report.rewrites)?;
+        entry.set_item("nodes_before", report.nodes_before)?;
+        entry.set_item("nodes_after", report.nodes_after)?;
+        list.append(entry)?;
+    }
+    Ok(list)
+}
+
+/// A program behind the passes for TPUs, in the form that suits a topology.
+#[pyclass(frozen, module = "torchtpu_dynamo._torchtpu")]
+struct ForTpu {
+    prepared: torchtpu_driver::tpu::Prepared,
+}
+
+#[pymethods]
+impl ForTpu {
+    /// StableHLO as MLIR bytecode.
+    fn as_bytecode<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, &self.prepared.bytecode().map_err(|e| raise(py, e))?))
+    }
+    /// The IR.
+    fn graph_text(&self) -> String {
+        self.prepared.graph_text()
+    }
+    /// Of the passes for TPUs, as `Program.pass_reports`.
+    fn pass_reports<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        reports(py, &self.prepared.passes)
+    }
+    /// JSON: the form that was chosen.
+    #[getter]
+    fn form(&self, py: Python<'_>) -> PyResult<String> {
+        self.prepared.form.to_json().map_err(|e| raise(py, e))
+    }
+    /// JSON: the options of the compilation, with what suits the program where the user says nothing.
+    #[getter]
+    fn options(&self, py: Python<'_>) -> PyResult<String> {
+        self.prepared.settings.to_json().map_err(|e| raise(py, e))
+    }
+}
+
 /// One graph, compiled to StableHLO.
 #[pyclass(frozen, weakref, module = "torchtpu_dynamo._torchtpu")]
 struct Program {
@@ -294,6 +340,14 @@ impl Program {
     fn devices(&self) -> usize {
         self.program.devices()
     }
+    /// Of each input PyTorch's dtype, the shape, and the order in which its dimensions lie in memory.
+    fn inputs(&self) -> Vec<(&'static str, Vec<i64>, Vec<i64>)> {
+        let of = |input: &torchtpu_driver::InputSpec| {
+            let tensor = &input.tensor;
+            (tensor.ty.dtype.torch_name(), tensor.ty.shape.to_vec(), tensor.order.clone())
+        };
+        self.program.interface.inputs.iter().map(of).collect()
+    }
     /// JSON: what a caller of the program has to know.
     fn interface(&self, py: Python<'_>) -> PyResult<String> {
         self.program.interface.to_json().map_err(|e| raise(py, e))
@@ -303,16 +357,21 @@ impl Program {
     fn as_text(&self, py: Python<'_>, locations: bool) -> PyResult<String> {
         self.program.text(locations).map_err(|e| raise(py, e))
     }
-    /// StableHLO as MLIR bytecode; with `tpu`, behind the passes for TPUs that pay on the topology, or on any.
-    #[pyo3(signature = (tpu = false, topology = ""))]
-    fn as_bytecode<'py>(&self, py: Python<'py>, tpu: bool, topology: &str) -> PyResult<Bound<'py, PyBytes>> {
-        let bytecode = if tpu { self.program.bytecode_for_tpu(topology) } else { self.program.bytecode() };
-        Ok(PyBytes::new(py, &bytecode.map_err(|e| raise(py, e))?))
+    /// StableHLO as MLIR bytecode.
+    fn as_bytecode<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, &self.program.bytecode().map_err(|e| raise(py, e))?))
     }
-    /// JSON: the options of a compilation for a topology, given those of the user.
-    fn options_for(&self, py: Python<'_>, topology: &str, options_json: &str) -> PyResult<String> {
-        let given = options::parse(options_json).map_err(|e| raise(py, e))?;
-        self.program.settings_for(topology, &given).to_json().map_err(|e| raise(py, e))
+    /// The program as libtpu gets it for a topology, or for any, given the options of a compilation.
+    #[pyo3(signature = (topology = "", options_json = ""))]
+    fn for_tpu(&self, py: Python<'_>, topology: &str, options_json: &str) -> PyResult<ForTpu> {
+        let given: options::CompileSettings = options::parse(options_json).map_err(|e| raise(py, e))?;
+        let (program, topology) = (self.program.clone(), topology.to_owned());
+        let made = interruptible(py, move || program.for_tpu(&topology, &given))?;
+        Ok(ForTpu { prepared: made.map_err(|e| raise(py, e))? })
+    }
+    /// By what a form that a search found for the program is found again: a digest of its products with their shapes.
+    fn products(&self) -> String {
+        self.program.products()
     }
     /// The IR, "before" or "after" the passes, or behind those for a "tpu" too, of a topology or of any.
     #[pyo3(signature = (stage = "after", topology = ""))]
@@ -334,22 +393,9 @@ impl Program {
     fn stage_times(&self) -> BTreeMap<&'static str, f64> {
         self.program.stages.iter().map(|(name, time)| (*name, time.as_secs_f64())).collect()
     }
-    /// Seconds, rewrites and node counts of each pass application, in order; with `tpu`, of those for TPUs.
-    #[pyo3(signature = (tpu = false, topology = ""))]
-    fn pass_reports<'py>(&self, py: Python<'py>, tpu: bool, topology: &str) -> PyResult<Bound<'py, PyList>> {
-        let list = PyList::empty(py);
-        let for_tpu =
-            if tpu { self.program.passes_for_tpu(topology).map_err(|e| raise(py, e))? } else { Vec::new() };
-        for report in if tpu { &for_tpu } else { &self.program.passes } {
-            let entry = PyDict::new(py);
-            entry.set_item("name", report.name)?;
-            entry.set_item("seconds", report.time.as_secs_f64())?;
-            entry.set_item("rewrites", report.rewrites)?;
-            entry.set_item("nodes_before", report.nodes_before)?;
-            entry.set_item("nodes_after", report.nodes_after)?;
-            list.append(entry)?;
-        }
-        Ok(list)
+    /// Seconds, rewrites and node counts of each pass application, in order.
+    fn pass_reports<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        reports(py, &self.program.passes)
     }
 
     /// JSON: the program's cost, its memory over the schedule, and its nodes.
@@ -605,6 +651,7 @@ fn _torchtpu(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Client>()?;
     m.add_class::<Source>()?;
     m.add_class::<Program>()?;
+    m.add_class::<ForTpu>()?;
     m.add_class::<Executable>()?;
     m.add_class::<cache::Cache>()?;
     m.add_class::<ahead::ArtifactWriter>()?;

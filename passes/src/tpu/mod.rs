@@ -3,6 +3,7 @@
 //! What an artifact and the cache keep is the graph without them, which every target compiles.
 
 mod add_heads;
+mod fence_gates;
 mod fence_operands;
 mod gelu_by_erf;
 mod narrow_dots;
@@ -12,6 +13,7 @@ mod repeat_heads;
 mod tile_batch;
 
 pub use add_heads::AddHeads;
+pub use fence_gates::FenceGates;
 pub use fence_operands::FenceOperands;
 pub use gelu_by_erf::GeluByErf;
 pub use narrow_dots::NarrowDots;
@@ -36,6 +38,10 @@ static GRADIENTS: Ring = Ring { gradients: true, least: 1 << 20, most: 8, balanc
 
 static ADD_HEADS: AddHeads = AddHeads { least: 1 << 20 };
 
+static NARROW: NarrowDots = NarrowDots { least: 1 << 18 };
+
+static GATES: FenceGates = FenceGates { least: 1 << 20 };
+
 static SUMS: ScatterSums = ScatterSums { least: 1 << 20, most: 8 };
 
 /// Heads first, which brings attention into the form in which the division is found. Operands are narrow before what is
@@ -46,7 +52,7 @@ static PIPELINE: &[&dyn Pass] = &[
     &NormalizeFirst,
     &VARIANCE,
     &GeluByErf,
-    &NarrowDots,
+    &NARROW,
     &Dce,
     &SUMS,
     &Canonicalize,
@@ -55,6 +61,7 @@ static PIPELINE: &[&dyn Pass] = &[
     &Canonicalize,
     &Cse,
     &ADD_HEADS,
+    &GATES,
     &FenceOperands,
     &TILE,
     &Cse,
@@ -64,4 +71,11 @@ static PIPELINE: &[&dyn Pass] = &[
 
 pub fn pipeline() -> &'static [&'static dyn Pass] {
     PIPELINE
+}
+
+/// The same with another size of tiles.
+pub fn pipeline_with(tile: &TileBatch) -> Vec<&dyn Pass> {
+    let chosen =
+        |pass: &&'static dyn Pass| if pass.name() == tile.name() { tile as &dyn Pass } else { *pass };
+    PIPELINE.iter().map(chosen).collect()
 }

@@ -1,4 +1,4 @@
-//! Products in one bfloat16 pass get bfloat16 operands, where one of them was bfloat16 before it was widened.
+//! Products in one bfloat16 pass get bfloat16 operands, where one of them was bfloat16 before it was widened, or is computed.
 //!
 //! ```text
 //! before                                              after
@@ -13,7 +13,10 @@ use crate::manager::Pass;
 use crate::query::first;
 use torchtpu_ir::{Builder, CompileError, DType, Graph, NodeId, Op, Precision, Value};
 
-pub struct NarrowDots;
+pub struct NarrowDots {
+    /// Elements of the smallest computed operand for which it pays.
+    pub least: i64,
+}
 
 impl Pass for NarrowDots {
     fn name(&self) -> &'static str {
@@ -21,7 +24,7 @@ impl Pass for NarrowDots {
     }
 
     fn run(&self, graph: &mut Graph) -> Result<usize, CompileError> {
-        let found: Vec<NodeId> = graph.node_ids().filter(|&id| is_wide(graph, id)).collect();
+        let found: Vec<NodeId> = graph.node_ids().filter(|&id| self.is_wide(graph, id)).collect();
         for &id in &found {
             for (i, operand) in graph.operands(id).into_iter().enumerate() {
                 let narrow = narrowed(graph, operand)?;
@@ -32,13 +35,26 @@ impl Pass for NarrowDots {
     }
 }
 
-fn is_wide(graph: &Graph, id: NodeId) -> bool {
-    let Op::DotGeneral(dot) = graph.op(id) else { return false };
-    let operands = graph.operands(id);
-    dot.precision == Precision::Default
-        && graph.ty(first(id)).dtype == DType::F32
-        && operands.iter().all(|&v| graph.ty(v).dtype == DType::F32)
-        && operands.iter().any(|&v| was_narrow(graph, v))
+impl NarrowDots {
+    fn is_wide(&self, graph: &Graph, id: NodeId) -> bool {
+        let Op::DotGeneral(dot) = graph.op(id) else { return false };
+        let operands = graph.operands(id);
+        dot.precision == Precision::Default
+            && graph.ty(first(id)).dtype == DType::F32
+            && operands.iter().all(|&v| graph.ty(v).dtype == DType::F32)
+            && operands.iter().any(|&v| was_narrow(graph, v) || self.is_computed(graph, v))
+    }
+
+    /// Is it written before it is multiplied, and large?
+    fn is_computed(&self, graph: &Graph, v: Value) -> bool {
+        match graph.op(v.node) {
+            Op::Parameter(_) | Op::Constant(_) => false,
+            Op::Reshape(_) | Op::Transpose(_) | Op::BroadcastInDim(_) => {
+                self.is_computed(graph, graph.operands(v.node)[0])
+            }
+            _ => graph.ty(v).elements() >= self.least,
+        }
+    }
 }
 
 /// Is this a bfloat16 value in another dtype and, perhaps, another shape?

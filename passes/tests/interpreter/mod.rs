@@ -31,6 +31,7 @@ fn float_unary(op: UnaryOp, x: f32) -> f32 {
         UnaryOp::Abs => x.abs(),
         UnaryOp::Floor => x.floor(),
         UnaryOp::Exponential => x.exp(),
+        UnaryOp::Logistic => 1.0 / (1.0 + (-x).exp()),
         UnaryOp::Sign if x == 0.0 || x.is_nan() => x,
         UnaryOp::Sign => x.signum(),
         other => panic!("{other:?} of a float"),

@@ -21,17 +21,20 @@ from typing import Any
 import torch
 from torch._subclasses import FakeTensor
 
-from .. import plugins, spmd
-from .._torchtpu import COMPILER, ArtifactWriter, Program, TorchTPUError, families, unsupported
+from .. import forms, plugins, spmd
+from .._torchtpu import COMPILER, ArtifactWriter, ForTpu, Program, TorchTPUError, families, unsupported
 from ..buckets import parse_buckets
 from ..options import Options, parse_options
 from ..progress import Progress
-from . import archive, fits, topologies
+from . import archive, fits, topologies, tuning
 from .artifact import VERSION, Artifact
 from .capture import Capture, Captured, Sizes, captured, described, local
 
 MOST_BUCKETS = 64
 """Programs of one artifact that are for buckets of sizes."""
+
+Compiled = tuple[str, str, ForTpu, topologies.Build, float]
+"""Kind, topology, what was compiled, what became of it, and seconds."""
 
 Tell = Callable[[str, float], None]
 """Hears what was done, and how many seconds it took."""
@@ -115,6 +118,8 @@ class _Work:
     time_limit: float
     tell: Tell | None
     stages: dict[str, float] = dataclasses.field(default_factory=dict)
+    forms_file: str | None = None
+    """Where the forms go that a search finds."""
     over: threading.Event = dataclasses.field(default_factory=threading.Event)
 
     @contextlib.contextmanager
@@ -136,6 +141,7 @@ class _Work:
     ) -> Artifact:
         """The file, of what `capture` traces: as one rank, or as each."""
         wanted = [topology] if isinstance(topology, str) else list(topology)
+        self.forms_file = self.options.tuned or (f"{os.fspath(output)}.forms.json" if output else None)
         temporary = None
         if output is None:
             temporary = tempfile.TemporaryDirectory(prefix="torchtpu-artifact-")
@@ -422,96 +428,127 @@ class _Work:
         wanted: Sequence[str],
         known: Mapping[str, dict[str, Any]],
     ) -> list[dict[str, Any]]:
-        """Compiles each program for each topology, in parallel."""
-        builds: list[dict[str, Any]] = []
+        """Compiles each program for each topology, in parallel; with a search, one after the other."""
         if not wanted:
-            return builds
+            if self.options.tune:
+                raise TorchTPUError(
+                    "option 'tune' searches for TPUs, and there is no topology to search for\n"
+                    "help: name one, such as v5e:2x2"
+                )
+            return []
+        builds = self.tuned if self.options.tune else self.compiled
+        made: dict[tuple[str, str], dict[str, Any]] = {}
+        for kind, topology, prepared, build, seconds in builds(programs, wanted, known):
+            self.stages[f"{kind} for {topology}"] = seconds
+            if self.tell is not None:
+                self.tell(f"{kind} for {topology}", seconds)
+            section = f"{kind}.{topology.replace(':', '-')}"
+            writer.section(f"{section}.hlo", build.hlo)
+            writer.section(f"{section}.executable", build.executable)
+            plugin = {k: str(v) for k, v in build.plugin.items()}
+            target = {name: plugin[name] for name in ("platform", "version", "kind")}
+            made[kind, topology] = {
+                "program": kind,
+                "topology": topology,
+                "devices": programs[kind].devices,
+                "hlo": f"{section}.hlo",
+                "executable": f"{section}.executable",
+                "target": {"devices": target},
+                "options": json.loads(self.options.compile_json()),
+                "compiled_with": json.loads(prepared.options)["xla_options"],
+                "form": json.loads(prepared.form),
+                "passes": prepared.pass_reports(),
+                "memory": build.memory,
+                "predicted": fits.analysis(prepared)["memory"]["fused"]["bytes"],
+                "hbm": fits.capacity(known[topology]),
+                "plugin": plugin,
+                "stages": build.stages,
+            }
+        return [made[kind, topology] for kind in programs for topology in wanted]
+
+    def compiled(
+        self, programs: Mapping[str, Program], wanted: Sequence[str], known: Mapping[str, dict[str, Any]]
+    ) -> Iterator[Compiled]:
         pool = concurrent.futures.ThreadPoolExecutor(
             self.jobs or os.cpu_count() or 1, thread_name_prefix="torchtpu-ahead"
         )
         running = {}
-        passes: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        predicted: dict[tuple[str, str], int] = {}
         try:
             for kind, program in programs.items():
                 # The passes depend on the chip, not on how many there are.
-                chips: dict[str, bytes] = {}
+                chips: dict[str, ForTpu] = {}
                 for topology in wanted:
                     chip = topology.partition(":")[0]
                     if chip not in chips:
-                        chips[chip] = program.as_bytecode(True, topology)
-                        passes[kind, chip] = program.pass_reports(True, topology)
-                        analysis = fits.analysis(program, topology)
-                        predicted[kind, chip] = analysis["memory"]["fused"]["bytes"]
-                    bytecode = chips[chip]
-                    job = pool.submit(self.build, kind, program, bytecode, topology, known[topology])
-                    running[job] = (kind, topology)
+                        chips[chip] = program.for_tpu(topology, self.options.compile_json())
+                    job = pool.submit(self.build, kind, program, chips[chip], topology, known[topology])
+                    running[job] = (kind, topology, chips[chip])
             for job in concurrent.futures.as_completed(running):
-                kind, topology = running[job]
-                chip = topology.partition(":")[0]
-                made, seconds = job.result()
-                self.stages[f"{kind} for {topology}"] = seconds
-                if self.tell is not None:
-                    self.tell(f"{kind} for {topology}", seconds)
-                section = f"{kind}.{topology.replace(':', '-')}"
-                writer.section(f"{section}.hlo", made.hlo)
-                writer.section(f"{section}.executable", made.executable)
-                plugin = {k: str(v) for k, v in made.plugin.items()}
-                target = {name: plugin[name] for name in ("platform", "version", "kind")}
-                builds.append(
-                    {
-                        "program": kind,
-                        "topology": topology,
-                        "devices": programs[kind].devices,
-                        "hlo": f"{section}.hlo",
-                        "executable": f"{section}.executable",
-                        "target": {"devices": target},
-                        "options": json.loads(self.options.compile_json()),
-                        "compiled_with": json.loads(self.compile_json(programs[kind], topology))[
-                            "xla_options"
-                        ],
-                        "passes": passes[kind, chip],
-                        "memory": made.memory,
-                        "predicted": predicted[kind, chip],
-                        "hbm": fits.capacity(known[topology]),
-                        "plugin": plugin,
-                        "stages": made.stages,
-                    }
-                )
+                yield *running[job], *job.result()
         finally:
             # Whatever still runs, where one failed or the user has had enough, is of no use to anybody.
             self.over.set()
             pool.shutdown(cancel_futures=True)
-        order = {(kind, topology): i for i, (kind, topology) in enumerate(running.values())}
-        return sorted(builds, key=lambda b: order[b["program"], b["topology"]])
 
-    def compile_json(self, program: Program, topology: str) -> str:
-        """The user's options, and what suits the program on this topology where they say nothing."""
-        return program.options_for(topology, self.options.compile_json())
+    def tuned(
+        self, programs: Mapping[str, Program], wanted: Sequence[str], known: Mapping[str, dict[str, Any]]
+    ) -> Iterator[Compiled]:
+        """Each gets its share of the time that is left. What is found is written down as soon as it is."""
+        until = time.monotonic() + self.options.tune
+        pairs = [(kind, topology) for kind in programs for topology in wanted]
+        for i, (kind, topology) in enumerate(pairs):
+            program = programs[kind]
+            seconds = max(until - time.monotonic(), 0.0) / (len(pairs) - i)
+            with Progress(f"{kind} for {topology}"), self.explained(kind, program, topology, known[topology]):
+                found = tuning.search(
+                    program,
+                    kind,
+                    topology,
+                    self.options,
+                    seconds,
+                    jobs=self.jobs,
+                    time_limit=self.time_limit,
+                    cancelled=self.over.is_set,
+                    tell=self.tell or _silent,
+                )
+            if self.forms_file is not None:
+                forms.merge(self.forms_file, [found.entry(kind, program, topology)])
+            yield kind, topology, found.best.prepared, found.best.build, found.seconds
 
     def build(
         self,
         kind: str,
         program: Program,
-        bytecode: bytes,
+        prepared: ForTpu,
         topology: str,
         described: dict[str, Any],
     ) -> tuple[topologies.Build, float]:
         start = time.perf_counter()
-        with Progress(f"{kind} for {topology}"):
-            try:
-                made = topologies.build(
-                    bytecode,
-                    topology,
-                    name=kind,
-                    options_json=self.compile_json(program, topology),
-                    replicas=program.devices,
-                    time_limit=self.time_limit,
-                    cancelled=self.over.is_set,
-                )
-            except TorchTPUError as e:
-                raise fits.explained(e, kind, program, topology, described) from None
+        with Progress(f"{kind} for {topology}"), self.explained(kind, program, topology, described):
+            made = topologies.build(
+                prepared.as_bytecode(),
+                topology,
+                name=kind,
+                options_json=prepared.options,
+                replicas=program.devices,
+                time_limit=self.time_limit,
+                cancelled=self.over.is_set,
+            )
         return made, time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def explained(
+        self, kind: str, program: Program, topology: str, described: dict[str, Any]
+    ) -> Iterator[None]:
+        try:
+            yield
+        except TorchTPUError as e:
+            prepared = program.for_tpu(topology, self.options.compile_json())
+            raise fits.explained(e, kind, prepared, topology, described) from None
+
+
+def _silent(what: str, seconds: float) -> None:
+    """For a caller who does not want to know."""
 
 
 def is_real(weight: torch.Tensor) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .. import report_text as words
-from .._torchtpu import Program, TorchTPUError, analyse
+from .._torchtpu import ForTpu, TorchTPUError, analyse
 
 MOST = 10
 """How many tensors an error names."""
@@ -39,20 +39,20 @@ def needed(message: str) -> tuple[int, int] | None:
     return int(float(need) * _UNITS[unit]), int(float(have) * _UNITS[of])
 
 
-def analysis(program: Program, topology: str) -> dict[str, Any]:
+def analysis(prepared: ForTpu) -> dict[str, Any]:
     """Our own estimate, of the program as libtpu gets it: attention that is tiled needs a fraction of its scores."""
-    return dict(json.loads(analyse(program.graph_text("tpu", topology))))
+    return dict(json.loads(analyse(prepared.graph_text())))
 
 
 def explained(
-    error: TorchTPUError, kind: str, program: Program, topology: str, described: Mapping[str, Any]
+    error: TorchTPUError, kind: str, prepared: ForTpu, topology: str, described: Mapping[str, Any]
 ) -> TorchTPUError:
     """The plugin's error, or, where memory is short, one that says what takes it."""
     short = needed(str(error))
     if short is None:
         return error
     need, have = short
-    memory = analysis(program, topology)
+    memory = analysis(prepared)
     made = TorchTPUError(
         f"the {kind} does not fit on {topology}: it needs {words.size(need)} of HBM and a device has "
         f"{words.size(have)}, {words.size(need - have)} less\n"

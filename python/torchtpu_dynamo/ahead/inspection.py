@@ -120,6 +120,7 @@ def _build(artifact: Artifact, build: Mapping[str, Any]) -> dict[str, Any]:
     }
     found["hbm"] = build.get("hbm")
     found["compiled_with"] = build.get("compiled_with", build["options"]["xla_options"])
+    found["form"] = build.get("form")
     found["predicted"] = build.get("predicted")
     found["passes"] = _passes(build)
     if "hlo" not in build:

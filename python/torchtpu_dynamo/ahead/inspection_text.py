@@ -81,6 +81,9 @@ def _build(build: Mapping[str, Any]) -> Iterator[str]:
     yield f"  memory of a device: peak {words.size(memory.get('peak', 0))}{of} ({parts})"
     for option, value in build["compiled_with"].items():
         yield f"  option {option}={value}"
+    if form := build["form"]:
+        without = f", without {', '.join(form['without'])}" if form["without"] else ""
+        yield f"  form: tiles of {form['tile_mib']} MiB{without}"
     if "cycles" not in build:
         return
     cycles = build["cycles"]

@@ -55,6 +55,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--time-limit", type=float, default=3600.0, metavar="SECONDS", help="of each compilation"
     )
     parser.add_argument(
+        "--tune",
+        type=float,
+        default=0,
+        metavar="SECONDS",
+        help="search so long for faster forms of the programs, judged by libtpu's schedule",
+    )
+    parser.add_argument(
+        "--tuned",
+        metavar="FILE",
+        help="forms that a search found, which are used; --tune adds to it (default: OUT.ttpu.forms.json)",
+    )
+    parser.add_argument(
         "--option", action="append", default=[], metavar="K=V", help="an option of the backend, V as JSON"
     )
     parser.add_argument(
@@ -71,6 +83,10 @@ def run(args: argparse.Namespace) -> int:
     options = dict(_pair(text) for text in args.option)
     if args.xla_option:
         options["xla_options"] = dict(_pair(text) for text in args.xla_option)
+    if args.tune:
+        options["tune"] = args.tune
+    if args.tuned:
+        options["tuned"] = args.tuned
     start = time.perf_counter()
 
     def tell(what: str, seconds: float) -> None:

@@ -1,0 +1,132 @@
+//! Which form a program takes on a chip: what a search found for it, or else what a table says by what it is made of.
+
+use serde::{Deserialize, Serialize};
+use torchtpu_cache::Key;
+use torchtpu_ir::{CompileError, Graph, Op, Value};
+use torchtpu_passes::analysis::cost;
+
+/// What is chosen for one program on one chip. A search (`torchtpu compile --tune`) writes them down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Form {
+    /// Of vector memory, what one fusion may use (`xla_tpu_scoped_vmem_limit_kib`); libtpu's own choice without.
+    pub scoped_vmem_kib: Option<i64>,
+    /// How much of attention's scores `tile_batch` keeps there.
+    pub tile_mib: i64,
+    /// Passes for TPUs that are left out.
+    pub without: Vec<String>,
+}
+
+/// A form that a search found, and for what.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tuned {
+    pub chip: String,
+    /// `products` of the graph that it was found for.
+    pub products: String,
+    pub form: Form,
+}
+
+/// What the shipped table says of a chip.
+struct Row {
+    chip: &'static str,
+    of: Kind,
+    scoped_vmem_kib: Option<i64>,
+    tile_mib: i64,
+    without: &'static [&'static str],
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Most of the work is in convolutions.
+    Convolutions,
+    /// There is a backward of attention: a batched product over the rows of both operands.
+    Backward,
+    Any,
+}
+
+/// The first row that fits counts; docs/passes.md has the figures. The last is for other chips, with libtpu's own 16 MiB.
+#[rustfmt::skip]
+const TABLE: &[Row] = &[
+    Row { chip: "v5e",   of: Kind::Convolutions, scoped_vmem_kib: Some(49152), tile_mib: 32, without: &["fence_gates"] },
+    Row { chip: "v5e",   of: Kind::Backward,     scoped_vmem_kib: Some(32768), tile_mib: 32, without: &["fence_gates"] },
+    Row { chip: "v5e",   of: Kind::Any,          scoped_vmem_kib: Some(65536), tile_mib: 32, without: &["fence_gates"] },
+    Row { chip: "v6e",   of: Kind::Convolutions, scoped_vmem_kib: Some(49152), tile_mib: 32, without: &[] },
+    Row { chip: "v6e",   of: Kind::Backward,     scoped_vmem_kib: Some(81920), tile_mib: 64, without: &[] },
+    Row { chip: "v6e",   of: Kind::Any,          scoped_vmem_kib: Some(65536), tile_mib: 32, without: &[] },
+    // libtpu hides sums of gradients by itself there (docs/overlap.md).
+    Row { chip: "tpu7x", of: Kind::Any,          scoped_vmem_kib: None,        tile_mib: 32, without: &["fence_gates", "ring_gradients"] },
+    // A quarter of the vector memory of v5e and v6e, a half of that of v5p.
+    Row { chip: "",      of: Kind::Any,          scoped_vmem_kib: None,        tile_mib: 32, without: &["fence_gates"] },
+];
+
+impl Form {
+    pub fn to_json(&self) -> Result<String, CompileError> {
+        crate::ahead::write(self)
+    }
+
+    /// The one that was found for this graph, or the table's; an empty chip stands for any.
+    pub fn of(graph: &Graph, chip: &str, tuned: &[Tuned]) -> Form {
+        let here: Vec<_> = tuned.iter().filter(|t| t.chip == chip).collect();
+        if !here.is_empty() {
+            let products = products(graph);
+            if let Some(found) = here.into_iter().find(|t| t.products == products) {
+                return found.form.clone();
+            }
+        }
+        let row = TABLE.iter().find(|row| [chip, ""].contains(&row.chip) && row.of.fits(graph));
+        let row = row.unwrap_or(&TABLE[TABLE.len() - 1]);
+        Form {
+            scoped_vmem_kib: row.scoped_vmem_kib,
+            tile_mib: row.tile_mib,
+            without: row.without.iter().map(|&pass| pass.to_owned()).collect(),
+        }
+    }
+}
+
+impl Kind {
+    fn fits(self, graph: &Graph) -> bool {
+        match self {
+            Kind::Convolutions => {
+                cost::total(graph, cost::convolution_flops) > cost::total(graph, cost::flops) / 2
+            }
+            Kind::Backward => graph.node_ids().any(|id| match graph.op(id) {
+                Op::DotGeneral(dot) if !dot.lhs_batch.is_empty() => {
+                    let rows = graph.ty(graph.operands(id)[0]).rank() as i64 - 2;
+                    dot.lhs_contracting == [rows] && dot.rhs_contracting == [rows]
+                }
+                _ => false,
+            }),
+            Kind::Any => true,
+        }
+    }
+}
+
+/// By what a search's result is found again: a digest of the products, convolutions and collectives with their shapes.
+/// Names, lines and what lies between do not count.
+pub fn products(graph: &Graph) -> String {
+    let mut found = Vec::new();
+    collect(graph, &mut found);
+    found.sort_unstable();
+    Key::of(found.iter().map(String::as_bytes)).hex()[..16].to_owned()
+}
+
+fn collect(graph: &Graph, found: &mut Vec<String>) {
+    for id in graph.node_ids() {
+        let op = graph.op(id);
+        for region in op.regions() {
+            collect(region, found);
+        }
+        if matches!(op, Op::DotGeneral(_) | Op::Convolution(_)) || op.devices().is_some() {
+            let types = |values: &[Value]| -> String {
+                values.iter().map(|&v| format!(" {}", graph.ty(v))).collect()
+            };
+            found.push(format!(
+                "{}{} ->{}",
+                op.text(),
+                types(&graph.operands(id)),
+                types(&graph.results(id))
+            ));
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What is done to a graph for libtpu alone: which form it takes is `form`'s.
+
+mod form;
+
+pub use form::{Form, Tuned, products};
+
+use crate::options::CompileSettings;
+use torchtpu_emit::{EmitOptions, emit_bytecode};
+use torchtpu_ir::text::print_graph;
+use torchtpu_ir::{Builder, CompileError, Graph, Op, Value};
+use torchtpu_passes::tpu::{self, TileBatch};
+use torchtpu_passes::{PassOptions, PassReport, run_list};
+
+pub const PLATFORM: &str = "tpu";
+
+const SCOPED_VMEM: &str = "xla_tpu_scoped_vmem_limit_kib";
+const SPARSE_CORE_GATHERS: &str = "xla_tpu_enable_sparse_core_collective_offload_all_gather";
+
+/// A program as libtpu gets it for a chip.
+pub struct Prepared {
+    pub graph: Graph,
+    pub form: Form,
+    pub passes: Vec<PassReport>,
+    /// The user's, and those that suit the program where the user says nothing.
+    pub settings: CompileSettings,
+}
+
+impl Prepared {
+    pub fn bytecode(&self) -> Result<Vec<u8>, CompileError> {
+        emit_bytecode(&self.graph, &emitted())
+    }
+
+    pub fn graph_text(&self) -> String {
+        print_graph(&self.graph)
+    }
+}
+
+/// The graph behind the passes for TPUs that pay on a device, by a topology's name or a device's kind; an empty name stands
+/// for any device.
+pub fn prepare(graph: &Graph, device: &str, given: &CompileSettings) -> Result<Prepared, CompileError> {
+    let form = form_of(graph, device, given);
+    let (prepared, passes) = run(graph, &form, given)?;
+    let settings = settings(graph, device, given, &form);
+    Ok(Prepared { graph: prepared, form, passes, settings })
+}
+
+fn form_of(graph: &Graph, device: &str, given: &CompileSettings) -> Form {
+    given.form.clone().unwrap_or_else(|| Form::of(graph, chip(device), &given.tuned))
+}
+
+fn run(
+    graph: &Graph,
+    form: &Form,
+    given: &CompileSettings,
+) -> Result<(Graph, Vec<PassReport>), CompileError> {
+    let tile = TileBatch { limit: form.tile_mib << 20 };
+    let disabled = given.disabled_passes.iter().chain(&form.without).cloned().collect();
+    let options = PassOptions { disabled, ..PassOptions::default() };
+    let mut prepared = graph.clone();
+    let reports = run_list(&mut prepared, &tpu::pipeline_with(&tile), &options)?;
+    Ok((prepared, reports))
+}
+
+/// XLA options for a program on a chip: the user's, and those that suit it where the user says nothing.
+fn settings(graph: &Graph, device: &str, given: &CompileSettings, form: &Form) -> CompileSettings {
+    let mut settings = given.clone();
+    if let Some(kib) = form.scoped_vmem_kib {
+        settings.xla_options.entry(SCOPED_VMEM.to_owned()).or_insert(kib.into());
+    }
+    // On its SparseCores a gathering runs beside the core, which else waits for it; v5e has none, and starts gatherings early
+    // (docs/overlap.md).
+    if chip(device) == "v6e" && graph.node_ids().any(|id| matches!(graph.op(id), Op::AllGather(_))) {
+        settings.xla_options.entry(SPARSE_CORE_GATHERS.to_owned()).or_insert(true.into());
+    }
+    settings
+}
+
+/// The graph as another target can run it, which shows whether the passes keep its numbers.
+pub fn rehearse(graph: &Graph, given: &CompileSettings) -> Result<Graph, CompileError> {
+    let (mut graph, _) = run(graph, &form_of(graph, "", given), given)?;
+    set_allocations(&mut graph);
+    Ok(graph)
+}
+
+/// Memory that nobody has set, which only a TPU has, holds NaN: what is read before it is written shows.
+fn set_allocations(graph: &mut Graph) {
+    for id in graph.node_ids().collect::<Vec<_>>() {
+        for region in graph.node_mut(id).op.regions_mut() {
+            set_allocations(region.graph_mut());
+        }
+        if matches!(graph.op(id), Op::Allocate(_)) {
+            let allocated = Value { node: id, result: 0 };
+            let value = if graph.ty(allocated).dtype.is_float() { f64::NAN } else { 0.0 };
+            let mut b = Builder::new(graph);
+            let filled = b.full_like(allocated, value);
+            graph.replace_uses(allocated, filled);
+            graph.remove(id);
+        }
+    }
+}
+
+/// Results in the layout that costs nothing, which copies to the host undo, and calls that stay, which were seen to compile
+/// faster.
+pub fn emitted() -> EmitOptions {
+    EmitOptions { free_results: true, ..EmitOptions::default() }
+}
+
+fn chip(device: &str) -> &str {
+    match device {
+        "TPU v5 lite" => "v5e",
+        "TPU v6 lite" => "v6e",
+        "TPU7x" => "tpu7x",
+        _ => device.split(':').next().unwrap_or_default(),
+    }
+}
