@@ -25,6 +25,6 @@ pub use canonicalize::Canonicalize;
 pub use cse::Cse;
 pub use dce::Dce;
 pub use fold_constants::FoldConstants;
-pub use manager::{Culprit, Dump, Pass, PassOptions, PassReport, bisect, run, run_list};
+pub use manager::{Culprit, Dump, Pass, PassOptions, PassReport, Remark, bisect, run, run_list};
 pub use pipeline::{find, level, names, pipeline};
 pub use redistribute::Redistribute;

@@ -3,13 +3,38 @@
 use crate::pipeline::{names, pipeline};
 use std::time::{Duration, Instant};
 use torchtpu_ir::verify::{dump, verify};
-use torchtpu_ir::{CompileError, Graph, Region, Stage};
+use torchtpu_ir::{CompileError, Graph, NodeId, Region, Stage};
 
 /// One rewrite of a graph. A pass finds on the graph as it is, then rewrites; it leaves a graph that verifies.
 pub trait Pass: Sync {
     fn name(&self) -> &'static str;
     /// The number of rewrites. 0 means that the graph is untouched.
     fn run(&self, graph: &mut Graph) -> Result<usize, CompileError>;
+    /// As `run`, of a pass that says what it decided and why.
+    fn run_and_tell(&self, graph: &mut Graph, _: &mut Vec<Remark>) -> Result<usize, CompileError> {
+        self.run(graph)
+    }
+}
+
+/// What a pass decided about one operation, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// Operation and type.
+    pub op: String,
+    /// The user's.
+    pub line: Option<String>,
+    pub text: String,
+}
+
+impl Remark {
+    pub fn of(graph: &Graph, id: NodeId, text: impl Into<String>) -> Remark {
+        let types: Vec<String> = graph.results(id).into_iter().map(|v| graph.ty(v).to_string()).collect();
+        Remark {
+            op: format!("{} {}", graph.op(id).name(), types.join(", ")),
+            line: graph.location(graph.node(id).loc).user_line(),
+            text: text.into(),
+        }
+    }
 }
 
 /// What one application did, handed to `PassOptions::dump` if it changed anything.
@@ -42,6 +67,8 @@ pub struct PassReport {
     pub rewrites: usize,
     pub nodes_before: usize,
     pub nodes_after: usize,
+    /// Of the graphs inside, too.
+    pub remarks: Vec<Remark>,
 }
 
 /// Runs the pipeline.
@@ -63,14 +90,15 @@ pub fn run_list(
         )
         .help(format!("the passes are {}", known.join(", "))));
     }
-    inside(graph, passes, options)?;
+    let of_regions = inside(graph, passes, options)?;
     let enabled = passes.iter().filter(|pass| !options.disabled.iter().any(|name| name == pass.name()));
     let mut before = options.dump.map(|_| dump(graph));
     let mut reports = Vec::with_capacity(passes.len());
     for (application, pass) in enabled.take(options.stop_after.unwrap_or(usize::MAX)).enumerate() {
         let nodes_before = graph.len();
         let start = Instant::now();
-        let rewrites = pass.run(graph)?;
+        let mut remarks = Vec::new();
+        let rewrites = pass.run_and_tell(graph, &mut remarks)?;
         let time = start.elapsed();
         reports.push(PassReport {
             name: pass.name(),
@@ -78,6 +106,7 @@ pub fn run_list(
             rewrites,
             nodes_before,
             nodes_after: graph.len(),
+            remarks,
         });
         if rewrites == 0 {
             continue;
@@ -94,11 +123,21 @@ pub fn run_list(
             })?;
         }
     }
+    for inner in of_regions {
+        if let Some(own) = reports.iter_mut().find(|report| report.name == inner.name) {
+            own.remarks.extend(inner.remarks);
+        }
+    }
     Ok(reports)
 }
 
 /// Regions first: what they turn out to be is what the passes around them see. They are not dumped on their own.
-fn inside(graph: &mut Graph, passes: &[&dyn Pass], options: &PassOptions<'_>) -> Result<(), CompileError> {
+fn inside(
+    graph: &mut Graph,
+    passes: &[&dyn Pass],
+    options: &PassOptions<'_>,
+) -> Result<Vec<PassReport>, CompileError> {
+    let mut reports = Vec::new();
     let options = PassOptions { dump: None, stop_after: None, ..options.clone() };
     let holders: Vec<_> = graph.node_ids().filter(|&id| !graph.op(id).regions().is_empty()).collect();
     // A function that is called often is one graph: rewritten once, and shared again.
@@ -110,11 +149,11 @@ fn inside(graph: &mut Graph, passes: &[&dyn Pass], options: &PassOptions<'_>) ->
                 continue;
             }
             let before = region.clone();
-            run_list(region.graph_mut(), passes, &options)?;
+            reports.extend(run_list(region.graph_mut(), passes, &options)?);
             done.push((before, region.clone()));
         }
     }
-    Ok(())
+    Ok(reports)
 }
 
 /// The application that turns a good graph bad: the graph is good with `stop_after` at `application`, and bad with

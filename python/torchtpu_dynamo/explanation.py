@@ -23,6 +23,7 @@ from .backend import compile_with
 from .counters import Recompilation, counters
 from .graph import Boxed, Graph, boxed
 from .options import Options, parse_options
+from .report_text import decisions
 from .state import entry, forgotten, original, undone
 
 
@@ -56,6 +57,8 @@ class GraphReport:
     stages: Mapping[str, float]
     passes: tuple[Mapping[str, Any], ...]
     error: str | None
+    decisions: Sequence[Mapping[str, Any]] = ()
+    """What our passes would do for a TPU about single operations, and why: `pass`, `op`, `line`, `text`."""
 
     @property
     def families(self) -> dict[str, int]:
@@ -207,6 +210,7 @@ class _Collector:
         program: dict[str, Any] | None = None
         stages: dict[str, float] = {}
         passes: tuple[Mapping[str, Any], ...] = ()
+        decided: list[dict[str, Any]] = []
         try:
             graph = Graph.of(gm, kind, static, self.options)
             payload = json.loads(graph.exported.json)
@@ -216,14 +220,16 @@ class _Collector:
             nodes = fx_nodes(payload, program)
             stages = {"export": graph.export_seconds, **compiled.stage_times()}
             passes = tuple(compiled.pass_reports())
+            if compiled.devices > 1:
+                decided = decisions(compiled.for_tpu("", self.options.compile_json()).pass_reports())
             client = plugins.client(self.options.plugin, self.options.zero_copy)
             self.plugin = client.platform
             executable = compiled.compile(client, self.options.compile_json())
             stages.update(executable.stage_times())
             xla = json.loads(executable.analysis())
         except TorchTPUError as e:
-            return made(nodes, program, None, stages, passes, str(e))
-        return made(nodes, program, xla, stages, passes, None)
+            return made(nodes, program, None, stages, passes, str(e), decided)
+        return made(nodes, program, xla, stages, passes, None, decided)
 
 
 def run_eagerly(gm: torch.fx.GraphModule, args: list[Any]) -> list[Any]:

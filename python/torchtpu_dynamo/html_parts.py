@@ -132,3 +132,9 @@ def memory_chart(program: Mapping[str, Any]) -> str:
         f'<text x="{at + (-6 if anchor == "end" else 6):.1f}" y="12" text-anchor="{anchor}">{label}</text>'
         f"{''.join(steps)}</svg>"
     )
+
+
+def decision_table(found: Sequence[Mapping[str, Any]]) -> str:
+    """What passes said of single operations."""
+    rows = [(one["op"], one["line"] or "", one["pass"], one["text"]) for one in found]
+    return table(("operation", "line", "pass", "decision"), rows)

@@ -10,7 +10,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from . import report_text as words
-from .html_parts import details, document, facts, memory_chart, table
+from .html_parts import decision_table, details, document, facts, memory_chart, table
 
 if TYPE_CHECKING:
     from .explanation import Explanation, FxNode, GraphReport
@@ -105,6 +105,8 @@ def tables(graph: GraphReport) -> list[tuple[str, str]]:
         (p["name"], p["rewrites"], f"{1e3 * p['seconds']:.2f}", p["nodes_before"], p["nodes_after"])
         for p in graph.passes
     ]
+    if graph.decisions:
+        found.append(("Collectives on a TPU", decision_table(graph.decisions)))
     found.append(("Passes", table(("pass", "rewrites", "ms", "nodes before", "after"), passes, (1, 2, 3, 4))))
     return found
 

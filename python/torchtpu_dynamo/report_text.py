@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 LARGEST = 10
+DECISIONS = 12
 
 
 def text(explanation: Explanation) -> str:
@@ -57,6 +58,9 @@ def graph_lines(graph: GraphReport) -> list[str]:
     seconds = ", ".join(f"{stage} {1e3 * s:.1f}" for stage, s in graph.stages.items())
     lines += wrapped("  stages    ", f"{seconds} (ms)")
     lines += wrapped("  rewrites  ", listed({k: v for k, v in graph.rewrites.items() if v}) or "none")
+    if graph.decisions:
+        lines.append("  on a TPU  of the collectives (`torchtpu compile` and `inspect` show what it costs)")
+        lines += decision_lines(graph.decisions, DECISIONS)
     if graph.error is not None:
         lines += wrapped("  error     ", graph.error)
     tensors = program["memory"]["fused"]["tensors"][:LARGEST]
@@ -82,6 +86,20 @@ def graph_lines(graph: GraphReport) -> list[str]:
         ]
         lines += table(rows)
     return lines
+
+
+def decisions(reports: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What passes said of single operations: pass, operation, the user's line, text; first what they changed."""
+    found = [{"pass": report["name"], **remark} for report in reports for remark in report.get("remarks", ())]
+    return sorted(found, key=lambda one: one["text"].startswith("stays"))
+
+
+def decision_lines(found: Sequence[Mapping[str, Any]], most: int) -> Iterator[str]:
+    for one in found[:most]:
+        at = f" at {short_line(one['line'])}" if one["line"] else ""
+        yield from wrapped("    ", f"{one['op']}{at}, {one['pass']}: {one['text']}")
+    if len(found) > most:
+        yield f"    and {len(found) - most} more"
 
 
 def operations(program: Mapping[str, Any]) -> int:

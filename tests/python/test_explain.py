@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import torchtpu_dynamo
 from torchtpu_dynamo import explain
+from torchtpu_dynamo.spmd import as_rank
 
 VOID = {"meta", "rect", "path", "br"}
 
@@ -253,3 +254,32 @@ def test_page_escapes() -> None:
     assert "<script" not in text
     assert "<img" not in text
     Page(text)
+
+
+def test_decisions_about_collectives():
+    """What the passes for TPUs would do about each, with the user's line, or why it stays."""
+    from torch.distributed._functional_collectives import all_gather_tensor, all_reduce
+
+    world = torch.distributed.group
+
+    def fn(x: Tensor, up: Tensor, down: Tensor) -> tuple[Tensor, ...]:
+        y = all_reduce(torch.relu(x @ up) @ down, "sum", world.WORLD)
+        most = all_reduce(y.amax(1), "max", world.WORLD)
+        rows = all_gather_tensor(y * 2, 0, world.WORLD)
+        return y, most, rows @ up, all_gather_tensor(x, 0, world.WORLD) + 1
+
+    with as_rank(1, 4):
+        report = explain(fn, torch.zeros(4096, 256), torch.zeros(256, 512), torch.zeros(512, 256))
+    (graph,) = report.graphs
+    said = {(d["op"].split()[0], d["line"].rpartition(":")[2], d["text"]) for d in graph.decisions}
+    first = fn.__code__.co_firstlineno
+    by_line = {int(line) - first: (op, text) for op, line, text in said}
+    assert by_line[1][0] == "all_reduce" and by_line[1][1].startswith("stays: ")
+    assert by_line[2] == ("all_reduce", "stays: it is no sum but max")
+    assert by_line[3][0] == "all_gather" and by_line[3][1].startswith(
+        "a ring of 4 parts of 4.19 MB beside products"
+    )
+    assert by_line[4] == ("all_gather", "stays: it is of an argument, and libtpu starts it early")
+    assert by_line[3][1] in " ".join(str(report).split()) and by_line[3][1] in " ".join(
+        Page(report.to_html()).text
+    )

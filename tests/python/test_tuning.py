@@ -176,15 +176,21 @@ def test_numbers_are_compared():
 def test_search(tmp_path):
     """With libtpu: never worse than the default, written down, and the same program when it is made again."""
     output = tmp_path / "m.ttpu"
-    made = {"args": (torch.zeros(256, 64),), "topology": "v5e:1x1"}
+    x, topology = torch.zeros(256, 64), "v5e:1x1"
     told = []
     first = torchtpu_dynamo.aot_compile(
-        mlp(), **made, options={"tune": 20}, output=output, tell=lambda what, _: told.append(what)
+        mlp(),
+        (x,),
+        topology=topology,
+        options={"tune": 20},
+        output=output,
+        tell=lambda what, _: told.append(what),
     )
     path = f"{output}.forms.json"
     (found,) = forms.read(path)
-    assert found["form"] == first.build("inference", "v5e:1x1")["form"]
+    assert found["form"] == first.build("inference", topology)["form"]
     assert found["megacycles"][1] <= found["megacycles"][0] and found["tried"] >= 2
-    again = torchtpu_dynamo.aot_compile(mlp(), **made, options={"tuned": path})
-    cycles = [a.judged("inference", "v5e:1x1")["cost"]["estimated"] for a in (first, again)]
+    again = torchtpu_dynamo.aot_compile(mlp(), (x,), topology=topology, options={"tuned": path})
+    cycles = [a.judged("inference", topology)["cost"]["estimated"] for a in (first, again)]
     assert cycles[0] == cycles[1]
+    assert "inference for v5e:1x1" in told

@@ -192,6 +192,15 @@ fn reports<'py>(py: Python<'py>, passes: &[PassReport]) -> PyResult<Bound<'py, P
         entry.set_item("rewrites", report.rewrites)?;
         entry.set_item("nodes_before", report.nodes_before)?;
         entry.set_item("nodes_after", report.nodes_after)?;
+        let remarks = PyList::empty(py);
+        for remark in &report.remarks {
+            let said = PyDict::new(py);
+            said.set_item("op", &remark.op)?;
+            said.set_item("line", &remark.line)?;
+            said.set_item("text", &remark.text)?;
+            remarks.append(said)?;
+        }
+        entry.set_item("remarks", remarks)?;
         list.append(entry)?;
     }
     Ok(list)
@@ -393,7 +402,7 @@ impl Program {
     fn stage_times(&self) -> BTreeMap<&'static str, f64> {
         self.program.stages.iter().map(|(name, time)| (*name, time.as_secs_f64())).collect()
     }
-    /// Seconds, rewrites and node counts of each pass application, in order.
+    /// Seconds, rewrites, node counts and remarks of each pass application, in order.
     fn pass_reports<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         reports(py, &self.program.passes)
     }

@@ -27,7 +27,7 @@
 use super::order::bind;
 use super::parts::Parts;
 use super::region::Region;
-use crate::manager::Pass;
+use crate::manager::{Pass, Remark};
 use crate::query::first;
 use torchtpu_ir::op::ReduceKind;
 use torchtpu_ir::{CompileError, Graph, NodeId, Op, Value};
@@ -49,20 +49,31 @@ impl Pass for Ring {
     }
 
     fn run(&self, graph: &mut Graph) -> Result<usize, CompileError> {
+        self.run_and_tell(graph, &mut Vec::new())
+    }
+
+    fn run_and_tell(&self, graph: &mut Graph, remarks: &mut Vec<Remark>) -> Result<usize, CompileError> {
         let mut chains = Vec::new();
         let mut rewrites = 0;
         // Reductions first: gatherings that flow into them are theirs.
-        let (scatters, gathers) = self.candidates(graph);
+        let (scatters, gathers) = self.candidates(graph, remarks);
         for id in scatters.into_iter().chain(gathers) {
             // A node's number may be given again.
             let region = match graph.contains(id).then(|| graph.op(id)) {
                 Some(Op::ReduceScatter(_)) => Region::behind(graph, id, self.balance),
                 Some(Op::AllGather(_)) => Region::ahead(graph, id),
-                _ => None,
+                _ => continue,
             };
-            let Some(region) = region.filter(|r| r.of_gradient(graph).is_some() == self.gradients) else {
+            let Some(region) = region else {
+                self.tell(graph, id, remarks, || {
+                    "stays: no product beside it can be computed in parts".into()
+                });
                 continue;
             };
+            if region.of_gradient(graph).is_some() != self.gradients {
+                continue;
+            }
+            remarks.push(Remark::of(graph, id, ring_of(graph, &region, id)));
             chains.extend(Parts::of(graph, &region)?.write(graph, chains.len() % 2 == 1)?);
             rewrites += 1;
         }
@@ -72,19 +83,30 @@ impl Pass for Ring {
 }
 
 impl Ring {
-    fn candidates(&self, graph: &Graph) -> (Vec<NodeId>, Vec<NodeId>) {
+    fn candidates(&self, graph: &Graph, remarks: &mut Vec<Remark>) -> (Vec<NodeId>, Vec<NodeId>) {
         let (mut scatters, mut gathers) = (Vec::new(), Vec::new());
         for id in graph.topological() {
             match graph.op(id) {
-                Op::ReduceScatter(op)
-                    if op.kind == ReduceKind::Add && self.pays(graph, op.groups.size(), first(id)) =>
-                {
-                    scatters.push(id);
+                Op::ReduceScatter(op) => {
+                    let why = match op.kind {
+                        ReduceKind::Add => self.refused(graph, op.groups.size(), first(id)),
+                        kind => Some(format!("it is no sum but {}", kind.name())),
+                    };
+                    match why {
+                        Some(why) => self.tell(graph, id, remarks, || format!("stays: {why}")),
+                        None => scatters.push(id),
+                    }
                 }
                 Op::AllGather(op) => {
                     let operand = graph.operands(id)[0];
-                    if self.pays(graph, op.groups.size(), operand) && !is_there(graph, operand) {
-                        gathers.push(id);
+                    let why = if is_there(graph, operand) {
+                        Some("it is of an argument, and libtpu starts it early".to_owned())
+                    } else {
+                        self.refused(graph, op.groups.size(), operand)
+                    };
+                    match why {
+                        Some(why) => self.tell(graph, id, remarks, || format!("stays: {why}")),
+                        None => gathers.push(id),
                     }
                 }
                 _ => {}
@@ -93,9 +115,57 @@ impl Ring {
         (scatters, gathers)
     }
 
-    fn pays(&self, graph: &Graph, devices: i64, part: Value) -> bool {
-        (2..=self.most).contains(&devices) && graph.ty(part).bytes() >= self.least
+    /// Why a ring of so many devices does not pay.
+    fn refused(&self, graph: &Graph, devices: i64, part: Value) -> Option<String> {
+        too_many_or_small(devices, self.most, graph.ty(part).bytes(), self.least)
     }
+
+    /// Of the two passes of rings one speaks of what neither does.
+    fn tell(&self, graph: &Graph, id: NodeId, remarks: &mut Vec<Remark>, text: impl FnOnce() -> String) {
+        if !self.gradients {
+            remarks.push(Remark::of(graph, id, text()));
+        }
+    }
+}
+
+/// Why parts for so many devices do not pay, by their number and bytes.
+pub fn too_many_or_small(devices: i64, most: i64, bytes: i64, least: i64) -> Option<String> {
+    if devices < 2 {
+        Some("its groups have one device".to_owned())
+    } else if devices > most {
+        Some(format!("its groups have {devices} devices, and a ring has {most} at most"))
+    } else if bytes < least {
+        Some(format!(
+            "a part is {:.2} MB, and less than {:.2} MB is not worth a transfer",
+            mb(bytes),
+            mb(least)
+        ))
+    } else {
+        None
+    }
+}
+
+fn ring_of(graph: &Graph, region: &Region, id: NodeId) -> String {
+    let gathers = region.gathers.iter().filter(|&&gather| gather != id).count();
+    let with = match gathers {
+        0 => String::new(),
+        1 => ", with the all_gather that flows into it".to_owned(),
+        n => format!(", with {n} all_gathers that flow into it"),
+    };
+    let whole = match graph.op(id) {
+        Op::AllGather(_) => graph.ty(first(id)).bytes(),
+        _ => graph.ty(graph.operands(id)[0]).bytes(),
+    };
+    format!(
+        "a ring of {} parts of {:.2} MB beside products of {:.1} GFLOP{with}",
+        region.parts,
+        mb(whole / region.parts.max(1)),
+        region.flops(graph) / 1e9,
+    )
+}
+
+fn mb(bytes: i64) -> f64 {
+    bytes as f64 / 1e6
 }
 
 /// Whether a value is an argument, or one in another form.

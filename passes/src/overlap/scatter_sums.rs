@@ -16,7 +16,8 @@
 
 use super::parts::Parts;
 use super::region::Region;
-use crate::manager::Pass;
+use super::ring::too_many_or_small;
+use crate::manager::{Pass, Remark};
 use crate::query::first;
 use crate::split::split_of;
 use rustc_hash::FxHashSet;
@@ -35,9 +36,23 @@ impl Pass for ScatterSums {
     }
 
     fn run(&self, graph: &mut Graph) -> Result<usize, CompileError> {
+        self.run_and_tell(graph, &mut Vec::new())
+    }
+
+    fn run_and_tell(&self, graph: &mut Graph, remarks: &mut Vec<Remark>) -> Result<usize, CompileError> {
         let mut rewrites = 0;
+        for id in graph.topological() {
+            if let Op::AllReduce(_) = graph.op(id)
+                && let Some(why) = self.refused(graph, id)
+            {
+                remarks.push(Remark::of(graph, id, format!("stays: {why}")));
+            }
+        }
         let mut refused = FxHashSet::default();
-        while let Some((region, seed)) = self.find(graph, &mut refused) {
+        while let Some((region, seed)) = self.find(graph, &mut refused, remarks) {
+            for &sum in &region.sums {
+                remarks.push(Remark::of(graph, sum, "scattered, and what is computed of it gathered"));
+            }
             Parts::of(graph, &region)?.write_own(graph)?;
             refused.insert(seed);
             rewrites += 1;
@@ -47,7 +62,12 @@ impl Pass for ScatterSums {
 }
 
 impl ScatterSums {
-    fn find(&self, graph: &Graph, refused: &mut FxHashSet<NodeId>) -> Option<(Region, NodeId)> {
+    fn find(
+        &self,
+        graph: &Graph,
+        refused: &mut FxHashSet<NodeId>,
+        remarks: &mut Vec<Remark>,
+    ) -> Option<(Region, NodeId)> {
         for id in graph.topological() {
             if refused.contains(&id) || !self.is_seed(graph, id) {
                 continue;
@@ -59,6 +79,11 @@ impl ScatterSums {
                     return Some((region, id));
                 }
             }
+            remarks.push(Remark::of(
+                graph,
+                id,
+                "stays: no dimension divides, or more would be gathered than is summed up",
+            ));
             refused.insert(id);
         }
         None
@@ -66,13 +91,21 @@ impl ScatterSums {
 
     /// A sum of products that is large enough.
     fn is_seed(&self, graph: &Graph, id: NodeId) -> bool {
-        let Op::AllReduce(op) = graph.op(id) else { return false };
+        matches!(graph.op(id), Op::AllReduce(_)) && self.refused(graph, id).is_none()
+    }
+
+    /// Why a sum is none that could be scattered.
+    fn refused(&self, graph: &Graph, id: NodeId) -> Option<String> {
+        let Op::AllReduce(op) = graph.op(id) else { return None };
         let devices = op.groups.size();
         let part = graph.ty(first(id)).bytes() / devices.max(1);
-        op.kind == ReduceKind::Add
-            && (2..=self.most).contains(&devices)
-            && part >= self.least
-            && product_behind(graph, graph.operands(id)[0]).is_some()
+        if op.kind != ReduceKind::Add {
+            return Some(format!("it is no sum but {}", op.kind.name()));
+        }
+        too_many_or_small(devices, self.most, part, self.least).or_else(|| {
+            let behind = product_behind(graph, graph.operands(id)[0]);
+            behind.is_none().then(|| "it is not of a product".to_owned())
+        })
     }
 
     /// What is computed of a sum before the next products, and of other sums that meet it.

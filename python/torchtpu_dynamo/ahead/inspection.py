@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ..report_text import name_of
+from .. import report_text as words
 from .arrays import itemsize
 from .artifact import Artifact
 
@@ -60,7 +60,7 @@ def _program(artifact: Artifact, kind: str) -> dict[str, Any]:
     largest = [
         {
             **{key: tensor[key] for key in ("bytes", "type", "role")},
-            "name": name_of(nodes[tensor["node"]]),
+            "name": words.name_of(nodes[tensor["node"]]),
             "line": nodes[tensor["node"]]["line"],
             "function": nodes[tensor["node"]]["function"],
         }
@@ -123,6 +123,7 @@ def _build(artifact: Artifact, build: Mapping[str, Any]) -> dict[str, Any]:
     found["form"] = build.get("form")
     found["predicted"] = build.get("predicted")
     found["passes"] = _passes(build)
+    found["decisions"] = words.decisions(build.get("passes", ()))
     if "hlo" not in build:
         return found
     judged = artifact.judged(build["program"], build["topology"])

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from .. import report_text as words
-from ..html_parts import bars, details, document, facts, memory_chart, table
+from ..html_parts import bars, decision_table, details, document, facts, memory_chart, table
 from . import timeline_html
 from .inspection_text import tensor
 
@@ -208,6 +208,8 @@ def _build(build: Mapping[str, Any], program: Mapping[str, Any]) -> str:
                 )
                 parts.append(details(what, table(("instruction",), [(name,) for name in names])))
     parts.append(_passes(build))
+    if build["decisions"]:
+        parts.append(details("What they decided of collectives", decision_table(build["decisions"])))
     sizes = [(name, words.size(count)) for name, count in memory.items()]
     parts.append(details("Memory by category", table(("what", "bytes"), sizes, (1,))))
     options = [(name, str(value)) for name, value in build["compiled_with"].items()]

@@ -71,6 +71,9 @@ def _build(build: Mapping[str, Any]) -> Iterator[str]:
     seconds = sum(build["stages"].values())
     yield f"{build['program']} for {build['topology']}, compiled in {seconds:.2f} s"
     yield from _passes(build)
+    if build["decisions"]:
+        yield "  decisions of our passes:"
+        yield from words.decision_lines(build["decisions"], MOST)
     memory, hbm = build["memory"], build["hbm"]
     parts = ", ".join(
         f"{name} {words.size(count)}" for name, count in memory.items() if count and name != "peak"

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use torchtpu_cache::Key;
-use torchtpu_ir::{CompileError, Graph, Op, Value};
+use torchtpu_ir::{CompileError, Graph, NodeId, Op, Value};
 use torchtpu_passes::analysis::cost;
 
 /// What is chosen for one program on one chip. A search (`torchtpu compile --tune`) writes them down.
@@ -42,6 +42,8 @@ enum Kind {
     Convolutions,
     /// There is a backward of attention: a batched product over the rows of both operands.
     Backward,
+    /// Attention whose scores are less than 4 MiB a head, of which `tile_batch` takes half a tile.
+    SmallScores,
     Any,
 }
 
@@ -53,12 +55,15 @@ const TABLE: &[Row] = &[
     Row { chip: "v5e",   of: Kind::Any,          scoped_vmem_kib: Some(65536), tile_mib: 32, without: &["fence_gates"] },
     Row { chip: "v6e",   of: Kind::Convolutions, scoped_vmem_kib: Some(49152), tile_mib: 32, without: &[] },
     Row { chip: "v6e",   of: Kind::Backward,     scoped_vmem_kib: Some(81920), tile_mib: 64, without: &[] },
+    Row { chip: "v6e",   of: Kind::SmallScores,  scoped_vmem_kib: Some(49152), tile_mib: 64, without: &[] },
     Row { chip: "v6e",   of: Kind::Any,          scoped_vmem_kib: Some(65536), tile_mib: 32, without: &[] },
     // libtpu hides sums of gradients by itself there (docs/overlap.md).
     Row { chip: "tpu7x", of: Kind::Any,          scoped_vmem_kib: None,        tile_mib: 32, without: &["fence_gates", "ring_gradients"] },
     // A quarter of the vector memory of v5e and v6e, a half of that of v5p.
     Row { chip: "",      of: Kind::Any,          scoped_vmem_kib: None,        tile_mib: 32, without: &["fence_gates"] },
 ];
+
+const SMALL: i64 = 4 << 20;
 
 impl Form {
     pub fn to_json(&self) -> Result<String, CompileError> {
@@ -97,9 +102,25 @@ impl Kind {
                 }
                 _ => false,
             }),
+            Kind::SmallScores => graph.node_ids().any(|id| match graph.op(id) {
+                Op::DotGeneral(dot) => !dot.lhs_batch.is_empty() && is_small(graph, id),
+                _ => false,
+            }),
             Kind::Any => true,
         }
     }
+}
+
+/// Is the largest matrix of a batched product, which are the scores of a head, less than 4 MiB in float32, and are all
+/// heads' large enough to count?
+fn is_small(graph: &Graph, product: NodeId) -> bool {
+    let values = graph.operands(product).into_iter().chain(graph.results(product));
+    let sizes = values.map(|v| {
+        let shape = &graph.ty(v).shape;
+        let matrix: i64 = shape[shape.len().saturating_sub(2)..].iter().product();
+        (matrix * 4, graph.ty(v).elements() * 4)
+    });
+    sizes.max().is_some_and(|(matrix, all)| matrix < SMALL && all >= SMALL)
 }
 
 /// By what a search's result is found again: a digest of the products, convolutions and collectives with their shapes.
