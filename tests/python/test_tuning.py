@@ -52,6 +52,27 @@ def test_products_are_what_a_form_is_found_by():
     assert program().products() != program(x=torch.zeros(16, 64)).products()
 
 
+@pytest.mark.parametrize(
+    ("shape", "chip", "form"),
+    [
+        ((4, 12, 512, 64), "v6e", (49152, 64, [])),
+        ((4, 12, 512, 64), "v5e", (65536, 32, ["fence_gates"])),
+        ((1, 16, 2048, 64), "v6e", (65536, 32, [])),
+        ((1, 8, 4096, 64), "v6e", (65536, 32, ["tile_batch"])),
+        ((1, 8, 4096, 64), "v5e", (65536, 32, ["fence_gates", "tile_batch"])),
+        # Scores that would not fit.
+        ((1, 32, 8192, 64), "v6e", (65536, 32, [])),
+        ((1, 1, 64, 64), "v6e", (65536, 32, [])),
+        ((4, 12, 512, 64), "tpu7x", (None, 32, ["fence_gates", "ring_gradients"])),
+    ],
+)
+def test_forms_by_program(shape, chip, form):
+    """What the table says of attention, by the size of its scores."""
+    x = torch.empty(shape, dtype=torch.bfloat16)
+    found = lower(attention, x, x, x).programs["inference"].for_tpu(f"{chip}:2x2")
+    assert tuple(json.loads(found.form).values()) == form
+
+
 def test_file_of_forms(tmp_path):
     path = tmp_path / "m.forms.json"
     made = program()

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use torchtpu_cache::Key;
-use torchtpu_ir::{CompileError, Graph, NodeId, Op, Value};
+use torchtpu_ir::{CompileError, Graph, Op, Value};
 use torchtpu_passes::analysis::cost;
 
 /// What is chosen for one program on one chip. A search (`torchtpu compile --tune`) writes them down.
@@ -44,6 +44,8 @@ enum Kind {
     Backward,
     /// Attention whose scores are less than 4 MiB a head, of which `tile_batch` takes half a tile.
     SmallScores,
+    /// Attention whose scores are more than a tile a head, but not more than so many bytes in all: without tiles they fit.
+    LargeScores(i64),
     Any,
 }
 
@@ -52,10 +54,12 @@ enum Kind {
 const TABLE: &[Row] = &[
     Row { chip: "v5e",   of: Kind::Convolutions, scoped_vmem_kib: Some(49152), tile_mib: 32, without: &["fence_gates"] },
     Row { chip: "v5e",   of: Kind::Backward,     scoped_vmem_kib: Some(32768), tile_mib: 32, without: &["fence_gates"] },
+    Row { chip: "v5e",   of: Kind::LargeScores(512 << 20), scoped_vmem_kib: Some(65536), tile_mib: 32, without: &["fence_gates", "tile_batch"] },
     Row { chip: "v5e",   of: Kind::Any,          scoped_vmem_kib: Some(65536), tile_mib: 32, without: &["fence_gates"] },
     Row { chip: "v6e",   of: Kind::Convolutions, scoped_vmem_kib: Some(49152), tile_mib: 32, without: &[] },
     Row { chip: "v6e",   of: Kind::Backward,     scoped_vmem_kib: Some(81920), tile_mib: 64, without: &[] },
     Row { chip: "v6e",   of: Kind::SmallScores,  scoped_vmem_kib: Some(49152), tile_mib: 64, without: &[] },
+    Row { chip: "v6e",   of: Kind::LargeScores(2 << 30), scoped_vmem_kib: Some(65536), tile_mib: 32, without: &["tile_batch"] },
     Row { chip: "v6e",   of: Kind::Any,          scoped_vmem_kib: Some(65536), tile_mib: 32, without: &[] },
     // libtpu hides sums of gradients by itself there (docs/overlap.md).
     Row { chip: "tpu7x", of: Kind::Any,          scoped_vmem_kib: None,        tile_mib: 32, without: &["fence_gates", "ring_gradients"] },
@@ -64,6 +68,7 @@ const TABLE: &[Row] = &[
 ];
 
 const SMALL: i64 = 4 << 20;
+const LARGE: i64 = 32 << 20;
 
 impl Form {
     pub fn to_json(&self) -> Result<String, CompileError> {
@@ -102,25 +107,33 @@ impl Kind {
                 }
                 _ => false,
             }),
-            Kind::SmallScores => graph.node_ids().any(|id| match graph.op(id) {
-                Op::DotGeneral(dot) => !dot.lhs_batch.is_empty() && is_small(graph, id),
-                _ => false,
-            }),
+            Kind::SmallScores => scores(graph).any(|s| s.head < SMALL && s.all >= SMALL),
+            Kind::LargeScores(most) => scores(graph).any(|s| s.square > LARGE && s.all <= most),
             Kind::Any => true,
         }
     }
 }
 
-/// Is the largest matrix of a batched product, which are the scores of a head, less than 4 MiB in float32, and are all
-/// heads' large enough to count?
-fn is_small(graph: &Graph, product: NodeId) -> bool {
-    let values = graph.operands(product).into_iter().chain(graph.results(product));
-    let sizes = values.map(|v| {
-        let shape = &graph.ty(v).shape;
-        let matrix: i64 = shape[shape.len().saturating_sub(2)..].iter().product();
-        (matrix * 4, graph.ty(v).elements() * 4)
-    });
-    sizes.max().is_some_and(|(matrix, all)| matrix < SMALL && all >= SMALL)
+/// Of a batched product the largest value, which are attention's scores, in bytes of float32.
+struct Scores {
+    /// The last two dimensions: heads that share a key are rows of one.
+    head: i64,
+    /// As many rows as columns, which are the keys.
+    square: i64,
+    all: i64,
+}
+
+fn scores(graph: &Graph) -> impl Iterator<Item = Scores> {
+    let products = graph
+        .node_ids()
+        .filter(|&id| matches!(graph.op(id), Op::DotGeneral(dot) if !dot.lhs_batch.is_empty()));
+    products.filter_map(|id| {
+        let values = graph.operands(id).into_iter().chain(graph.results(id));
+        let shape = &graph.ty(values.max_by_key(|&v| graph.ty(v).elements())?).shape;
+        let [.., rows, columns] = shape[..] else { return None };
+        let all: i64 = shape.iter().product();
+        Some(Scores { head: rows * columns * 4, square: columns * columns * 4, all: all * 4 })
+    })
 }
 
 /// By what a search's result is found again: a digest of the products, convolutions and collectives with their shapes.
