@@ -146,7 +146,9 @@ def parse_options(options: Mapping[str, Any] | None) -> Options:
     if not options.get("tune", 0) >= 0:
         raise TorchTPUError("option 'tune' takes a number of seconds, 0 for none")
     parse_buckets(options.get("buckets", {}))
-    return Options(**options)
+    parsed = Options(**options)
+    parsed.forms()
+    return parsed
 
 
 def _choices(name: str) -> tuple[Any, ...]:

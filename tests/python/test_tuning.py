@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 import torchtpu_dynamo
-from torchtpu_dynamo import TorchTPUError, forms, lower
+from torchtpu_dynamo import TorchTPUError, cli, forms, lower
 from torchtpu_dynamo.ahead import tuning
 from torchtpu_dynamo.options import parse_options
 
@@ -128,6 +128,25 @@ def test_there_is_nothing_to_tune():
         torchtpu_dynamo.aot_compile(mlp(), (torch.zeros(2, 64),), options={"tune": 1})
     with pytest.raises(TorchTPUError, match="'tune' takes a number of seconds"):
         parse_options({"tune": -1})
+
+
+def made():
+    """What the command line compiles."""
+    return mlp(), (torch.zeros(2, 64),)
+
+
+def test_command(tmp_path, capsys):
+    output = str(tmp_path / "m.ttpu")
+    factory = f"{__name__}:made"
+    assert cli.main(["compile", factory, "-o", output, "--tuned", str(tmp_path / "missing.json")]) == 1
+    assert "cannot read the forms" in capsys.readouterr().err
+    assert cli.main(["compile", factory, "-o", output, "--tune", "1"]) == 1
+    assert "no topology to search for" in capsys.readouterr().err
+    forms.merge(str(tmp_path / "m.json"), [entry(program(x=torch.zeros(2, 64)))])
+    given = ["-t", "v5e:1x1", "--tuned", str(tmp_path / "m.json")]
+    assert cli.main(["compile", factory, "-o", output, *given]) == 0
+    assert cli.main(["inspect", output]) == 0
+    assert "form: tiles of 8 MiB, without tile_batch" in capsys.readouterr().out
 
 
 def test_search_on_a_device(monkeypatch):

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use torchtpu_cache::Key;
-use torchtpu_ir::{CompileError, Graph, Op, Value};
+use torchtpu_ir::{CompileError, Graph, NodeId, Op, Value};
 use torchtpu_passes::analysis::cost;
 
 /// What is chosen for one program on one chip. A search (`torchtpu compile --tune`) writes them down.
@@ -52,19 +52,19 @@ enum Kind {
 /// The first row that fits counts; docs/passes.md has the figures. The last is for other chips, with libtpu's own 16 MiB.
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
-    Row { chip: "v5e",   of: Kind::Convolutions, scoped_vmem_kib: Some(49152), tile_mib: 32, without: &["fence_gates"] },
-    Row { chip: "v5e",   of: Kind::Backward,     scoped_vmem_kib: Some(32768), tile_mib: 32, without: &["fence_gates"] },
+    Row { chip: "v5e",   of: Kind::Convolutions,           scoped_vmem_kib: Some(49152), tile_mib: 32, without: &["fence_gates"] },
+    Row { chip: "v5e",   of: Kind::Backward,               scoped_vmem_kib: Some(32768), tile_mib: 32, without: &["fence_gates"] },
     Row { chip: "v5e",   of: Kind::LargeScores(512 << 20), scoped_vmem_kib: Some(65536), tile_mib: 32, without: &["fence_gates", "tile_batch"] },
-    Row { chip: "v5e",   of: Kind::Any,          scoped_vmem_kib: Some(65536), tile_mib: 32, without: &["fence_gates"] },
-    Row { chip: "v6e",   of: Kind::Convolutions, scoped_vmem_kib: Some(49152), tile_mib: 32, without: &[] },
-    Row { chip: "v6e",   of: Kind::Backward,     scoped_vmem_kib: Some(81920), tile_mib: 64, without: &[] },
-    Row { chip: "v6e",   of: Kind::SmallScores,  scoped_vmem_kib: Some(49152), tile_mib: 64, without: &[] },
-    Row { chip: "v6e",   of: Kind::LargeScores(2 << 30), scoped_vmem_kib: Some(65536), tile_mib: 32, without: &["tile_batch"] },
-    Row { chip: "v6e",   of: Kind::Any,          scoped_vmem_kib: Some(65536), tile_mib: 32, without: &[] },
+    Row { chip: "v5e",   of: Kind::Any,                    scoped_vmem_kib: Some(65536), tile_mib: 32, without: &["fence_gates"] },
+    Row { chip: "v6e",   of: Kind::Convolutions,           scoped_vmem_kib: Some(49152), tile_mib: 32, without: &[] },
+    Row { chip: "v6e",   of: Kind::Backward,               scoped_vmem_kib: Some(81920), tile_mib: 64, without: &[] },
+    Row { chip: "v6e",   of: Kind::SmallScores,            scoped_vmem_kib: Some(49152), tile_mib: 64, without: &[] },
+    Row { chip: "v6e",   of: Kind::LargeScores(2 << 30),   scoped_vmem_kib: Some(65536), tile_mib: 32, without: &["tile_batch"] },
+    Row { chip: "v6e",   of: Kind::Any,                    scoped_vmem_kib: Some(65536), tile_mib: 32, without: &[] },
     // libtpu hides sums of gradients by itself there (docs/overlap.md).
-    Row { chip: "tpu7x", of: Kind::Any,          scoped_vmem_kib: None,        tile_mib: 32, without: &["fence_gates", "ring_gradients"] },
+    Row { chip: "tpu7x", of: Kind::Any,                    scoped_vmem_kib: None,        tile_mib: 32, without: &["fence_gates", "ring_gradients"] },
     // A quarter of the vector memory of v5e and v6e, a half of that of v5p.
-    Row { chip: "",      of: Kind::Any,          scoped_vmem_kib: None,        tile_mib: 32, without: &["fence_gates"] },
+    Row { chip: "",      of: Kind::Any,                    scoped_vmem_kib: None,        tile_mib: 32, without: &["fence_gates"] },
 ];
 
 const SMALL: i64 = 4 << 20;
@@ -100,18 +100,29 @@ impl Kind {
             Kind::Convolutions => {
                 cost::total(graph, cost::convolution_flops) > cost::total(graph, cost::flops) / 2
             }
-            Kind::Backward => graph.node_ids().any(|id| match graph.op(id) {
-                Op::DotGeneral(dot) if !dot.lhs_batch.is_empty() => {
-                    let rows = graph.ty(graph.operands(id)[0]).rank() as i64 - 2;
-                    dot.lhs_contracting == [rows] && dot.rhs_contracting == [rows]
-                }
-                _ => false,
-            }),
-            Kind::SmallScores => scores(graph).any(|s| s.head < SMALL && s.all >= SMALL),
-            Kind::LargeScores(most) => scores(graph).any(|s| s.square > LARGE && s.all <= most),
+            Kind::Backward => anywhere(graph, &|graph| graph.node_ids().any(|id| over_rows(graph, id))),
+            Kind::SmallScores => {
+                anywhere(graph, &|graph| scores(graph).any(|s| s.head < SMALL && s.all >= SMALL))
+            }
+            Kind::LargeScores(most) => {
+                anywhere(graph, &|graph| scores(graph).any(|s| s.square > LARGE && s.all <= most))
+            }
             Kind::Any => true,
         }
     }
+}
+
+/// In a graph or in one inside it, as that of layers that are compiled once.
+fn anywhere(graph: &Graph, holds: &dyn Fn(&Graph) -> bool) -> bool {
+    let inside = |id| graph.op(id).regions().into_iter().any(|region| anywhere(region, holds));
+    holds(graph) || graph.node_ids().any(inside)
+}
+
+/// Is this a batched product over the rows of both operands?
+fn over_rows(graph: &Graph, id: NodeId) -> bool {
+    let Op::DotGeneral(dot) = graph.op(id) else { return false };
+    let rows = graph.ty(graph.operands(id)[0]).rank() as i64 - 2;
+    !dot.lhs_batch.is_empty() && dot.lhs_contracting == [rows] && dot.rhs_contracting == [rows]
 }
 
 /// Of a batched product the largest value, which are attention's scores, in bytes of float32.
