@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -234,3 +235,23 @@ def test_search(tmp_path):
     cycles = [a.judged("inference", topology)["cost"]["estimated"] for a in (first, again)]
     assert cycles[0] == cycles[1]
     assert "inference for v5e:1x1" in told
+
+
+def test_search_that_is_interrupted_stops_its_children(monkeypatch):
+    started = time.monotonic()
+
+    def trial(self, form, time_limit, cancelled):
+        if form["scoped_vmem_kib"] == 65536:
+            return SimpleNamespace(
+                form=form, cycles=1.0, unpriced=frozenset(), prepared=self.program.for_tpu("v5e:1x1")
+            )
+        if form["scoped_vmem_kib"] == 16384:
+            raise KeyboardInterrupt
+        while not cancelled():
+            time.sleep(0.01)
+        raise TorchTPUError("stopped")
+
+    monkeypatch.setattr(tuning._Search, "trial", trial)
+    with pytest.raises(KeyboardInterrupt):
+        tuning.search(program(), "inference", "v5e:1x1", parse_options(None), 600, jobs=2)
+    assert time.monotonic() - started < 60

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -438,37 +438,38 @@ class _Work:
             return []
         builds = self.tuned if self.options.tune else self.compiled
         made: dict[tuple[str, str], dict[str, Any]] = {}
-        for kind, topology, prepared, build, seconds in builds(programs, wanted, known):
-            self.stages[f"{kind} for {topology}"] = seconds
-            if self.tell is not None:
-                self.tell(f"{kind} for {topology}", seconds)
-            section = f"{kind}.{topology.replace(':', '-')}"
-            writer.section(f"{section}.hlo", build.hlo)
-            writer.section(f"{section}.executable", build.executable)
-            plugin = {k: str(v) for k, v in build.plugin.items()}
-            target = {name: plugin[name] for name in ("platform", "version", "kind")}
-            made[kind, topology] = {
-                "program": kind,
-                "topology": topology,
-                "devices": programs[kind].devices,
-                "hlo": f"{section}.hlo",
-                "executable": f"{section}.executable",
-                "target": {"devices": target},
-                "options": json.loads(self.options.compile_json()),
-                "compiled_with": json.loads(prepared.options)["xla_options"],
-                "form": json.loads(prepared.form),
-                "passes": prepared.pass_reports(),
-                "memory": build.memory,
-                "predicted": fits.analysis(prepared)["memory"]["fused"]["bytes"],
-                "hbm": fits.capacity(known[topology]),
-                "plugin": plugin,
-                "stages": build.stages,
-            }
+        with contextlib.closing(builds(programs, wanted, known)) as compiled:
+            for kind, topology, prepared, build, seconds in compiled:
+                self.stages[f"{kind} for {topology}"] = seconds
+                if self.tell is not None:
+                    self.tell(f"{kind} for {topology}", seconds)
+                section = f"{kind}.{topology.replace(':', '-')}"
+                writer.section(f"{section}.hlo", build.hlo)
+                writer.section(f"{section}.executable", build.executable)
+                plugin = {k: str(v) for k, v in build.plugin.items()}
+                target = {name: plugin[name] for name in ("platform", "version", "kind")}
+                made[kind, topology] = {
+                    "program": kind,
+                    "topology": topology,
+                    "devices": programs[kind].devices,
+                    "hlo": f"{section}.hlo",
+                    "executable": f"{section}.executable",
+                    "target": {"devices": target},
+                    "options": json.loads(self.options.compile_json()),
+                    "compiled_with": json.loads(prepared.options)["xla_options"],
+                    "form": json.loads(prepared.form),
+                    "passes": prepared.pass_reports(),
+                    "memory": build.memory,
+                    "predicted": fits.analysis(prepared)["memory"]["fused"]["bytes"],
+                    "hbm": fits.capacity(known[topology]),
+                    "plugin": plugin,
+                    "stages": build.stages,
+                }
         return [made[kind, topology] for kind in programs for topology in wanted]
 
     def compiled(
         self, programs: Mapping[str, Program], wanted: Sequence[str], known: Mapping[str, dict[str, Any]]
-    ) -> Iterator[Compiled]:
+    ) -> Generator[Compiled]:
         pool = concurrent.futures.ThreadPoolExecutor(
             self.jobs or os.cpu_count() or 1, thread_name_prefix="torchtpu-ahead"
         )
@@ -492,7 +493,7 @@ class _Work:
 
     def tuned(
         self, programs: Mapping[str, Program], wanted: Sequence[str], known: Mapping[str, dict[str, Any]]
-    ) -> Iterator[Compiled]:
+    ) -> Generator[Compiled]:
         """Each gets its share of the time that is left. What is found is written down as soon as it is."""
         until = time.monotonic() + self.options.tune
         pairs = [(kind, topology) for kind in programs for topology in wanted]

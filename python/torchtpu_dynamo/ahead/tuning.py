@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -133,6 +134,7 @@ class _Search:
         self.tried: dict[bytes, Trial | None] = {}
         """By bytecode and options, so that what is compiled to the same is compiled once."""
         self.numbers = _Numbers(program, options)
+        self.stopped = threading.Event()
 
     def run(self) -> Found:
         form = json.loads(self.program.for_tpu(self.topology, self.options.compile_json()).form)
@@ -169,7 +171,11 @@ class _Search:
     def best_of(self, forms: list[Form], best: Trial, default: Trial) -> Trial:
         """The fastest of these that is right, or `best` where none is faster."""
         with concurrent.futures.ThreadPoolExecutor(self.jobs, thread_name_prefix="torchtpu-tune") as pool:
-            tried = list(pool.map(self.attempt, forms))
+            try:
+                tried = list(pool.map(self.attempt, forms))
+            except BaseException:  # the user has had enough, and the pool waits for its threads
+                self.stopped.set()
+                raise
         faster = [
             trial
             for trial in tried
@@ -223,7 +229,7 @@ class _Search:
         return self.tried[key]  # type: ignore[return-value]
 
     def over(self) -> bool:
-        return time.monotonic() > self.until or self.cancelled()
+        return self.stopped.is_set() or time.monotonic() > self.until or self.cancelled()
 
 
 class _Numbers:
