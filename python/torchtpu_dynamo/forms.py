@@ -8,6 +8,7 @@ here may import torch."""
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -37,12 +38,7 @@ def read(path: str) -> list[dict[str, Any]]:
 
 def merge(path: str, entries: Iterable[Mapping[str, Any]]) -> None:
     """Writes these into a file, instead of what it has for the same programs and chips. Raises OSError."""
-    try:
-        kept = {_key(entry): entry for entry in read(path)}
-    except TorchTPUError:
-        if _exists(path):
-            raise
-        kept = {}
+    kept = {_key(entry): entry for entry in read(path)} if os.path.exists(path) else {}
     kept.update({_key(entry): dict(entry) for entry in entries})
     with replacing(path) as file:
         whole = {"version": VERSION, "forms": [kept[key] for key in sorted(kept)]}
@@ -56,16 +52,6 @@ def wanted(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _key(entry: Mapping[str, Any]) -> tuple[str, str]:
     return entry["chip"], entry["products"]
-
-
-def _exists(path: str) -> bool:
-    try:
-        open(path).close()
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _forms(found: Any) -> list[Any]:

@@ -143,6 +143,11 @@ def test_command(tmp_path, capsys):
     assert "cannot read the forms" in capsys.readouterr().err
     assert cli.main(["compile", factory, "-o", output, "--tune", "1"]) == 1
     assert "no topology to search for" in capsys.readouterr().err
+    lost = str(tmp_path / "missing" / "m.json")
+    assert (
+        cli.main(["compile", factory, "-o", output, "-t", "v5e:1x1", "--tune", "600", "--tuned", lost]) == 1
+    )
+    assert "missing" in capsys.readouterr().err
     forms.merge(str(tmp_path / "m.json"), [entry(program(x=torch.zeros(2, 64)))])
     given = ["-t", "v5e:1x1", "--tuned", str(tmp_path / "m.json")]
     assert cli.main(["compile", factory, "-o", output, *given]) == 0

@@ -495,6 +495,10 @@ class _Work:
         self, programs: Mapping[str, Program], wanted: Sequence[str], known: Mapping[str, dict[str, Any]]
     ) -> Generator[Compiled]:
         """Each gets its share of the time that is left. What is found is written down as soon as it is."""
+        if self.forms_file is not None:
+            forms.merge(
+                self.forms_file, []
+            )  # a file that cannot be written is an error now, and not after the search
         until = time.monotonic() + self.options.tune
         pairs = [(kind, topology) for kind in programs for topology in wanted]
         for i, (kind, topology) in enumerate(pairs):
