@@ -1,6 +1,5 @@
 //! Options of the compiler, as JSON. An unknown key is an error that lists the known ones.
 
-use crate::tpu::{Form, Tuned};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use torchtpu_ir::{CompileError, Stage};
@@ -35,6 +34,34 @@ pub struct CompileSettings {
     pub form: Option<Form>,
     /// Seconds of the search that comes before the compilation.
     pub tune: f64,
+}
+
+/// What is chosen for one program on one chip. A search (`torchtpu compile --tune`) writes them down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Form {
+    /// Of vector memory, what one fusion may use (`xla_tpu_scoped_vmem_limit_kib`); libtpu's own choice without.
+    pub scoped_vmem_kib: Option<i64>,
+    /// How much of attention's scores `tile_batch` keeps there.
+    pub tile_mib: i64,
+    /// Passes for TPUs that are left out.
+    pub without: Vec<String>,
+}
+
+/// A form that a search found, and for what.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tuned {
+    pub chip: String,
+    /// `products` of the graph that it was found for.
+    pub products: String,
+    pub form: Form,
+}
+
+impl Form {
+    pub fn to_json(&self) -> Result<String, CompileError> {
+        crate::ahead::write(self)
+    }
 }
 
 impl CompileSettings {

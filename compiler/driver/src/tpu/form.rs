@@ -1,31 +1,9 @@
 //! Which form a program takes on a chip: what a search found for it, or else what a table says by what it is made of.
 
-use serde::{Deserialize, Serialize};
+use crate::options::{Form, Tuned};
 use torchtpu_cache::Key;
-use torchtpu_ir::{CompileError, Graph, NodeId, Op, Value};
+use torchtpu_ir::{Graph, NodeId, Op, Value};
 use torchtpu_passes::analysis::cost;
-
-/// What is chosen for one program on one chip. A search (`torchtpu compile --tune`) writes them down.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Form {
-    /// Of vector memory, what one fusion may use (`xla_tpu_scoped_vmem_limit_kib`); libtpu's own choice without.
-    pub scoped_vmem_kib: Option<i64>,
-    /// How much of attention's scores `tile_batch` keeps there.
-    pub tile_mib: i64,
-    /// Passes for TPUs that are left out.
-    pub without: Vec<String>,
-}
-
-/// A form that a search found, and for what.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Tuned {
-    pub chip: String,
-    /// `products` of the graph that it was found for.
-    pub products: String,
-    pub form: Form,
-}
 
 /// What the shipped table says of a chip.
 struct Row {
@@ -70,27 +48,21 @@ const TABLE: &[Row] = &[
 const SMALL: i64 = 4 << 20;
 const LARGE: i64 = 32 << 20;
 
-impl Form {
-    pub fn to_json(&self) -> Result<String, CompileError> {
-        crate::ahead::write(self)
+/// The form that was found for a graph, or the table's; an empty chip stands for any.
+pub fn choose(graph: &Graph, chip: &str, tuned: &[Tuned]) -> Form {
+    let here: Vec<_> = tuned.iter().filter(|t| t.chip == chip).collect();
+    if !here.is_empty() {
+        let products = products(graph);
+        if let Some(found) = here.into_iter().find(|t| t.products == products) {
+            return found.form.clone();
+        }
     }
-
-    /// The one that was found for this graph, or the table's; an empty chip stands for any.
-    pub fn of(graph: &Graph, chip: &str, tuned: &[Tuned]) -> Form {
-        let here: Vec<_> = tuned.iter().filter(|t| t.chip == chip).collect();
-        if !here.is_empty() {
-            let products = products(graph);
-            if let Some(found) = here.into_iter().find(|t| t.products == products) {
-                return found.form.clone();
-            }
-        }
-        let row = TABLE.iter().find(|row| [chip, ""].contains(&row.chip) && row.of.fits(graph));
-        let row = row.unwrap_or(&TABLE[TABLE.len() - 1]);
-        Form {
-            scoped_vmem_kib: row.scoped_vmem_kib,
-            tile_mib: row.tile_mib,
-            without: row.without.iter().map(|&pass| pass.to_owned()).collect(),
-        }
+    let row = TABLE.iter().find(|row| [chip, ""].contains(&row.chip) && row.of.fits(graph));
+    let row = row.unwrap_or(&TABLE[TABLE.len() - 1]);
+    Form {
+        scoped_vmem_kib: row.scoped_vmem_kib,
+        tile_mib: row.tile_mib,
+        without: row.without.iter().map(|&pass| pass.to_owned()).collect(),
     }
 }
 

@@ -2,9 +2,9 @@
 
 mod form;
 
-pub use form::{Form, Tuned, products};
+pub use form::products;
 
-use crate::options::CompileSettings;
+use crate::options::{CompileSettings, Form};
 use torchtpu_emit::{EmitOptions, emit_bytecode};
 use torchtpu_ir::text::print_graph;
 use torchtpu_ir::{Builder, CompileError, Graph, Op, Value};
@@ -45,7 +45,7 @@ pub fn prepare(graph: &Graph, device: &str, given: &CompileSettings) -> Result<P
 }
 
 fn form_of(graph: &Graph, device: &str, given: &CompileSettings) -> Form {
-    given.form.clone().unwrap_or_else(|| Form::of(graph, chip(device), &given.tuned))
+    given.form.clone().unwrap_or_else(|| form::choose(graph, chip(device), &given.tuned))
 }
 
 fn run(
