@@ -85,6 +85,10 @@ def test_file_of_forms(tmp_path):
     found = made.for_tpu("v5e:2x2", given)
     assert json.loads(found.form) == {**FORM, "tile_mib": 64}
     assert json.loads(found.options)["xla_options"] == {"xla_tpu_scoped_vmem_limit_kib": 16384}
+    # On a device, by its kind.
+    forms.merge(str(path), [entry(made, "v5p", tile_mib=16)])
+    on_device = made.for_tpu("TPU v5", parse_options({"tuned": str(path)}).compile_json())
+    assert json.loads(on_device.form)["tile_mib"] == 16
     # Of another chip, or another program: the default.
     assert json.loads(made.for_tpu("v5p:2x2x1", given).form)["scoped_vmem_kib"] is None
     assert json.loads(program(x=torch.zeros(16, 64)).for_tpu("v5e:2x2", given).form) == default
@@ -228,7 +232,7 @@ def test_search(tmp_path):
         mlp(),
         (x,),
         topology=topology,
-        options={"tune": 20},
+        options={"tune": 60},
         output=output,
         tell=lambda what, _: told.append(what),
     )

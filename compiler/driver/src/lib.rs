@@ -1,9 +1,8 @@
 //! Joins the stages. `program` is the straight line from an FX payload to StableHLO, `executable` what runs it,
 //! `bucket` one executable for a range of sizes, `cache` what a later process finds, `cpu` what the CPU plugin needs
-//! said differently, `host` the only place that touches the caller's memory, `opt` passes over textual IR, `options` what
-//! can be asked for,
-//! `analysis` what `explain` reports, `tpu` what is done for libtpu alone, `ahead` compiling for devices that are not there, `deploy` running what was compiled
-//! ahead, `ranks` one program of what several ranks traced.
+//! said differently, `tpu` what is done for libtpu alone, `host` the only place that touches the caller's memory, `opt`
+//! passes over textual IR, `options` what can be asked for, `analysis` what `explain` reports, `ahead` compiling for devices
+//! that are not there, `deploy` running what was compiled ahead, `ranks` one program of what several ranks traced.
 //!
 //! Nothing here may know of Python.
 

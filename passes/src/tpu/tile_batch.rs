@@ -36,8 +36,10 @@ pub struct TileBatch {
     pub limit: i64,
 }
 
-/// Bytes of a small matrix.
-const SMALL: i64 = 4 << 20;
+impl TileBatch {
+    /// Bytes of a small matrix.
+    pub const SMALL: i64 = 4 << 20;
+}
 
 /// Parts of one tile that are compiled each: those of a larger one are iterations.
 const MOST: i64 = 128;
@@ -86,7 +88,7 @@ impl TileBatch {
     fn limit_of(&self, graph: &Graph, product: Value) -> i64 {
         let ty = graph.ty(product);
         let matrix: i64 = ty.shape.iter().rev().take(2).product();
-        if matrix * (ty.dtype.size() as i64) < SMALL { self.limit / 2 } else { self.limit }
+        if matrix * (ty.dtype.size() as i64) < Self::SMALL { self.limit / 2 } else { self.limit }
     }
 
     fn grow(&self, graph: &Graph, seed: Value, dim: usize) -> Option<Region> {

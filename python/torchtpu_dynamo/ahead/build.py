@@ -479,7 +479,7 @@ class _Work:
                 # The passes depend on the chip, not on how many there are.
                 chips: dict[str, ForTpu] = {}
                 for topology in wanted:
-                    chip = topology.partition(":")[0]
+                    chip = tuning.chip_of(topology)
                     if chip not in chips:
                         chips[chip] = program.for_tpu(topology, self.options.compile_json())
                     job = pool.submit(self.build, kind, program, chips[chip], topology, known[topology])
@@ -496,15 +496,15 @@ class _Work:
     ) -> Generator[Compiled]:
         """Each gets its share of the time that is left. What is found is written down as soon as it is."""
         if self.forms_file is not None:
-            forms.merge(
-                self.forms_file, []
-            )  # a file that cannot be written is an error now, and not after the search
+            # A file that cannot be written is an error now, and not behind the search.
+            forms.merge(self.forms_file, [])
         until = time.monotonic() + self.options.tune
         pairs = [(kind, topology) for kind in programs for topology in wanted]
         for i, (kind, topology) in enumerate(pairs):
             program = programs[kind]
             seconds = max(until - time.monotonic(), 0.0) / (len(pairs) - i)
-            with Progress(f"{kind} for {topology}"), self.explained(kind, program, topology, known[topology]):
+            prepared = program.for_tpu(topology, self.options.compile_json())
+            with Progress(f"{kind} for {topology}"), explained(kind, prepared, topology, known[topology]):
                 found = tuning.search(
                     program,
                     kind,
@@ -529,7 +529,7 @@ class _Work:
         described: dict[str, Any],
     ) -> tuple[topologies.Build, float]:
         start = time.perf_counter()
-        with Progress(f"{kind} for {topology}"), self.explained(kind, program, topology, described):
+        with Progress(f"{kind} for {topology}"), explained(kind, prepared, topology, described):
             made = topologies.build(
                 prepared.as_bytecode(),
                 topology,
@@ -541,15 +541,14 @@ class _Work:
             )
         return made, time.perf_counter() - start
 
-    @contextlib.contextmanager
-    def explained(
-        self, kind: str, program: Program, topology: str, described: dict[str, Any]
-    ) -> Iterator[None]:
-        try:
-            yield
-        except TorchTPUError as e:
-            prepared = program.for_tpu(topology, self.options.compile_json())
-            raise fits.explained(e, kind, prepared, topology, described) from None
+
+@contextlib.contextmanager
+def explained(kind: str, prepared: ForTpu, topology: str, described: dict[str, Any]) -> Iterator[None]:
+    """An error of the topology's compiler becomes one that says what takes the memory, where it is short."""
+    try:
+        yield
+    except TorchTPUError as e:
+        raise fits.explained(e, kind, prepared, topology, described) from None
 
 
 def _silent(what: str, seconds: float) -> None:

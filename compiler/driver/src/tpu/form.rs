@@ -4,6 +4,7 @@ use crate::options::{Form, Tuned};
 use torchtpu_cache::Key;
 use torchtpu_ir::{Graph, NodeId, Op, Value};
 use torchtpu_passes::analysis::cost;
+use torchtpu_passes::tpu::TileBatch;
 
 /// What the shipped table says of a chip.
 struct Row {
@@ -45,7 +46,7 @@ const TABLE: &[Row] = &[
     Row { chip: "",      of: Kind::Any,                    scoped_vmem_kib: None,        tile_mib: 32, without: &["fence_gates"] },
 ];
 
-const SMALL: i64 = 4 << 20;
+const SMALL: i64 = TileBatch::SMALL;
 const LARGE: i64 = 32 << 20;
 
 /// The form that was found for a graph, or the table's; an empty chip stands for any.

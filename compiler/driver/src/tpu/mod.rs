@@ -109,6 +109,7 @@ fn chip(device: &str) -> &str {
     match device {
         "TPU v5 lite" => "v5e",
         "TPU v6 lite" => "v6e",
+        "TPU v5" => "v5p",
         "TPU7x" => "tpu7x",
         _ => device.split(':').next().unwrap_or_default(),
     }
