@@ -28,6 +28,7 @@ fn names_are_those_of_the_pipeline() {
     let general = ["canonicalize", "redistribute", "fold_constants", "cse", "dce"];
     let for_tpus = [
         "repeat_heads",
+        "flatten_rows",
         "normalize_first",
         "one_pass_variance",
         "gelu_by_erf",
@@ -38,7 +39,9 @@ fn names_are_those_of_the_pipeline() {
         "add_heads",
         "fence_gates",
         "fence_operands",
+        "merge_vectors",
         "tile_batch",
+        "join_late",
     ];
     assert_eq!(names(), [&general[..], &for_tpus[..]].concat());
     for pass in pipeline() {

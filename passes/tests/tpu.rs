@@ -11,8 +11,10 @@ use torchtpu_ir::verify::verify;
 use torchtpu_ir::{
     BinaryOp, Builder, DType, Direction, Graph, Op, ParamRole, ReduceKind, Scalar, TensorType, UnaryOp, Value,
 };
-use torchtpu_passes::tpu::{self, AddHeads, FenceGates, NarrowDots, OnePassVariance, TileBatch};
-use torchtpu_passes::{Pass, PassOptions, run_list};
+use torchtpu_passes::tpu::{
+    self, AddHeads, FenceGates, FlattenRows, JoinLate, MergeVectors, NarrowDots, OnePassVariance, TileBatch,
+};
+use torchtpu_passes::{Canonicalize, Dce, Pass, PassOptions, run_list};
 
 #[derive(Clone, Debug)]
 struct Attention {
@@ -283,8 +285,159 @@ proptest! {
     }
 }
 
-/// Sums of squares around the mean of the rows of `x`.
-fn variance(rows: i64, columns: i64, dtype: DType) -> Graph {
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Computations of parameters keep every bit, and one for each is found where there are several of a size.
+    #[test]
+    fn vectors_keep_their_bits(
+        kinds in proptest::collection::vec((any::<bool>(), any::<bool>(), 2..4i64), 1..6),
+        values in proptest::collection::vec(-3.0..3.0f64, 8),
+    ) {
+        static VECTORS: MergeVectors = MergeVectors { most: 3 };
+        let (mut graph, mut inputs) = (Graph::new("vectors"), Vec::new());
+        let mut b = Builder::new(&mut graph);
+        for &(narrow, norm, size) in &kinds {
+            let dtype = if narrow { DType::BF16 } else { DType::F32 };
+            let next = |b: &mut Builder<'_>, inputs: &mut Vec<Vec<Scalar>>| {
+                let at = inputs.len();
+                inputs.push((0..size as usize).map(|i| Scalar::from_f64(dtype, values[(at + i) % values.len()])).collect());
+                b.parameter(ParamRole::Input, at as i64, TensorType::new(dtype, [size]))
+            };
+            let x = next(&mut b, &mut inputs);
+            let mut x = b.unary(UnaryOp::Negate, x).unwrap();
+            if norm {
+                let y = next(&mut b, &mut inputs);
+                x = b.mul(x, y).unwrap();
+            }
+            let x = b.broadcast_in_dim(x, &[2, size], &[1]).unwrap();
+            b.graph.outputs.push(x);
+        }
+        let (after, rewrites) = changed(&graph, &[&VECTORS]);
+        let alike = |a: &&(bool, bool, i64)| kinds.iter().filter(|b| (a.0, a.2) == (b.0, b.2)).count() > 1;
+        prop_assert_eq!(rewrites, kinds.iter().filter(alike).count());
+        prop_assert_eq!(interpreter::run(&graph, &inputs), interpreter::run(&after, &inputs), "{}", print_graph(&after));
+    }
+}
+
+/// A step of a block between two products.
+#[derive(Clone, Debug)]
+enum Between {
+    Bias,
+    Residual,
+    Negate,
+    Centre,
+    OverTokens,
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// What is between products keeps every bit, and its tensors have rows where there are several sequences.
+    #[test]
+    fn flattened_rows_keep_their_bits(
+        lead in prop_oneof![
+            (1..5i64, 1..4i64).prop_map(|(a, b)| vec![a, b]), (1..3i64, 1..3i64, 1..3i64).prop_map(|(a, b, c)| vec![a, b, c])],
+        narrow in any::<bool>(),
+        steps in proptest::collection::vec(prop_oneof![
+            Just(Between::Bias), Just(Between::Residual), Just(Between::Negate), Just(Between::Centre),
+            Just(Between::OverTokens)], 1..6),
+    ) {
+        let mut graph = Graph::new("block");
+        let mut b = Builder::new(&mut graph);
+        let dtype = if narrow { DType::BF16 } else { DType::F32 };
+        let (rows, features): (i64, i64) = (lead.iter().product(), 8);
+        let shape = |features: i64| [&lead[..], &[features]].concat();
+        let tokens: Vec<i64> = (0..lead.len() as i64).collect();
+        let x = b.parameter(ParamRole::Input, 0, TensorType::new(dtype, shape(features)));
+        let bias = b.parameter(ParamRole::Input, 1, TensorType::new(dtype, [features]));
+        let weight = b.parameter(ParamRole::Input, 2, TensorType::new(dtype, [features, features]));
+        let precision = Precision::Highest;
+        let product = DotGeneral {
+            lhs_batch: vec![], rhs_batch: vec![], lhs_contracting: vec![1], rhs_contracting: vec![0], precision,
+        };
+        let flat = b.reshape(x, &[rows, features]).unwrap();
+        let v = b.dot_general(flat, weight, product).unwrap();
+        let mut v = b.reshape(v, &shape(features)).unwrap();
+        for step in &steps {
+            v = match step {
+                Between::Bias => {
+                    let bias = b.broadcast_in_dim(bias, &shape(features), &[lead.len() as i64]).unwrap();
+                    b.add(v, bias).unwrap()
+                }
+                Between::Residual => b.add(x, v).unwrap(),
+                Between::Negate => b.neg(v).unwrap(),
+                Between::Centre => {
+                    let sum = b.reduce(ReduceKind::Add, v, &[lead.len() as i64]).unwrap();
+                    let mean = b.binary_const(BinaryOp::Divide, sum, features as f64).unwrap();
+                    let mean = b.broadcast_in_dim(mean, &shape(features), &tokens).unwrap();
+                    b.sub(v, mean).unwrap()
+                }
+                Between::OverTokens => {
+                    let sum = b.reduce(ReduceKind::Add, v, &tokens).unwrap();
+                    b.graph.outputs.push(sum);
+                    v
+                }
+            };
+        }
+        b.graph.outputs.push(v);
+        let value = |n: i64| (0..n).map(|i| Scalar::from_f64(dtype, (i * 37 % 41) as f64 / 16.0 - 1.0)).collect::<Vec<_>>();
+        let inputs = vec![value(rows * 8), value(8), value(64)];
+        static ROWS: FlattenRows = FlattenRows { most: 8 * 3 * 3 };
+        let (after, rewrites) = changed(&graph, &[&ROWS]);
+        let (after, _) = changed(&after, &[&Canonicalize, &Dce]);
+        prop_assert_eq!(interpreter::run(&graph, &inputs), interpreter::run(&after, &inputs), "{}", print_graph(&after));
+        let several = lead.iter().filter(|&&d| d > 1).count() > 1 && rows <= 9;
+        prop_assert_eq!(several, rewrites > 0);
+        for id in after.node_ids().filter(|_| several) {
+            let of_x = after.operands(id).iter().any(|v| matches!(after.op(v.node), Op::Parameter(_)));
+            let op = after.op(id);
+            let flat = after.ty(Value { node: id, result: 0 }).rank() <= 2;
+            prop_assert!(of_x || flat || !op.is_elementwise());
+        }
+    }
+
+    /// Parts that are moved before they are joined are what the whole is, and heads are joined before.
+    #[test]
+    fn parts_are_joined_late(
+        sizes in proptest::collection::vec(1..4i64, 2..4),
+        (other, tokens, features) in (1..4i64, 2..4i64, 1..4i64),
+        of_heads in any::<bool>(),
+    ) {
+        let mut graph = Graph::new("attention");
+        let mut b = Builder::new(&mut graph);
+        let (mut parts, mut inputs) = (Vec::new(), Vec::new());
+        for &size in &sizes {
+            let lead = if of_heads { [other, size] } else { [size, other] };
+            let mut next = |rows: i64, columns: i64| {
+                let at = inputs.len();
+                let count = lead[0] * lead[1] * rows * columns;
+                let value = |i: i64| Scalar::from_f64(DType::F32, ((i + at as i64) * 37 % 41) as f64 / 16.0);
+                inputs.push((0..count).map(value).collect::<Vec<_>>());
+                b.parameter(ParamRole::Input, at as i64, TensorType::new(DType::F32, [lead[0], lead[1], rows, columns]))
+            };
+            let (probabilities, values) = (next(tokens, tokens), next(tokens, features));
+            let product = DotGeneral {
+                lhs_batch: vec![0, 1], rhs_batch: vec![0, 1], lhs_contracting: vec![3], rhs_contracting: vec![2],
+                precision: Precision::Highest,
+            };
+            parts.push(b.dot_general(probabilities, values, product).unwrap());
+        }
+        let all: i64 = sizes.iter().sum();
+        let (batch, heads) = if of_heads { (other, all) } else { (all, other) };
+        let whole = b.concatenate(&parts, usize::from(of_heads)).unwrap();
+        let whole = b.convert(whole, DType::BF16).unwrap();
+        let whole = b.transpose(whole, &[0, 2, 1, 3]).unwrap();
+        let whole = b.reshape(whole, &[batch * tokens, heads * features]).unwrap();
+        b.graph.outputs = vec![whole];
+        let (after, rewrites) = changed(&graph, &[&JoinLate, &Dce]);
+        prop_assert_eq!(rewrites > 0, !of_heads);
+        prop_assert_eq!(interpreter::run(&graph, &inputs), interpreter::run(&after, &inputs), "{}", print_graph(&after));
+    }
+}
+
+/// Sums of squares around the mean of the rows of `x`, or with `column` what is made of them, in a column.
+fn variance(rows: i64, columns: i64, dtype: DType, column: bool) -> Graph {
     let mut graph = Graph::new("variance");
     let mut b = Builder::new(&mut graph);
     let shape = [rows, columns];
@@ -295,7 +448,14 @@ fn variance(rows: i64, columns: i64, dtype: DType) -> Graph {
     let mean = b.broadcast_in_dim(mean, &shape, &[0]).unwrap();
     let deviation = b.sub(x, mean).unwrap();
     let squares = b.mul(deviation, deviation).unwrap();
-    graph.outputs = vec![Builder::new(&mut graph).reduce(ReduceKind::Add, squares, &[1]).unwrap()];
+    let mut sum = b.reduce(ReduceKind::Add, squares, &[1]).unwrap();
+    if column {
+        sum = b.binary_const(BinaryOp::Divide, sum, columns as f64).unwrap();
+        sum = b.reshape(sum, &[rows, 1]).unwrap();
+        sum = b.unary(UnaryOp::Negate, sum).unwrap();
+        sum = b.broadcast_in_dim(sum, &[rows, 1, 1], &[0, 1]).unwrap();
+    }
+    graph.outputs = vec![sum];
     graph
 }
 
@@ -308,13 +468,14 @@ proptest! {
         rows in 1..5i64,
         columns in 1..40i64,
         narrow in any::<bool>(),
+        column in any::<bool>(),
         means in proptest::collection::vec(
             prop_oneof![Just(0.0), Just(0.5), Just(3.0), Just(1e3), Just(1e20), Just(f64::INFINITY)], 5),
         values in proptest::collection::vec(-1.0..1.0f64, 200),
     ) {
         static VARIANCE: OnePassVariance = OnePassVariance { least: 0 };
         let dtype = if narrow { DType::BF16 } else { DType::F32 };
-        let graph = variance(rows, columns, dtype);
+        let graph = variance(rows, columns, dtype, column);
         let element = |i: usize| Scalar::from_f64(dtype, values[i] + means[i / columns as usize]);
         let inputs = vec![(0..(rows * columns) as usize).map(element).collect::<Vec<_>>()];
         let (after, rewrites) = changed(&graph, &[&VARIANCE]);

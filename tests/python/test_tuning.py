@@ -56,15 +56,19 @@ def test_products_are_what_a_form_is_found_by():
 @pytest.mark.parametrize(
     ("shape", "chip", "form"),
     [
-        ((4, 12, 512, 64), "v6e", (49152, 64, [])),
+        ((4, 12, 512, 64), "v6e", (49152, 64, ["join_late"])),
         ((4, 12, 512, 64), "v5e", (65536, 32, ["fence_gates"])),
-        ((1, 16, 2048, 64), "v6e", (65536, 32, [])),
-        ((1, 8, 4096, 64), "v6e", (65536, 32, ["tile_batch"])),
+        ((1, 16, 2048, 64), "v6e", (65536, 32, ["join_late"])),
+        ((1, 8, 4096, 64), "v6e", (65536, 32, ["join_late", "tile_batch"])),
         ((1, 8, 4096, 64), "v5e", (65536, 32, ["fence_gates", "tile_batch"])),
         # Scores that would not fit.
-        ((1, 32, 8192, 64), "v6e", (65536, 32, [])),
-        ((1, 1, 64, 64), "v6e", (65536, 32, [])),
-        ((4, 12, 512, 64), "tpu7x", (None, 32, ["fence_gates", "ring_gradients"])),
+        ((1, 32, 8192, 64), "v6e", (65536, 32, ["join_late"])),
+        ((1, 1, 64, 64), "v6e", (65536, 32, ["join_late"])),
+        (
+            (4, 12, 512, 64),
+            "tpu7x",
+            (None, 32, ["fence_gates", "flatten_rows", "join_late", "ring_gradients"]),
+        ),
     ],
 )
 def test_forms_by_program(shape, chip, form):

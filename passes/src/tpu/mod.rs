@@ -5,7 +5,10 @@
 mod add_heads;
 mod fence_gates;
 mod fence_operands;
+mod flatten_rows;
 mod gelu_by_erf;
+mod join_late;
+mod merge_vectors;
 mod narrow_dots;
 mod normalize_first;
 mod one_pass_variance;
@@ -15,7 +18,10 @@ mod tile_batch;
 pub use add_heads::AddHeads;
 pub use fence_gates::FenceGates;
 pub use fence_operands::FenceOperands;
+pub use flatten_rows::FlattenRows;
 pub use gelu_by_erf::GeluByErf;
+pub use join_late::JoinLate;
+pub use merge_vectors::MergeVectors;
 pub use narrow_dots::NarrowDots;
 pub use normalize_first::NormalizeFirst;
 pub use one_pass_variance::OnePassVariance;
@@ -28,6 +34,8 @@ use crate::{Canonicalize, Cse, Dce};
 
 /// A quarter of the vector memory of v5e and v6e, a half of that of v5p and tpu7x.
 static TILE: TileBatch = TileBatch { limit: 32 << 20 };
+
+static ROWS: FlattenRows = FlattenRows { most: 1 << 22 };
 
 static VARIANCE: OnePassVariance = OnePassVariance { least: 1 << 18 };
 
@@ -42,12 +50,15 @@ static NARROW: NarrowDots = NarrowDots { least: 1 << 18 };
 
 static GATES: FenceGates = FenceGates { least: 1 << 20 };
 
+static VECTORS: MergeVectors = MergeVectors { most: 1 << 16 };
+
 static SUMS: ScatterSums = ScatterSums { least: 1 << 20, most: 8 };
 
 /// Heads first, which brings attention into the form in which the division is found. Operands are narrow before what is
 /// left of them is split.
 static PIPELINE: &[&dyn Pass] = &[
     &RepeatHeads,
+    &ROWS,
     &Canonicalize,
     &NormalizeFirst,
     &VARIANCE,
@@ -63,7 +74,9 @@ static PIPELINE: &[&dyn Pass] = &[
     &ADD_HEADS,
     &GATES,
     &FenceOperands,
+    &VECTORS,
     &TILE,
+    &JoinLate,
     &Cse,
     &Canonicalize,
     &Dce,

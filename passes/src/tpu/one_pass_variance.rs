@@ -8,20 +8,23 @@
 //! %4 = subtract %x, %3 : f32[2048,4096]               %4 = reduce %3 {kind=add} : f32[2048]
 //! %5 = multiply %4, %4 : f32[2048,4096]               %5 = multiply %1, %2 : f32[2048]
 //! %6 = reduce %5 {kind=add} : f32[2048]               %6 = subtract %4, %5 : f32[2048]
-//!                                                     %7 = every element of %5 <= 4 * %6 : pred[]
-//!                                                     %8 = if %7, ... { %6 } else { as before } : f32[2048]
+//! %7 = rsqrt %6 : f32[2048]                           %7 = rsqrt %6 : f32[2048]
+//!                                                     %8 = optimization_barrier %7 : f32[2048]
+//!                                                     %9 = every element of %5 <= 4 * %6 : pred[]
+//!                                                     %10 = if %9, ... { %8 } else { as before } : f32[2048]
 //! ```
 //!
 //! It earns its place where a product makes the values: libtpu adds up both sums as it writes the product, and the second
 //! pass over memory is gone (docs/passes.md). The difference of two sums loses what they have in common; where the mean is
-//! more than twice the deviation in any row, or a sum is not a number, the program takes the old way.
+//! more than twice the deviation in any row, or a sum is not a number, the program takes the old way. What is made of a sum
+//! and nothing else, as its square root, is in both branches, and no kernel of its own behind them.
 
 use crate::manager::Pass;
 use crate::query::{first, splat};
-use torchtpu_ir::op::If;
+use torchtpu_ir::op::{If, OptimizationBarrier};
 use torchtpu_ir::{
     BinaryOp, Builder, CompileError, DType, Direction, Graph, LocId, NodeId, Op, ParamRole, ReduceKind,
-    Region, TensorType, Value,
+    Region, Scalar, TensorType, Value,
 };
 
 pub struct OnePassVariance {
@@ -67,6 +70,13 @@ impl Pass for OnePassVariance {
             let exact = b.compare(Direction::Le, common, bound)?;
             let all: Vec<i64> = (0..b.rank(exact) as i64).collect();
             let exact = b.reduce(ReduceKind::And, exact, &all)?;
+            let (steps, end) = steps(b.graph, f.sum);
+            let mut fast = steps.iter().try_fold(fast, |v, step| step.again(&mut b, v))?;
+            if !steps.is_empty() {
+                // Else libtpu moves them into the branch, as a kernel.
+                let ty = b.ty(fast).clone();
+                fast = first(b.typed(OptimizationBarrier {}, &[fast], [ty].into())?);
+            }
             let operands = [narrow, f.mean, fast];
             let types = operands.map(|v| b.ty(v).clone());
             let on_true = branch(b.graph, loc, &types, |_, v| Ok(v[2]))?;
@@ -76,15 +86,56 @@ impl Pass for OnePassVariance {
                 let mean = b.broadcast_in_dim(v[1], &shape, &f.kept)?;
                 let deviation = b.sub(x, mean)?;
                 let squares = b.mul(deviation, deviation)?;
-                b.reduce(ReduceKind::Add, squares, &f.dimensions)
+                let sum = b.reduce(ReduceKind::Add, squares, &f.dimensions)?;
+                steps.iter().try_fold(sum, |v, step| step.again(b, v))
             })?;
             let operands = [exact, operands[0], operands[1], operands[2]];
-            let node = Builder { graph, loc }.op(If { on_true, on_false }, &operands)?;
-            graph.replace_uses(first(f.sum), first(node));
-            graph.remove(f.sum);
+            let node = b.op(If { on_true, on_false }, &operands)?;
+            graph.replace_uses(end, first(node));
         }
         Ok(found.len())
     }
+}
+
+/// An operation on what is left of the sum, and constants.
+struct Step {
+    op: Op,
+    ty: TensorType,
+    /// None is the value so far.
+    operands: Vec<Option<(TensorType, Scalar)>>,
+}
+
+impl Step {
+    fn again(&self, b: &mut Builder<'_>, v: Value) -> Result<Value, CompileError> {
+        let operand = |o: &Option<(TensorType, Scalar)>| match o {
+            Some((ty, value)) => b.splat(ty.clone(), *value),
+            None => v,
+        };
+        let operands: Vec<Value> = self.operands.iter().map(operand).collect();
+        b.typed(self.op.clone(), &operands, [self.ty.clone()].into()).map(first)
+    }
+}
+
+/// What is made of a sum and nothing else, one after the other, and the last of it.
+fn steps(graph: &Graph, sum: NodeId) -> (Vec<Step>, Value) {
+    let (mut steps, mut end) = (Vec::new(), first(sum));
+    loop {
+        let mut users = graph.users(end.node);
+        let (Some((user, ..)), None) = (users.next(), users.next()) else { break };
+        let op = graph.op(user);
+        if graph.outputs.contains(&end) || !(op.is_elementwise() || matches!(op, Op::Reshape(_))) {
+            break;
+        }
+        let operand = |v: Value| match splat(graph, v) {
+            Some(value) => Some(Some((graph.ty(v).clone(), value))),
+            None => (v == end).then_some(None),
+        };
+        let Some(operands) = graph.operands(user).into_iter().map(operand).collect() else { break };
+        end = first(user);
+        steps.push(Step { op: op.clone(), ty: graph.ty(end).clone(), operands });
+    }
+    // A forward in training returns it, which libtpu schedules worse behind a barrier.
+    if graph.outputs.contains(&end) { (Vec::new(), first(sum)) } else { (steps, end) }
 }
 
 fn branch(

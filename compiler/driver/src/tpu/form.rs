@@ -2,7 +2,7 @@
 
 use crate::options::{Form, Tuned};
 use torchtpu_cache::Key;
-use torchtpu_ir::{Graph, NodeId, Op, Value};
+use torchtpu_ir::{DType, Graph, NodeId, Op, Value};
 use torchtpu_passes::analysis::cost;
 use torchtpu_passes::tpu::TileBatch;
 
@@ -19,6 +19,8 @@ struct Row {
 enum Kind {
     /// Most of the work is in convolutions.
     Convolutions,
+    /// The same, of float32.
+    WideConvolutions,
     /// There is a backward of attention: a batched product over the rows of both operands.
     Backward,
     /// Attention whose scores are less than 4 MiB a head, of which `tile_batch` takes half a tile.
@@ -31,19 +33,20 @@ enum Kind {
 /// The first row that fits counts; docs/passes.md has the figures. The last is for other chips, with libtpu's own 16 MiB.
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
+    Row { chip: "v5e",   of: Kind::WideConvolutions,       scoped_vmem_kib: Some(16384), tile_mib: 32, without: &["fence_gates"] },
     Row { chip: "v5e",   of: Kind::Convolutions,           scoped_vmem_kib: Some(49152), tile_mib: 32, without: &["fence_gates"] },
-    Row { chip: "v5e",   of: Kind::Backward,               scoped_vmem_kib: Some(32768), tile_mib: 32, without: &["fence_gates"] },
+    Row { chip: "v5e",   of: Kind::Backward,               scoped_vmem_kib: Some(32768), tile_mib: 32, without: &["fence_gates", "flatten_rows"] },
     Row { chip: "v5e",   of: Kind::LargeScores(512 << 20), scoped_vmem_kib: Some(65536), tile_mib: 32, without: &["fence_gates", "tile_batch"] },
     Row { chip: "v5e",   of: Kind::Any,                    scoped_vmem_kib: Some(65536), tile_mib: 32, without: &["fence_gates"] },
-    Row { chip: "v6e",   of: Kind::Convolutions,           scoped_vmem_kib: Some(49152), tile_mib: 32, without: &[] },
-    Row { chip: "v6e",   of: Kind::Backward,               scoped_vmem_kib: Some(81920), tile_mib: 64, without: &[] },
-    Row { chip: "v6e",   of: Kind::SmallScores,            scoped_vmem_kib: Some(49152), tile_mib: 64, without: &[] },
-    Row { chip: "v6e",   of: Kind::LargeScores(2 << 30),   scoped_vmem_kib: Some(65536), tile_mib: 32, without: &["tile_batch"] },
-    Row { chip: "v6e",   of: Kind::Any,                    scoped_vmem_kib: Some(65536), tile_mib: 32, without: &[] },
+    Row { chip: "v6e",   of: Kind::Convolutions,           scoped_vmem_kib: Some(49152), tile_mib: 32, without: &["join_late"] },
+    Row { chip: "v6e",   of: Kind::Backward,               scoped_vmem_kib: Some(81920), tile_mib: 64, without: &["flatten_rows", "join_late"] },
+    Row { chip: "v6e",   of: Kind::SmallScores,            scoped_vmem_kib: Some(49152), tile_mib: 64, without: &["join_late"] },
+    Row { chip: "v6e",   of: Kind::LargeScores(2 << 30),   scoped_vmem_kib: Some(65536), tile_mib: 32, without: &["join_late", "tile_batch"] },
+    Row { chip: "v6e",   of: Kind::Any,                    scoped_vmem_kib: Some(65536), tile_mib: 32, without: &["join_late"] },
     // libtpu hides sums of gradients by itself there (docs/overlap.md).
-    Row { chip: "tpu7x", of: Kind::Any,                    scoped_vmem_kib: None,        tile_mib: 32, without: &["fence_gates", "ring_gradients"] },
+    Row { chip: "tpu7x", of: Kind::Any,                    scoped_vmem_kib: None,        tile_mib: 32, without: &["fence_gates", "flatten_rows", "join_late", "ring_gradients"] },
     // A quarter of the vector memory of v5e and v6e, a half of that of v5p.
-    Row { chip: "",      of: Kind::Any,                    scoped_vmem_kib: None,        tile_mib: 32, without: &["fence_gates"] },
+    Row { chip: "",      of: Kind::Any,                    scoped_vmem_kib: None,        tile_mib: 32, without: &["fence_gates", "flatten_rows", "join_late"] },
 ];
 
 const SMALL: i64 = TileBatch::SMALL;
@@ -72,6 +75,13 @@ impl Kind {
         match self {
             Kind::Convolutions => {
                 cost::total(graph, cost::convolution_flops) > cost::total(graph, cost::flops) / 2
+            }
+            Kind::WideConvolutions => {
+                let wide = |id| {
+                    let convolves = matches!(graph.op(id), Op::Convolution(_));
+                    convolves && graph.ty(graph.operands(id)[0]).dtype == DType::F32
+                };
+                Kind::Convolutions.fits(graph) && graph.node_ids().any(wide)
             }
             Kind::Backward => anywhere(graph, &|graph| graph.node_ids().any(|id| over_rows(graph, id))),
             Kind::SmallScores => {
