@@ -27,6 +27,8 @@ enum Kind {
     SmallScores,
     /// Attention whose scores are more than a tile a head, but not more than so many bytes in all: without tiles they fit.
     LargeScores(i64),
+    /// No product is batched, and there are so many operations.
+    NoAttention(u64),
     Any,
 }
 
@@ -37,6 +39,7 @@ const TABLE: &[Row] = &[
     Row { chip: "v5e",   of: Kind::Convolutions,           scoped_vmem_kib: Some(49152), tile_mib: 32, without: &["fence_gates"] },
     Row { chip: "v5e",   of: Kind::Backward,               scoped_vmem_kib: Some(32768), tile_mib: 32, without: &["fence_gates", "flatten_rows"] },
     Row { chip: "v5e",   of: Kind::LargeScores(512 << 20), scoped_vmem_kib: Some(65536), tile_mib: 32, without: &["fence_gates", "tile_batch"] },
+    Row { chip: "v5e",   of: Kind::NoAttention(1 << 30),   scoped_vmem_kib: Some(32768), tile_mib: 32, without: &["fence_gates"] },
     Row { chip: "v5e",   of: Kind::Any,                    scoped_vmem_kib: Some(65536), tile_mib: 32, without: &["fence_gates"] },
     Row { chip: "v6e",   of: Kind::Convolutions,           scoped_vmem_kib: Some(49152), tile_mib: 32, without: &["join_late"] },
     Row { chip: "v6e",   of: Kind::Backward,               scoped_vmem_kib: Some(81920), tile_mib: 64, without: &["flatten_rows", "join_late"] },
@@ -89,6 +92,10 @@ impl Kind {
             }
             Kind::LargeScores(most) => {
                 anywhere(graph, &|graph| scores(graph).any(|s| s.square > LARGE && s.all <= most))
+            }
+            Kind::NoAttention(least) => {
+                let attends = anywhere(graph, &|graph| scores(graph).next().is_some());
+                !attends && cost::total(graph, cost::flops) >= least
             }
             Kind::Any => true,
         }
