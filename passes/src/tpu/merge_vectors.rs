@@ -17,7 +17,7 @@
 
 use crate::manager::Pass;
 use crate::query::{first, splat};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeMap;
 use torchtpu_ir::op::OptimizationBarrier;
 use torchtpu_ir::{BinaryOp, Builder, CompileError, Graph, NodeId, Op, TensorType, Value};
@@ -54,42 +54,25 @@ impl Pass for MergeVectors {
 impl MergeVectors {
     /// Of each computation of parameters alone its first floating-point value, by type.
     fn find(&self, graph: &Graph) -> BTreeMap<String, (TensorType, Vec<NodeId>)> {
-        // The computation that a node belongs to; several are one from where a node reads them.
-        let mut owner: FxHashMap<NodeId, usize> = FxHashMap::default();
-        let mut computations: Vec<Option<Vec<NodeId>>> = Vec::new();
-        for id in graph.topological() {
-            if !self.is_small(graph, id) {
-                continue;
-            }
+        let mut known = Computations::default();
+        for id in graph.topological().into_iter().filter(|&id| self.is_small(graph, id)) {
             let operands = graph.operands(id);
-            let known = |v: &Value| {
-                let parameter = matches!(graph.op(v.node), Op::Parameter(_));
-                parameter || splat(graph, *v).is_some() || owner.contains_key(&v.node)
-            };
-            if !operands.iter().all(known) {
-                continue;
+            let parameter = |v: &Value| matches!(graph.op(v.node), Op::Parameter(_));
+            let of_parameters =
+                |v: &Value| parameter(v) || splat(graph, *v).is_some() || known.of.contains_key(&v.node);
+            if operands.iter().all(of_parameters) {
+                known.add(id, &operands);
             }
-            let mut nodes = Vec::new();
-            let mut from: Vec<usize> = operands.iter().filter_map(|v| owner.get(&v.node).copied()).collect();
-            from.sort_unstable();
-            from.dedup();
-            for i in from {
-                nodes.extend(computations[i].take().unwrap_or_default());
-            }
-            nodes.push(id);
-            for node in &nodes {
-                owner.insert(*node, computations.len());
-            }
-            computations.push(Some(nodes));
         }
+        let returned: FxHashSet<NodeId> = graph.outputs.iter().map(|v| v.node).collect();
         let mut found: BTreeMap<String, (TensorType, Vec<NodeId>)> = BTreeMap::new();
-        for nodes in computations.into_iter().flatten() {
+        for nodes in known.groups() {
             let root = nodes.iter().find(|&&id| graph.ty(first(id)).dtype.is_float());
+            let is_merged =
+                nodes.iter().any(|&id| graph.users(id).any(|(user, ..)| reads_shared(graph, user)));
             // What is returned is an update of the parameters.
-            let inside = |v: &Value| nodes.contains(&v.node);
-            let mut users = nodes.iter().flat_map(|&id| graph.users(id)).map(|(user, ..)| user).peekable();
-            let is_read = users.peek().is_some() && !users.any(|user| reads_shared(graph, user));
-            if let (Some(&root), true, false) = (root, is_read, graph.outputs.iter().any(inside)) {
+            let is_returned = nodes.iter().any(|id| returned.contains(id));
+            if let (Some(&root), false, false) = (root, is_merged, is_returned) {
                 let ty = graph.ty(first(root)).clone();
                 found.entry(ty.to_string()).or_insert_with(|| (ty, Vec::new())).1.push(root);
             }
@@ -100,6 +83,48 @@ impl MergeVectors {
     fn is_small(&self, graph: &Graph, id: NodeId) -> bool {
         let elements = graph.ty(first(id)).elements();
         graph.op(id).is_elementwise() && elements > 1 && elements <= self.most
+    }
+}
+
+/// Nodes by the computation that they belong to; several are one from where a node reads them.
+#[derive(Default)]
+struct Computations {
+    of: FxHashMap<NodeId, usize>,
+    nodes: Vec<NodeId>,
+    /// The computation that each became a part of, or itself.
+    parent: Vec<usize>,
+}
+
+impl Computations {
+    fn add(&mut self, id: NodeId, operands: &[Value]) {
+        let new = self.parent.len();
+        self.parent.push(new);
+        self.nodes.push(id);
+        self.of.insert(id, new);
+        for v in operands {
+            if let Some(&other) = self.of.get(&v.node) {
+                let (a, b) = (self.root(other), self.root(new));
+                self.parent[a.max(b)] = a.min(b);
+            }
+        }
+    }
+
+    fn root(&mut self, mut i: usize) -> usize {
+        while self.parent[i] != i {
+            self.parent[i] = self.parent[self.parent[i]];
+            i = self.parent[i];
+        }
+        i
+    }
+
+    /// Each in the order in which its nodes were added.
+    fn groups(mut self) -> Vec<Vec<NodeId>> {
+        let mut groups: BTreeMap<usize, Vec<NodeId>> = BTreeMap::new();
+        for i in 0..self.nodes.len() {
+            let root = self.root(i);
+            groups.entry(root).or_default().push(self.nodes[i]);
+        }
+        groups.into_values().collect()
     }
 }
 
