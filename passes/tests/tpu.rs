@@ -364,9 +364,9 @@ proptest! {
         let mut b = Builder::new(&mut graph);
         let dtype = if narrow { DType::BF16 } else { DType::F32 };
         let (rows, features): (i64, i64) = (lead.iter().product(), 8);
-        let shape = |features: i64| [&lead[..], &[features]].concat();
+        let shape = [&lead[..], &[features]].concat();
         let tokens: Vec<i64> = (0..lead.len() as i64).collect();
-        let x = b.parameter(ParamRole::Input, 0, TensorType::new(dtype, shape(features)));
+        let x = b.parameter(ParamRole::Input, 0, TensorType::new(dtype, shape.clone()));
         let bias = b.parameter(ParamRole::Input, 1, TensorType::new(dtype, [features]));
         let weight = b.parameter(ParamRole::Input, 2, TensorType::new(dtype, [features, features]));
         let precision = Precision::Highest;
@@ -375,11 +375,11 @@ proptest! {
         };
         let flat = b.reshape(x, &[rows, features]).unwrap();
         let v = b.dot_general(flat, weight, product).unwrap();
-        let mut v = b.reshape(v, &shape(features)).unwrap();
+        let mut v = b.reshape(v, &shape).unwrap();
         for step in &steps {
             v = match step {
                 Between::Bias => {
-                    let bias = b.broadcast_in_dim(bias, &shape(features), &[lead.len() as i64]).unwrap();
+                    let bias = b.broadcast_in_dim(bias, &shape, &[lead.len() as i64]).unwrap();
                     b.add(v, bias).unwrap()
                 }
                 Between::Residual => b.add(x, v).unwrap(),
@@ -387,7 +387,7 @@ proptest! {
                 Between::Centre => {
                     let sum = b.reduce(ReduceKind::Add, v, &[lead.len() as i64]).unwrap();
                     let mean = b.binary_const(BinaryOp::Divide, sum, features as f64).unwrap();
-                    let mean = b.broadcast_in_dim(mean, &shape(features), &tokens).unwrap();
+                    let mean = b.broadcast_in_dim(mean, &shape, &tokens).unwrap();
                     b.sub(v, mean).unwrap()
                 }
                 Between::OverTokens => {

@@ -207,9 +207,10 @@ def test_graph_for_tpus():
         (torch.nn.Conv2d(3, 8, 3).bfloat16(), torch.zeros(1, 3, 9, 9).bfloat16(), "v5e:2x2", 49152),
         (torch.nn.Conv2d(3, 8, 3), torch.zeros(1, 3, 9, 9), "v5e:2x2", 16384),
         (torch.nn.Linear(3, 8), torch.zeros(2, 3), "v5e:1x1", 65536),
+        (torch.nn.Linear(1024, 1024), torch.zeros(512, 1024), "v5e:1x1", 32768),
         (torch.nn.Linear(3, 8), torch.zeros(2, 3), "v4:2x2x1", None),
     ],
-    ids=["convolution", "convolution_of_float32", "product", "another_chip"],
+    ids=["convolution", "convolution_of_float32", "product", "large_product", "another_chip"],
 )
 def test_options_by_program(module, x, topology, chosen):
     """What a program is compiled with on a chip depends on what it is made of, and the user decides."""
