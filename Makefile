@@ -104,8 +104,8 @@ bench: setup-test $(EXTENSION) ## the benchmarks
 	@$(BIN)/python scripts/bench.py
 
 judge: setup-test $(EXTENSION) ## what libtpu estimates for the programs of docs/passes.md and docs/overlap.md
-	@$(BIN)/python scripts/judge.py
-	@$(BIN)/python scripts/judge_sharded.py
+	@$(BIN)/python scripts/judge.py --jobs $(WORKERS)
+	@$(BIN)/python scripts/judge_sharded.py --jobs $(WORKERS)
 
 judge-variants: setup-test $(EXTENSION) ## the table of docs/variants.md: layers of many models and sizes, with our passes and without (an hour)
 	@$(BIN)/python scripts/judge_variants.py --chip v5e

@@ -8,7 +8,6 @@ limit for the dots and convolutions of the program. Nothing is executed and no w
 
 from __future__ import annotations
 
-import concurrent.futures
 import sys
 import time
 from collections.abc import Callable
@@ -27,23 +26,21 @@ def main() -> None:
     parser = judging.parser(__doc__, PROGRAMS)
     parser.add_argument("--dtype", nargs="+", default=["bf16"], choices=DTYPES)
     parser.add_argument("--precision", default="medium", help="torch.set_float32_matmul_precision")
-    parser.add_argument("--jobs", type=int, default=1)
     args = parser.parse_args()
     judging.head(HEAD)
     rows = [(p, dtype, chip) for chip in args.chip for dtype in args.dtype for p in args.program]
 
     def judged(row: tuple[str, str, str]) -> str:
+        shown = "| " + " | ".join(row)
         given = {key: getattr(args, key) for key in ("precision", "option", "disable")}
         given["keep"] = str(args.keep / "-".join(row)) + ".ttpu" if args.keep else None
         found, error = judging.child(__file__, *row, given)
         if found is None:
-            return error
+            return f"{shown} | {error} |"
         cycles, limit, seconds = found
-        return f"{cycles / 1e6:.2f} | {limit / 1e6:.2f} | {limit / cycles:.0%} | {seconds:.0f} s"
+        return f"{shown} | {cycles / 1e6:.2f} | {limit / 1e6:.2f} | {limit / cycles:.0%} | {seconds:.0f} s |"
 
-    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        for row, found in zip(rows, pool.map(judged, rows), strict=True):
-            print("| " + " | ".join(row) + f" | {found} |", flush=True)
+    judging.rows(rows, judged, args.jobs)
 
 
 def program(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:

@@ -18,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from scripts import judging
 
 PROGRAMS = {"tp4_all_reduce": 4, "tp4_sequence": 4, "fsdp4_train": 4, "fsdp8_train": 8}
+# By name alone.
+MORE = {"fsdp4_layers4_train": 4, "fsdp4_mlp_train": 4}
 TOPOLOGIES = {
     "v5e": {4: "v5e:2x2", 8: "v5e:2x4"},
     "v6e": {4: "v6e:2x2", 8: "v6e:2x4"},
@@ -28,60 +30,70 @@ HEAD = ("program", "chip", "compute", "exposed", "share", "collectives", "libtpu
 
 
 def main() -> None:
-    args = judging.parser(__doc__, tuple(PROGRAMS), tuple(TOPOLOGIES)).parse_args()
+    args = judging.parser(__doc__, tuple(PROGRAMS), tuple(TOPOLOGIES), tuple(MORE)).parse_args()
     judging.head(HEAD)
-    for chip in args.chip:
-        for name in args.program:
-            given = {"option": args.option, "disable": args.disable}
-            given["keep"] = str(args.keep / f"{name}-{chip}.ttpu") if args.keep else None
-            found, error = judging.child(__file__, name, chip, given)
-            if found is None:
-                print(f"| {name} | {chip} | {error} |", flush=True)
-                continue
-            replay, seconds = found
-            compute, exposed = replay["compute"], replay["exposed"]
-            kinds = [
-                f"{n} {kind}{how}"
-                for how, of in ((" waited for", "synchronous"), ("", "asynchronous"))
-                for kind, n in replay[of].items()
-            ]
-            print(
-                f"| {name} | {chip} | {compute / 1e6:.2f} | {exposed / 1e6:.2f} "
-                f"| {exposed / (compute + exposed):.1%} | {', '.join(kinds)} | {seconds:.0f} s |",
-                flush=True,
-            )
+    rows = [(name, chip) for chip in args.chip for name in args.program]
+
+    def judged(row: tuple[str, str]) -> str:
+        shown = "| " + " | ".join(row)
+        given = {"option": args.option, "disable": args.disable}
+        given["keep"] = str(args.keep / "-".join(row)) + ".ttpu" if args.keep else None
+        found, error = judging.child(__file__, *row, given)
+        if found is None:
+            return f"{shown} | {error} |"
+        replay, seconds = found
+        compute, exposed = replay["compute"], replay["exposed"]
+        kinds = [
+            f"{n} {kind}{how}"
+            for how, of in ((" waited for", "synchronous"), ("", "asynchronous"))
+            for kind, n in replay[of].items()
+        ]
+        return (
+            f"{shown} | {compute / 1e6:.2f} | {exposed / 1e6:.2f} "
+            f"| {exposed / (compute + exposed):.1%} | {', '.join(kinds)} | {seconds:.0f} s |"
+        )
+
+    judging.rows(rows, judged, args.jobs)
 
 
 def program(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """A function and its arguments, which hold nothing, as rank 0 has them."""
     import torch
     import torch.distributed as dist
+    from torch import nn
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    from scripts.bench_models import LlamaLayer
+    from scripts.bench_models import MLP, LlamaLayer
 
-    ranks = PROGRAMS[name]
+    ranks = ranks_of(name)
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
     x = torch.empty(1, 2048, 4096, dtype=torch.bfloat16, device="meta")
     if name.startswith("tp"):
         sequence = name.endswith("sequence")
         return tensor_parallel(ranks, sequence), (x[:, : 2048 // ranks] if sequence else x,)
+    mlp = "mlp" in name
     with torch.device("meta"):
-        layer = LlamaLayer(4096, 32, 8, 14336).to(torch.bfloat16)
-    shards = {n: shard_of(p, ranks) for n, p in layer.named_parameters()}
-    return sharded_step(layer), (shards, x, x)
+        layers = 4 if "layers4" in name else 1
+        module = MLP() if mlp else nn.Sequential(*(LlamaLayer(4096, 32, 8, 14336) for _ in range(layers)))
+        if mlp:
+            x = torch.empty(2048, 1024)
+    x, module = x.to(torch.bfloat16), module.to(torch.bfloat16)
+    # Of Llama the norms are whole everywhere.
+    whole = {n: p.detach() for n, p in module.named_parameters() if p.ndim == 1 and not mlp}
+    rows = {n: p.detach() for n, p in module.named_parameters() if n not in whole}
+    shards = {n: p[: p.shape[0] // ranks] for n, p in rows.items()}
+    return sharded_step(module), (shards, whole, x, x)
 
 
-def shard_of(parameter: Any, ranks: int) -> Any:
-    """A rank's rows of a matrix; norms are whole everywhere."""
-    parameter = parameter.detach()
-    return parameter if parameter.ndim == 1 else parameter[: parameter.shape[0] // ranks]
+def ranks_of(name: str) -> int:
+    return (PROGRAMS | MORE)[name]
 
 
-def sharded_step(layer: Any) -> Callable[..., Any]:
-    """The layer's result and the gradients of all weights, sharded, and of the input, for a given cotangent."""
+def sharded_step(module: Any) -> Callable[..., Any]:
+    """The module's result and the gradients of all weights, sharded, and of the input, for a given cotangent."""
     import torch
     import torch.distributed as dist
+    from torch import Tensor
     from torch.distributed._functional_collectives import (
         all_gather_tensor,
         all_reduce,
@@ -90,12 +102,12 @@ def sharded_step(layer: Any) -> Callable[..., Any]:
 
     world = dist.group.WORLD
 
-    def step(shards: dict[str, torch.Tensor], x: torch.Tensor, cotangent: torch.Tensor) -> Any:
-        whole = {n: p if p.ndim == 1 else all_gather_tensor(p, 0, world) for n, p in shards.items()}
-        y, pull = torch.func.vjp(lambda w, x: torch.func.functional_call(layer, w, (x,)), whole, x)
+    def step(shards: dict[str, Tensor], whole: dict[str, Tensor], x: Tensor, cotangent: Tensor) -> Any:
+        weights = {n: all_gather_tensor(p, 0, world) for n, p in shards.items()} | whole
+        y, pull = torch.func.vjp(lambda w, x: torch.func.functional_call(module, w, (x,)), weights, x)
         gradients, of_x = pull(cotangent)
         summed = {
-            n: all_reduce(g, "sum", world) if g.ndim == 1 else reduce_scatter_tensor(g, "sum", 0, world)
+            n: all_reduce(g, "sum", world) if n in whole else reduce_scatter_tensor(g, "sum", 0, world)
             for n, g in gradients.items()
         }
         return y, summed, of_x
@@ -147,7 +159,7 @@ def one(name: str, chip: str, given: dict[str, Any]) -> tuple[dict[str, Any], fl
     import torchtpu_dynamo
 
     fn, inputs = program(name)
-    topology = TOPOLOGIES[chip][PROGRAMS[name]]
+    topology = TOPOLOGIES[chip][ranks_of(name)]
     start = time.perf_counter()
     artifact = torchtpu_dynamo.aot_compile(
         fn, inputs, topology=topology, options=judging.options(given), output=given["keep"], weights=False

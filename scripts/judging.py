@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import json
 import re
 import subprocess
@@ -15,17 +16,18 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def parser(
-    doc: str | None, programs: Sequence[str], chips: Sequence[str] | None = None
+    doc: str | None, programs: Sequence[str], chips: Sequence[str] | None = None, more: Sequence[str] = ()
 ) -> argparse.ArgumentParser:
-    """Programs by name, all of them by default, and what each is compiled with; any topology without `chips`."""
+    """Programs by name, all of them but `more` by default, and what each is compiled with; any topology without `chips`."""
     found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     # As `choices` of several values, the default itself has to be one.
     every = tuple(programs)
-    found.add_argument("program", nargs="*", default=every, choices=[*every, every], metavar="PROGRAM")
+    found.add_argument("program", nargs="*", default=every, choices=[*every, *more, every], metavar="PROGRAM")
     found.add_argument("--chip", nargs="+", default=["v5e", "v6e"], choices=chips)
     found.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="an XLA option")
     found.add_argument("--disable", nargs="+", default=[], metavar="PASS")
     found.add_argument("--keep", type=Path, help="a folder for the artifacts")
+    found.add_argument("--jobs", type=int, default=1, help="programs at once: libtpu has few threads for one")
     return found
 
 
@@ -48,6 +50,13 @@ def judged(artifact: Any, kind: str, topology: str) -> dict[str, Any]:
 
 def head(names: Sequence[str]) -> None:
     print("| " + " | ".join(names) + " |\n|" + "---|" * len(names), flush=True)
+
+
+def rows(of: Sequence[Any], judged: Callable[[Any], str], jobs: int) -> None:
+    """Prints what is found of each, in their order."""
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        for found in pool.map(judged, of):
+            print(found, flush=True)
 
 
 def child(script: str, *given: Any) -> tuple[Any, str]:

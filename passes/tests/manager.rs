@@ -33,6 +33,7 @@ fn names_are_those_of_the_pipeline() {
         "one_pass_variance",
         "gelu_by_erf",
         "narrow_dots",
+        "merge_gathers",
         "scatter_sums",
         "ring",
         "ring_gradients",

@@ -13,7 +13,7 @@ use torchtpu_ir::{
     BinaryOp, Builder, DType, Direction, Graph, Op, ParamRole, ReduceKind, ReplicaGroups, Scalar, TensorType,
     UnaryOp, Value,
 };
-use torchtpu_passes::overlap::{Ring, ScatterSums};
+use torchtpu_passes::overlap::{MergeGathers, Ring, ScatterSums};
 use torchtpu_passes::{Canonicalize, Cse, Dce, Pass, PassOptions, run_list};
 
 const fn ring(gradients: bool, balance: f64) -> Ring {
@@ -187,8 +187,9 @@ fn changed(graph: &Graph, passes: &[&'static dyn Pass]) -> (Graph, usize) {
     let mut after = graph.clone();
     let options = PassOptions { verify: true, ..PassOptions::default() };
     let reports = run_list(&mut after, passes, &options).unwrap();
-    let ours =
-        reports.iter().filter(|report| ["ring", "ring_gradients", "scatter_sums"].contains(&report.name));
+    let ours = reports
+        .iter()
+        .filter(|report| ["ring", "ring_gradients", "scatter_sums", "merge_gathers"].contains(&report.name));
     (after, ours.map(|report| report.rewrites).sum())
 }
 
@@ -225,5 +226,39 @@ proptest! {
                 }
             }
         }
+    }
+
+    /// Shards of 1 to 24 elements, of which a gathering takes 100 bytes together.
+    #[test]
+    fn merged_gathers_keep_bits(
+        shards in prop::collection::vec((1..5i64, 1..7i64, any::<bool>(), any::<bool>()), 1..8),
+        ranks in 2..5i64,
+        along in any::<bool>(),
+    ) {
+        static GATHERS: MergeGathers = MergeGathers { least: 90, most: 100 };
+        let mut graph = Graph::new("shards");
+        let mut b = Builder::new(&mut graph);
+        let groups = ReplicaGroups::mesh(&[2, ranks], &[i64::from(along)]);
+        let mut outputs = Vec::new();
+        for (i, &(rows, columns, wide, matrix)) in shards.iter().enumerate() {
+            let dtype = if wide { DType::F32 } else { DType::BF16 };
+            let shape = if matrix { vec![rows, columns] } else { vec![rows * columns] };
+            let shard = b.parameter(ParamRole::Input, i as i64, TensorType::new(dtype, shape));
+            outputs.push(b.all_gather(shard, 0, groups.clone()).unwrap());
+        }
+        graph.outputs = outputs;
+        let (after, rewrites) = changed(&graph, &[&GATHERS]);
+        let left = count(&after, |op| matches!(op, Op::AllGather(_)));
+        let most = if groups.size() == 2 { 0 } else { shards.len() };
+        prop_assert!(rewrites <= most && left <= shards.len() && (rewrites == 0) == (left == shards.len()), "{}", print_graph(&after));
+        let of_device = |device: i64| -> Vec<Vec<Scalar>> {
+            let of_shard = |&id| {
+                let ty = graph.ty(Value { node: id, result: 0 });
+                (0..ty.elements()).map(|i| Scalar::from_f64(ty.dtype, ((device * 31 + i * 7) % 61) as f64)).collect()
+            };
+            graph.parameters().into_iter().map(of_shard).collect()
+        };
+        let inputs: Vec<_> = (0..2 * ranks).map(of_device).collect();
+        prop_assert_eq!(interpreter::run_devices(&graph, &inputs), interpreter::run_devices(&after, &inputs));
     }
 }

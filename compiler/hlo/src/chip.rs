@@ -36,6 +36,9 @@ const fn chip(name: &'static str, clock: f64, hbm_bandwidth: f64, hbm: u64, peak
 }
 
 impl Chip {
+    /// Seconds that a step from one device to the next takes, however little is sent.
+    pub const STEP: f64 = 1e-6;
+
     /// The chip of a topology such as `v5e:2x2`; None for a generation that is not in the table.
     pub fn of(topology: &str) -> Option<&'static Chip> {
         let name = topology.split(':').next()?;

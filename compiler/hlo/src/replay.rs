@@ -24,9 +24,6 @@ pub const KINDS: [&str; 7] = [
     "ragged-all-to-all",
 ];
 
-/// Seconds of a step from one device to the next.
-const LATENCY: f64 = 1e-6;
-
 /// Cycles of one device.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Replay {
@@ -251,7 +248,7 @@ impl<'a> Replaying<'a> {
             "all-to-all" => (g - 1.0, (g - 1.0) / g / 2.0),
             _ => (g - 1.0, (g - 1.0) / g),
         };
-        (LATENCY * steps + bytes as f64 * share / self.chip.ring) * self.chip.clock
+        (Chip::STEP * steps + bytes as f64 * share / self.chip.ring) * self.chip.clock
     }
 
     /// How many devices take part together.

@@ -169,7 +169,7 @@ fn mb(bytes: i64) -> f64 {
 }
 
 /// Whether a value is an argument, or one in another form.
-fn is_there(graph: &Graph, v: Value) -> bool {
+pub fn is_there(graph: &Graph, v: Value) -> bool {
     match graph.op(v.node) {
         Op::Parameter(_) => true,
         Op::Convert(_) | Op::Reshape(_) | Op::Transpose(_) => is_there(graph, graph.operands(v.node)[0]),

@@ -29,20 +29,12 @@ pub use repeat_heads::RepeatHeads;
 pub use tile_batch::TileBatch;
 
 use crate::manager::Pass;
-use crate::overlap::{Ring, ScatterSums};
+use crate::overlap::{MergeGathers, Ring, ScatterSums};
 use crate::{Canonicalize, Cse, Dce};
-
-/// A quarter of the vector memory of v5e and v6e, a half of that of v5p and tpu7x.
-static TILE: TileBatch = TileBatch { limit: 32 << 20 };
 
 static ROWS: FlattenRows = FlattenRows { most: 1 << 22 };
 
 static VARIANCE: OnePassVariance = OnePassVariance { least: 1 << 18 };
-
-/// Balanced for v5e: 197 TFLOP/s beside half of 90 GB/s, which is one direction of a ring.
-static RING: Ring = Ring { gradients: false, least: 1 << 20, most: 8, balance: 4400.0 };
-
-static GRADIENTS: Ring = Ring { gradients: true, least: 1 << 20, most: 8, balance: 4400.0 };
 
 static ADD_HEADS: AddHeads = AddHeads { least: 1 << 20 };
 
@@ -65,30 +57,72 @@ static PIPELINE: &[&dyn Pass] = &[
     &GeluByErf,
     &NARROW,
     &Dce,
+    &TARGET.gathers,
     &SUMS,
     &Canonicalize,
-    &RING,
-    &GRADIENTS,
+    &TARGET.ring,
+    &TARGET.gradients,
     &Canonicalize,
     &Cse,
     &ADD_HEADS,
     &GATES,
     &FenceOperands,
     &VECTORS,
-    &TILE,
+    &TARGET.tile,
     &JoinLate,
     &Cse,
     &Canonicalize,
     &Dce,
 ];
 
-pub fn pipeline() -> &'static [&'static dyn Pass] {
-    PIPELINE
+/// What the links between devices do beside a core.
+pub struct Links {
+    /// Operations of products that take as long as a byte of a transfer, which has one direction of a ring.
+    pub balance: f64,
+    /// Bytes that are sent in the time that a step takes to begin.
+    pub latency: i64,
 }
 
-/// The same with another size of tiles.
-pub fn pipeline_with(tile: &TileBatch) -> Vec<&dyn Pass> {
-    let chosen =
-        |pass: &&'static dyn Pass| if pass.name() == tile.name() { tile as &dyn Pass } else { *pass };
-    PIPELINE.iter().map(chosen).collect()
+/// The passes that know something of the chip, or of a choice made for the program.
+pub struct Target {
+    tile: TileBatch,
+    gathers: MergeGathers,
+    ring: Ring,
+    gradients: Ring,
+}
+
+impl Links {
+    /// 197 TFLOP/s beside half of 90 GB/s; a microsecond a step.
+    pub const V5E: Links = Links { balance: 4400.0, latency: 90_000 };
+
+    const fn ring(&self, gradients: bool) -> Ring {
+        Ring { gradients, least: 1 << 20, most: 8, balance: self.balance }
+    }
+}
+
+/// A quarter of the vector memory of v5e and v6e, a half of that of v5p and tpu7x.
+static TARGET: Target = Target::new(32 << 20, &Links::V5E);
+
+impl Target {
+    /// With tiles of so many bytes.
+    pub const fn new(tile: i64, links: &Links) -> Target {
+        Target {
+            tile: TileBatch { limit: tile },
+            gathers: MergeGathers { least: links.latency, most: 4 << 20 },
+            ring: links.ring(false),
+            gradients: links.ring(true),
+        }
+    }
+
+    /// The passes for TPUs, with these in their places.
+    pub fn pipeline(&self) -> Vec<&dyn Pass> {
+        let own: [&dyn Pass; 4] = [&self.tile, &self.gathers, &self.ring, &self.gradients];
+        let chosen =
+            |pass: &&'static dyn Pass| own.into_iter().find(|own| own.name() == pass.name()).unwrap_or(*pass);
+        PIPELINE.iter().map(chosen).collect()
+    }
+}
+
+pub fn pipeline() -> &'static [&'static dyn Pass] {
+    PIPELINE
 }

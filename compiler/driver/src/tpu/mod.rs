@@ -6,9 +6,10 @@ pub use form::products;
 
 use crate::options::{CompileSettings, Form};
 use torchtpu_emit::{EmitOptions, emit_bytecode};
+use torchtpu_hlo::Chip;
 use torchtpu_ir::text::print_graph;
 use torchtpu_ir::{Builder, CompileError, Graph, Op, Value};
-use torchtpu_passes::tpu::{self, TileBatch};
+use torchtpu_passes::tpu::{Links, Target};
 use torchtpu_passes::{PassOptions, PassReport, run_list};
 
 pub const PLATFORM: &str = "tpu";
@@ -39,7 +40,7 @@ impl Prepared {
 /// for any device.
 pub fn prepare(graph: &Graph, device: &str, given: &CompileSettings) -> Result<Prepared, CompileError> {
     let form = form_of(graph, device, given);
-    let (prepared, passes) = run(graph, &form, given)?;
+    let (prepared, passes) = run(graph, device, &form, given)?;
     let settings = settings(graph, device, given, &form);
     Ok(Prepared { graph: prepared, form, passes, settings })
 }
@@ -50,14 +51,15 @@ fn form_of(graph: &Graph, device: &str, given: &CompileSettings) -> Form {
 
 fn run(
     graph: &Graph,
+    device: &str,
     form: &Form,
     given: &CompileSettings,
 ) -> Result<(Graph, Vec<PassReport>), CompileError> {
-    let tile = TileBatch { limit: form.tile_mib << 20 };
+    let target = Target::new(form.tile_mib << 20, &links(device));
     let disabled = given.disabled_passes.iter().chain(&form.without).cloned().collect();
     let options = PassOptions { disabled, ..PassOptions::default() };
     let mut prepared = graph.clone();
-    let reports = run_list(&mut prepared, &tpu::pipeline_with(&tile), &options)?;
+    let reports = run_list(&mut prepared, &target.pipeline(), &options)?;
     Ok((prepared, reports))
 }
 
@@ -77,7 +79,7 @@ fn settings(graph: &Graph, device: &str, given: &CompileSettings, form: &Form) -
 
 /// The graph as another target can run it, which shows whether the passes keep its numbers.
 pub fn rehearse(graph: &Graph, given: &CompileSettings) -> Result<Graph, CompileError> {
-    let (mut graph, _) = run(graph, &form_of(graph, "", given), given)?;
+    let (mut graph, _) = run(graph, "", &form_of(graph, "", given), given)?;
     set_allocations(&mut graph);
     Ok(graph)
 }
@@ -103,6 +105,15 @@ fn set_allocations(graph: &mut Graph) {
 /// faster.
 pub fn emitted() -> EmitOptions {
     EmitOptions { free_results: true, ..EmitOptions::default() }
+}
+
+/// Of a chip that is not known, those of v5e.
+fn links(device: &str) -> Links {
+    let link = |chip: &Chip| Links {
+        balance: chip.peak / (chip.ring / 2.0),
+        latency: (chip.ring * Chip::STEP) as i64,
+    };
+    Chip::of(chip(device)).map_or(Links::V5E, link)
 }
 
 fn chip(device: &str) -> &str {
