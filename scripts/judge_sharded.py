@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,12 @@ from scripts import judging
 
 PROGRAMS = {"tp4_all_reduce": 4, "tp4_sequence": 4, "fsdp4_train": 4, "fsdp8_train": 8}
 # By name alone.
-MORE = {"fsdp4_layers4_train": 4, "fsdp4_mlp_train": 4}
+MORE = {"fsdp4_layers4_train": 4, "fsdp4_mlp_train": 4, "fsdp4_tp4_train": 16}
 TOPOLOGIES = {
-    "v5e": {4: "v5e:2x2", 8: "v5e:2x4"},
-    "v6e": {4: "v6e:2x2", 8: "v6e:2x4"},
-    "v5p": {4: "v5p:2x2x1", 8: "v5p:2x2x2"},
-    "tpu7x": {4: "tpu7x:2x2x1", 8: "tpu7x:2x2x1"},
+    "v5e": {4: "v5e:2x2", 8: "v5e:2x4", 16: "v5e:4x4"},
+    "v6e": {4: "v6e:2x2", 8: "v6e:2x4", 16: "v6e:4x4"},
+    "v5p": {4: "v5p:2x2x1", 8: "v5p:2x2x2", 16: "v5p:2x2x4"},
+    "tpu7x": {4: "tpu7x:2x2x1", 8: "tpu7x:2x2x1", 16: "tpu7x:2x2x2"},
 }
 HEAD = ("program", "chip", "compute", "exposed", "share", "collectives", "libtpu")
 
@@ -63,10 +64,13 @@ def program(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     from torch import nn
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
+    from scripts import scaling
     from scripts.bench_models import MLP, LlamaLayer
 
     ranks = ranks_of(name)
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    if name == "fsdp4_tp4_train":
+        return scaling.built(scaling.Program("8b", "layer", data=4, tensor=4, batch=1))
     x = torch.empty(1, 2048, 4096, dtype=torch.bfloat16, device="meta")
     if name.startswith("tp"):
         sequence = name.endswith("sequence")
@@ -155,17 +159,27 @@ def tensor_parallel(ranks: int, sequence: bool) -> Any:
 
 
 def one(name: str, chip: str, given: dict[str, Any]) -> tuple[dict[str, Any], float]:
-    """The replay and libtpu's seconds."""
+    """The replay of what is compiled, a program or a forward and its backward, and libtpu's seconds."""
     import torchtpu_dynamo
 
     fn, inputs = program(name)
     topology = TOPOLOGIES[chip][ranks_of(name)]
     start = time.perf_counter()
     artifact = torchtpu_dynamo.aot_compile(
-        fn, inputs, topology=topology, options=judging.options(given), output=given["keep"], weights=False
+        fn,
+        inputs,
+        topology=topology,
+        train=name == "fsdp4_tp4_train",
+        options=judging.options(given),
+        output=given["keep"],
+        weights=False,
     )
-    (kind,) = artifact.programs
-    return judging.judged(artifact, kind, topology)["replay"], time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    replays = [judging.judged(artifact, kind, topology)["replay"] for kind in artifact.programs]
+    found = {key: sum(replay[key] for replay in replays) for key in ("compute", "exposed")}
+    for key in ("synchronous", "asynchronous"):
+        found[key] = sum((Counter(replay[key]) for replay in replays), Counter())
+    return found, seconds
 
 
 if __name__ == "__main__":

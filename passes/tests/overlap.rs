@@ -256,7 +256,7 @@ proptest! {
                 let ty = graph.ty(Value { node: id, result: 0 });
                 (0..ty.elements()).map(|i| Scalar::from_f64(ty.dtype, ((device * 31 + i * 7) % 61) as f64)).collect()
             };
-            graph.parameters().into_iter().map(of_shard).collect()
+            graph.parameters().iter().map(of_shard).collect()
         };
         let inputs: Vec<_> = (0..2 * ranks).map(of_device).collect();
         prop_assert_eq!(interpreter::run_devices(&graph, &inputs), interpreter::run_devices(&after, &inputs));
