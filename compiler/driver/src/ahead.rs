@@ -6,7 +6,7 @@
 use crate::executable::{plugin_error, xla_options};
 use crate::options::CompileSettings;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use torchtpu_hlo::{Chip, Module};
@@ -49,16 +49,17 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// By replica the devices of its partitions. An error where they are not as many, or one has two places.
-    fn assignment(&self) -> Result<Vec<Vec<i64>>> {
+    /// By replica the devices of its partitions, of as many as there are. An error where one is not there, which libtpu
+    /// would abort for, or has two places.
+    fn assignment(&self, there: usize) -> Result<Vec<Vec<i64>>> {
         let wanted = self.replicas * self.partitions;
-        let Some(ids) = &self.devices else {
-            let ids: Vec<i64> = (0..wanted as i64).collect();
-            return Ok(ids.chunks(self.partitions).map(<[i64]>::to_vec).collect());
-        };
-        let distinct: std::collections::BTreeSet<&i64> = ids.iter().collect();
-        if ids.len() != wanted || distinct.len() != wanted {
-            let what = format!("the program is for {wanted} devices, and its device assignment is {ids:?}");
+        let in_order = || (0..wanted as i64).collect();
+        let ids = self.devices.clone().unwrap_or_else(in_order);
+        let known: BTreeSet<i64> = ids.iter().copied().filter(|id| (0..there as i64).contains(id)).collect();
+        if ids.len() != wanted || known.len() != wanted {
+            let what = format!(
+                "the program is for {wanted} of {there} devices, and its device assignment is {ids:?}"
+            );
             return Err(CompileError::new(Stage::Compile, what).help("each replica has a device of its own"));
         }
         Ok(ids.chunks(self.partitions).map(<[i64]>::to_vec).collect())
@@ -140,7 +141,7 @@ pub fn compile(
     let options = CompileOptions {
         num_replicas: replicas,
         num_partitions: partitions,
-        device_assignment: Some(spread.assignment()?),
+        device_assignment: Some(spread.assignment(there)?),
         use_spmd_partitioning: partitions > 1,
         env_option_overrides: xla_options(settings, Vec::new())?,
         ..CompileOptions::default()

@@ -238,8 +238,8 @@ class Meeting:
         try:
             yield
         except RuntimeError as e:
-            # Gloo's own place in its sources is of no use, nor is its advice.
-            cause = re.sub(r"^\[[^\]]*\] ", "", str(e).partition("\n")[0]).partition(". ")[0]
+            # Gloo's own place in its sources is of no use, nor are its advice and the store's keys.
+            cause = re.sub(r"^\[[^\]]*\] |, keys: .*", "", str(e).partition("\n")[0]).partition(". ")[0]
             raise self.failure(cause) from None
 
     def failure(self, cause: str) -> CollectiveError:
