@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -66,13 +67,16 @@ class Together:
 
 
 class Pretended:
-    """While it is entered, the plugin is libtpu's; what was compiled is in `programs` with its device assignment."""
+    """While it is entered, the plugin is libtpu's; what ranks compiled together is in `programs`, with its device
+    assignment. With `on_cpu` it is the CPU's, whose devices pass for a slice's: what a process compiles by itself runs
+    too."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_cpu: bool = False) -> None:
+        self.on_cpu = on_cpu
         self.programs: list[tuple[Any, list[int]]] = []
 
     def compile_rank(self, program: Any, client: Any, options_json: str, assignment: list[int]) -> Any:
-        assert isinstance(client, Client)
+        assert isinstance(client, Client) or self.on_cpu
         self.programs.append((program, assignment))
         return Together(program)
 
@@ -80,9 +84,16 @@ class Pretended:
         real, client = plugins.client, Client()
         choose = lambda *args, **more: real(*args, **more) if more.get("cpu_devices") else client
         self.patches = [
-            mock.patch.object(plugins, "client", choose),
             mock.patch.object(multiprocess, "compile_rank", self.compile_rank),
+            mock.patch.object(multiprocess, "CHUNK", 1000),  # of a graph there are several
         ]
+        if self.on_cpu:
+            self.patches += [
+                mock.patch.object(plugins, "TPU", "cpu"),
+                mock.patch.object(multiprocess, "device_assignment", return_value=DEVICES),
+            ]
+        else:
+            self.patches.append(mock.patch.object(plugins, "client", choose))
         for patch in self.patches:
             patch.start()
         return self
@@ -165,6 +176,20 @@ def pretended_sizes() -> None:
     assert len(tpu.programs) == 3, len(tpu.programs)
 
 
+def pretended_fallback() -> None:
+    """Groups that are not everybody's: torch runs their collective, which is done before its result is read."""
+    groups = [dist.new_group([0, 3]), dist.new_group([1, 2])]
+    group, x = groups[dist.get_rank() in (1, 2)], torch.full((1 << 20,), 1.0 + dist.get_rank())
+
+    def fn(x: Tensor) -> Tensor:
+        return all_reduce(x * 2, "sum", group) + all_reduce(x, "sum", dist.group.WORLD)
+
+    with Pretended(on_cpu=True) as tpu, warnings.catch_warnings(action="ignore"):
+        torch.testing.assert_close(compiled(fn, fallback="eager")(x), torch.full_like(x, 20.0))
+    stats = torchtpu_dynamo.stats()
+    assert (stats.collectives, len(tpu.programs)) == (1, 1), (stats, tpu.programs)
+
+
 def first_error(call: Any) -> str:
     try:
         call()
@@ -215,6 +240,7 @@ CASES = {
     for f in (
         pretended_program,
         pretended_sizes,
+        pretended_fallback,
         pretended_differing_rank,
         pretended_differing_options,
         pretended_missing_rank,

@@ -156,7 +156,7 @@ def test_equal_graphs_make_the_same_program_at_once():
 
 
 def test_ranks_agree_on_a_program(tmp_path: Path):
-    agree(tmp_path, ["configured", "pretended_program", "pretended_sizes"])
+    agree(tmp_path, ["configured", "pretended_program", "pretended_sizes", "pretended_fallback"])
     digests = [json.loads((tmp_path / f"digests.{rank}").read_text()) for rank in range(RANKS)]
     assert digests == digests[:1] * RANKS
 

@@ -290,7 +290,7 @@ class Compilation:
                 meeting.own_keys.append(key)
         wanted = {digest: keys(digest, count) for digest, count in told if digest != own}
         meeting.wait([key for of in wanted.values() for key in of])
-        read = lambda of: json.loads(zlib.decompress(base64.b64decode(b"".join(map(store.get, of)))))
+        read = lambda of: json.loads(zlib.decompress(base64.b64decode(b"".join(store.multi_get(of)))))
         return {digest: read(of) for digest, of in wanted.items()}
 
     def executable(self, program: Program) -> Executable:

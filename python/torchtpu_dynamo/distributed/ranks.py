@@ -219,7 +219,7 @@ class Meeting:
         member.store.set(key(member.me), json.dumps(mine))
         self.own_keys.append(key(member.me))
         self.wait([key(rank) for rank in member.others])
-        return [mine if r == member.me else json.loads(member.store.get(key(r))) for r in member.ranks]
+        return [json.loads(said) for said in member.store.multi_get([key(rank) for rank in member.ranks])]
 
     def wait(self, keys: list[str]) -> None:
         # A little less than all the time, so that a rank that is late is told from a store that does not answer.
