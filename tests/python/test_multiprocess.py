@@ -15,6 +15,7 @@ from torchtpu_dynamo._torchtpu import Program, Source
 
 from torchtpu_dynamo import TorchTPUError, lower_spmd, plugins
 from torchtpu_dynamo.ahead import topologies
+from torchtpu_dynamo.distributed import multiprocess, ranks
 from torchtpu_dynamo.distributed.multiprocess import Host, Place, assigned, environment
 
 BOUNDS, TASK, CHIPS = "TPU_PROCESS_BOUNDS", "CLOUD_TPU_TASK_ID", "TPU_VISIBLE_CHIPS"
@@ -153,6 +154,21 @@ def test_equal_graphs_make_the_same_program_at_once():
     payload = program().payload
     shared, own = [Source(payload)] * 4, [Source(payload) for _ in range(4)]
     assert Program.of_ranks(shared, "").as_text() == Program.of_ranks(own, "").as_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"tune": 1}, "'tune' searches for one process"),
+        ({"buckets": {"*": "pow2"}}, "a program for a range of sizes has collectives between processes"),
+    ],
+)
+def test_options_for_one_process_are_refused(monkeypatch, options, said):
+    monkeypatch.setattr(multiprocess, "joined", lambda _: True)
+    monkeypatch.setattr(ranks, "has_collectives", lambda _: True)
+    step = torch.compile(lambda x: x + 1, backend="tpu", dynamic=True, options=options)
+    with pytest.raises(TorchTPUError, match=said):
+        step(torch.ones(5))
 
 
 def test_ranks_agree_on_a_program(tmp_path: Path):
