@@ -32,6 +32,8 @@ import torchtpu_dynamo
 from torchtpu_dynamo import TorchTPUError
 from torchtpu_dynamo.distributed import fully_shard
 
+from . import tpu_ranks
+
 SECONDS = 5
 
 
@@ -250,7 +252,8 @@ def main(folder: Path, names: list[str]) -> None:
         torch.compiler.reset()
         torchtpu_dynamo.reset_stats()
         try:
-            case = CASES.get(name) or importlib.import_module(f"examples.distributed.{name}").main
+            case = CASES.get(name) or tpu_ranks.CASES.get(name)
+            case = case or importlib.import_module(f"examples.distributed.{name}").main
             out.write_text(case() or "")
         except Exception:
             out.write_text(traceback.format_exc())

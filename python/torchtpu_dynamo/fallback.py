@@ -439,7 +439,7 @@ class Cuts:
         return node not in inside and tensor and node.op != "get_attr" and not is_dropped(node)
 
     def run_on_host(self, node: Node) -> Step:
-        if self.apart and ranks.is_collective(node):
+        if ranks.is_collective(node) and ranks.several():
             return self.collective_step(node)
         return self.wait_step(node) if self.apart and ranks.is_wait(node) else self.host_step(node)
 
@@ -448,7 +448,7 @@ class Cuts:
         frames = frames_of(node)
         line = "{}:{}".format(*frames[0]) if frames else "an unknown line"
         readers = [r for u in node.users for r in (u.users if u.target is operator.getitem else [u])]
-        goes_on = bool(readers) and all(map(ranks.is_wait, readers)) and not self.mutates
+        goes_on = self.apart and bool(readers) and all(map(ranks.is_wait, readers)) and not self.mutates
         seconds = self.whole.options.collective_timeout
 
         def run(state: Run) -> None:

@@ -22,6 +22,8 @@ from . import cache, dump, plugins
 from ._torchtpu import Client, Executable, Program, Source, TorchTPUError
 from .buckets import Bucket, Fit, bounds_of, chosen, parse_buckets, samples, size_sources
 from .counters import counters, recompile_reason
+from .distributed import multiprocess, ranks
+from .distributed.multiprocess import Compilation
 from .export import Exported, calling_frames, export
 from .options import Options
 from .plugins import ForkState
@@ -45,14 +47,20 @@ class Graph:
     """An exported graph, and the executables made of it, one for each set of sizes."""
 
     def __init__(
-        self, exported: Exported, options: Options, source: str = "", bounds: Mapping[str, int] | None = None
+        self,
+        exported: Exported,
+        options: Options,
+        source: str = "",
+        bounds: Mapping[str, int] | None = None,
+        collective: bool = False,
     ) -> None:
-        """`bounds`: by symbol, sizes that one executable is to serve up to."""
+        """`bounds`: by symbol, sizes that one executable is to serve up to. `collective`: ranks meet in
+        it."""
         context = CompileContext.try_get()
         self.compile_id: Any = context.compile_id if context is not None else None
         self.label = f"{self.compile_id or '-'} {exported.kind}"
         self.exported = exported
-        self.options = options
+        self.options, self.collective = options, collective
         self.reason = recompile_reason()
         self.payload: Source | None = None
         self.source = source
@@ -86,7 +94,7 @@ class Graph:
         exported = export(gm, kind, name, static)
         if exported.symbols:
             exported = dataclasses.replace(exported, size_names=size_sources(gm))
-        graph = cls(exported, options, dump.source_text(gm), bounds)
+        graph = cls(exported, options, dump.source_text(gm), bounds, ranks.has_collectives(gm))
         graph.export_seconds = time.perf_counter() - start
         return graph
 
@@ -97,14 +105,23 @@ class Graph:
             self.payload = Source(text)
         return text, self.payload
 
-    def program(self, bindings: dict[str, int], seen: list[dict[str, int]] | None = None) -> Program:
-        """The program for these sizes; or, with `seen`, for all sizes up to them. Raises TorchTPUError."""
+    def program(
+        self,
+        bindings: dict[str, int],
+        seen: list[dict[str, int]] | None = None,
+        meeting: Compilation | None = None,
+    ) -> Program:
+        """The program for these sizes; or, with `seen`, for all sizes up to them; or, with `meeting`, of what all ranks
+        have traced. Raises TorchTPUError."""
         kind = self.exported.kind
         payload, source = self.source_payload(bindings)
         with dump.folder(kind) as folder:
             dump.show_source(self.source, payload, folder, kind, self.compile_id)
             options = self.options.program_json(folder)
-            if seen is None:
+            if meeting is not None:
+                sources, sizes = meeting.traced(payload, source, bindings)
+                program = Program.of_ranks(sources, options, True, sizes)
+            elif seen is None:
                 program = Program(source, bindings, options)
             else:
                 program = Program.bucketed(source, bindings, seen, options)
@@ -141,7 +158,9 @@ class Graph:
         client = plugins.client(self.options.plugin, self.options.zero_copy)
         with Progress(f"{self.label}, {self.exported.nodes} nodes"):
             # A program for many sizes is needed to check each of them, so it is made anew.
-            store = cache.store(self.options) if seen is None else None
+            meeting = self.meeting(client, seen)
+            # What other ranks have traced is in no key.
+            store = cache.store(self.options) if seen is None and meeting is None else None
             program, executable, key = None, None, None
             if store is not None:
                 payload, _ = self.source_payload(bindings)
@@ -150,8 +169,11 @@ class Graph:
                     dump.show_source(self.source, payload, None, self.exported.kind, self.compile_id)
             loaded = executable is not None
             if executable is None:
-                program = self.program(bindings, seen)
-                executable = program.compile(client, self.compile_json(program, client))
+                program = self.program(bindings, seen, meeting)
+                if meeting is not None:
+                    executable = meeting.executable(program)
+                else:
+                    executable = program.compile(client, self.compile_json(program, client))
                 if store is not None and key is not None:
                     cache.save(store, key, executable, client, self.exported)
         made: Mapping[str, float] = {}
@@ -171,6 +193,18 @@ class Graph:
             time.perf_counter() - start,
         )
         return program, executable
+
+    def meeting(self, client: Client, seen: list[dict[str, int]] | None) -> Compilation | None:
+        """Where the ranks make one program of what they have traced; None for a program of this process alone. Raises
+        TorchTPUError for options that are not for several processes."""
+        if not self.collective or not multiprocess.joined(client):
+            return None
+        if seen is not None:
+            raise multiprocess.refusal(
+                "a program for a range of sizes has collectives between processes",
+                "leave `buckets` out, and sizes that data decide out of graphs with collectives",
+            )
+        return Compilation(client, self.exported.kind, self.options)
 
     def compile_json(self, program: Program, client: Client) -> str:
         if not self.options.tune:

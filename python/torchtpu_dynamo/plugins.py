@@ -10,6 +10,7 @@ import glob
 import importlib.util
 import logging
 import os
+import sys
 import threading
 from typing import Any
 
@@ -17,6 +18,9 @@ from ._torchtpu import Client, TorchTPUError
 from ._torchtpu import live_buffers as live_buffers  # how many device buffers this process holds
 
 log = logging.getLogger("torchtpu_dynamo")
+
+TPU = "tpu"
+"""The platform whose devices speak to those of other processes."""
 
 _lock = threading.RLock()
 _clients: dict[tuple[str, bool, int | None], Client] = {}
@@ -140,6 +144,11 @@ def client(
     with _lock:
         found = _clients.get((path, zero_copy, cpu_devices))
         if found is None:
+            # A process that has not loaded torch is not one of several.
+            if path == libtpu_path() and "torch.distributed" in sys.modules:
+                from .distributed import multiprocess
+
+                multiprocess.configure()
             options = {} if cpu_devices is None else {"cpu_device_count": cpu_devices}
             found = _clients[path, zero_copy, cpu_devices] = Client(path, options, zero_copy)
             version = ".".join(map(str, found.api_version))

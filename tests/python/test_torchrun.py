@@ -4,46 +4,13 @@ One torchrun for what goes well and one for what does not: starting processes ta
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-RANKS = 4
-LIMIT = 550
-"""Seconds for a run on a busy machine; a rank ends itself before."""
+from tests.torchrun import agree, torchrun
 
 SHARDED = ("graph", "backward", "in_bfloat16", "checkpoint")
 EXAMPLES = ("tensor_parallel", "fully_sharded", "data_parallel_ddp", "expert_parallel", "two_dimensional")
-
-
-def torchrun(folder: Path, cases: Sequence[str]) -> tuple[dict[str, list[str | None]], str]:
-    """By case: what each rank wrote of it, None where it did not get so far. And what was printed."""
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "TORCHTPU_CACHE": "0",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
-    }
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS)]
-    run = subprocess.run(
-        [*command, "-m", "tests.ranks", str(folder), *cases],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT,
-    )  # fmt: skip
-    files = {case: [folder / f"{case}.{rank}" for rank in range(RANKS)] for case in cases}
-    return {
-        case: [f.read_text() if f.exists() else None for f in of] for case, of in files.items()
-    }, run.stdout
-
-
-def agree(folder: Path, cases: Sequence[str]) -> None:
-    texts, output = torchrun(folder, cases)
-    wrong = {case: of for case, of in texts.items() if of != [""] * RANKS}
-    assert not wrong, "\n".join([*(text for of in wrong.values() for text in of if text), output[-4000:]])
 
 
 def test_agrees_with_one_process(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@
 use crate::executable::{plugin_error, xla_options};
 use crate::options::CompileSettings;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use torchtpu_hlo::{Chip, Module};
@@ -40,10 +40,30 @@ pub struct Built {
 }
 
 /// How a program is spread over the devices: it runs on `replicas * partitions` of them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Spread {
     pub replicas: usize,
     pub partitions: usize,
+    /// The ids of the devices, a replica's partitions side by side; in order from 0 without.
+    pub devices: Option<Vec<i64>>,
+}
+
+impl Spread {
+    /// By replica the devices of its partitions, of as many as there are. An error where one is not there, which libtpu
+    /// would abort for, or has two places.
+    fn assignment(&self, there: usize) -> Result<Vec<Vec<i64>>> {
+        let wanted = self.replicas * self.partitions;
+        let in_order = || (0..wanted as i64).collect();
+        let ids = self.devices.clone().unwrap_or_else(in_order);
+        let known: BTreeSet<i64> = ids.iter().copied().filter(|id| (0..there as i64).contains(id)).collect();
+        if ids.len() != wanted || known.len() != wanted {
+            let what = format!(
+                "the program is for {wanted} of {there} devices, and its device assignment is {ids:?}"
+            );
+            return Err(CompileError::new(Stage::Compile, what).help("each replica has a device of its own"));
+        }
+        Ok(ids.chunks(self.partitions).map(<[i64]>::to_vec).collect())
+    }
 }
 
 impl Description {
@@ -112,7 +132,7 @@ pub fn compile(
     let start = Instant::now();
     let (plugin, topology) = open(plugin, topology)?;
     let there = topology.num_devices().map_err(fail)?;
-    let Spread { replicas, partitions } = spread;
+    let Spread { replicas, partitions, .. } = spread;
     let wanted = replicas.saturating_mul(partitions);
     if wanted == 0 || wanted > there {
         let what = format!("the program is for {wanted} devices, and `{}` has {there}", topology.name());
@@ -121,9 +141,7 @@ pub fn compile(
     let options = CompileOptions {
         num_replicas: replicas,
         num_partitions: partitions,
-        device_assignment: Some(
-            (0..replicas).map(|r| (0..partitions).map(|p| (r * partitions + p) as i64).collect()).collect(),
-        ),
+        device_assignment: Some(spread.assignment(there)?),
         use_spmd_partitioning: partitions > 1,
         env_option_overrides: xla_options(settings, Vec::new())?,
         ..CompileOptions::default()

@@ -72,11 +72,12 @@ fn strip_lines(graph: &mut Value) {
 /// What the executable is for and what makes it: plugin, devices, and the environment that plugins read.
 pub fn target(client: &Client) -> String {
     let plugin = client.plugin();
-    let kinds: Vec<String> = client.devices().into_iter().map(|d| d.kind).collect();
+    // By id as well: of several processes, each has other devices.
+    let devices: Vec<(i32, String)> = client.devices().into_iter().map(|d| (d.id, d.kind)).collect();
     let environment = ["XLA_FLAGS", "LIBTPU_INIT_ARGS"].map(std::env::var_os);
     let machine = if client.platform_name() == cpu::PLATFORM { processor() } else { String::new() };
     format!(
-        "{} {} {:?} {} {kinds:?} {environment:?} {machine}",
+        "{} {} {:?} {} {devices:?} {environment:?} {machine}",
         client.platform_name(),
         client.platform_version(),
         plugin.api_version(),

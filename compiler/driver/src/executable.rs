@@ -228,10 +228,12 @@ impl Executable {
         settings: &CompileSettings,
         zero_copy: bool,
     ) -> Result<Executable> {
-        Self::of(&program.name, program.graph(), &program.interface, client, settings, zero_copy, 1)
+        let own: Vec<i64> = client.devices().iter().take(1).map(|device| device.id.into()).collect();
+        Self::of(&program.name, program.graph(), &program.interface, client, settings, zero_copy, &own)
     }
 
-    /// Compiles a graph whose interface this is, for as many of the client's devices.
+    /// Compiles a graph whose interface this is. `assignment` has the id of each replica's device, which may be another
+    /// process's.
     pub(crate) fn of(
         name: &str,
         graph: &Graph,
@@ -239,9 +241,9 @@ impl Executable {
         client: &Client,
         settings: &CompileSettings,
         zero_copy: bool,
-        replicas: usize,
+        assignment: &[i64],
     ) -> Result<Executable> {
-        let wanted = devices(graph);
+        let (wanted, replicas) = (devices(graph), assignment.len());
         if wanted > replicas {
             let what = format!(
                 "graph `{name}` is for {wanted} devices, and {replicas} of {} runs it",
@@ -250,8 +252,7 @@ impl Executable {
             return Err(CompileError::new(Stage::Compile, what)
                 .help("compile it ahead for a topology: torchtpu_dynamo.aot_compile(..., topology=...)"));
         }
-        let devices = client.devices();
-        let device = devices.first().map_or("", |device| &device.kind);
+        let kind = client.devices().into_iter().next().map(|device| device.kind).unwrap_or_default();
         let start = Instant::now();
         let (prepared, xla) = match client.platform_name() {
             cpu::PLATFORM => {
@@ -261,7 +262,7 @@ impl Executable {
                 (prepared.or(rehearsed), xla_options(settings, cpu::options()))
             }
             tpu::PLATFORM => {
-                let made = tpu::prepare(graph, device, settings)?;
+                let made = tpu::prepare(graph, &kind, settings)?;
                 let xla = xla_options(&made.settings, Vec::new());
                 (Some(Prepared { graph: made.graph, options: tpu::emitted() }), xla)
             }
@@ -269,7 +270,8 @@ impl Executable {
         };
         let options = CompileOptions {
             num_replicas: replicas,
-            device_assignment: (replicas > 1).then(|| devices.iter().map(|d| vec![d.id.into()]).collect()),
+            // Without one a plugin of several processes would take its first device, which is the first process's.
+            device_assignment: Some(assignment.iter().map(|&id| vec![id]).collect()),
             env_option_overrides: xla?,
             ..CompileOptions::default()
         };

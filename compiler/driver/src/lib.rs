@@ -27,6 +27,7 @@ pub use options::{CompileSettings, ProgramSettings};
 pub use program::{Interface, Program, Source};
 pub use torchtpu_artifact as artifact;
 pub use torchtpu_hlo as hlo;
+pub use torchtpu_import::Bindings;
 pub use torchtpu_ir::{CompileError, DType, Stage};
 pub use torchtpu_lowering::{Failure, InputSpec};
 pub use torchtpu_passes::PassReport;

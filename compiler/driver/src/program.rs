@@ -138,16 +138,27 @@ impl Program {
         Program::finish(source, lowered, None, settings, clock)
     }
 
-    /// One program for all ranks, from what each of them traced, in order; or without `all` from what a few of them did,
-    /// who must have traced the same.
-    pub fn of_ranks(sources: &[Arc<Source>], all: bool, settings: &ProgramSettings) -> Result<Program> {
-        let Some(first) = sources.first() else {
+    /// One program for all ranks, from what each of them traced, in order, each at its own sizes; or without `all` from
+    /// what a few of them did, who must have traced the same.
+    pub fn of_ranks(
+        sources: &[(Arc<Source>, Bindings)],
+        all: bool,
+        settings: &ProgramSettings,
+    ) -> Result<Program> {
+        let Some((first, _)) = sources.first() else {
             return Err(CompileError::lowering("there is no rank to make a program of"));
         };
-        let mut clock = Clock { stages: vec![("import", sources.iter().map(|source| source.import).sum())] };
-        let mut payloads: Vec<Payload> = sources.iter().map(|source| source.payload.clone()).collect();
+        let mut clock =
+            Clock { stages: vec![("import", sources.iter().map(|(source, _)| source.import).sum())] };
+        let mut payloads: Vec<Payload> = sources.iter().map(|(source, _)| source.payload.clone()).collect();
         if all {
             ranks::share_exchanges(&mut payloads);
+        }
+        if sources.iter().all(|(source, sizes)| Arc::ptr_eq(source, first) && *sizes == sources[0].1) {
+            payloads.truncate(1);
+        }
+        for (payload, (_, sizes)) in payloads.iter_mut().zip(sources).filter(|(p, _)| p.is_symbolic()) {
+            payload.bind(sizes)?;
         }
         let lower = |payload: &Payload| lower_for(payload, settings.check_bounds, None);
         let lowered = clock.time("lower", || payloads.iter().map(lower).collect::<Result<Vec<_>>>())?;

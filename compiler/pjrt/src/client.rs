@@ -105,6 +105,24 @@ impl Client {
         self.inner.devices.len()
     }
 
+    /// The ids of the devices of all processes, this one's among them: those that a device assignment may name.
+    pub fn global_ids(&self) -> Result<Vec<i32>> {
+        let api = self.inner.api;
+        // SAFETY: the client is alive, and its devices and their descriptions live as long as it does.
+        unsafe {
+            let list = call!(api, PJRT_Client_Devices { client: self.inner.raw.as_ptr() })?;
+            array(list.devices, list.num_devices).iter().map(|&raw| id(api, raw)).collect()
+        }
+    }
+
+    /// Which of the processes this is, by the plugin's count.
+    pub fn process_index(&self) -> Result<i32> {
+        // SAFETY: the client is alive.
+        let args =
+            unsafe { call!(self.inner.api, PJRT_Client_ProcessIndex { client: self.inner.raw.as_ptr() }) }?;
+        Ok(args.process_index)
+    }
+
     /// The index of the device that is used when nobody names one: the first. A client without devices is not created.
     pub fn default_device(&self) -> usize {
         0
@@ -291,6 +309,16 @@ impl Drop for ClientInner {
 
 /// # Safety
 /// `device` is a device of a live client of `api`'s plugin.
+unsafe fn id(api: Api, device: *mut ffi::PJRT_Device) -> Result<i32> {
+    // SAFETY: the caller's device is alive, and so is its description.
+    unsafe {
+        let description = call!(api, PJRT_Device_GetDescription { device: device })?.device_description;
+        Ok(call!(api, PJRT_DeviceDescription_Id { device_description: description })?.id)
+    }
+}
+
+/// # Safety
+/// `device` is a device of a live client of `api`'s plugin.
 unsafe fn describe_device(api: Api, device: NonNull<ffi::PJRT_Device>) -> Result<DeviceInfo> {
     let device = device.as_ptr();
     // SAFETY: the caller's device is alive, and so are its description and strings.
@@ -299,7 +327,7 @@ unsafe fn describe_device(api: Api, device: NonNull<ffi::PJRT_Device>) -> Result
         let kind = call!(api, PJRT_DeviceDescription_Kind { device_description: description })?;
         let debug = call!(api, PJRT_DeviceDescription_DebugString { device_description: description })?;
         Ok(DeviceInfo {
-            id: call!(api, PJRT_DeviceDescription_Id { device_description: description })?.id,
+            id: id(api, device)?,
             kind: text(kind.device_kind, kind.device_kind_size),
             local_hardware_id: call!(api, PJRT_Device_LocalHardwareId { device: device })?.local_hardware_id,
             process_index: call!(

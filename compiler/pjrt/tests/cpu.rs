@@ -120,6 +120,7 @@ fn a_client_describes_itself() {
     let devices = client.devices();
     assert_eq!((devices.len(), client.num_devices(), client.default_device()), (1, 1, 0));
     assert_eq!((devices[0].id, devices[0].process_index, devices[0].kind.as_str()), (0, 0, "cpu"));
+    assert_eq!((client.global_ids().unwrap(), client.process_index().unwrap()), (vec![0], 0));
 }
 
 #[test]
@@ -447,6 +448,7 @@ fn threads_share_an_executable() {
 fn all_reduce_over_four_devices() {
     let client = devices(4);
     assert_eq!(client.devices().iter().map(|device| device.id).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    assert_eq!(client.global_ids().unwrap(), [0, 1, 2, 3]);
     let assignment = vec![vec![3], vec![1], vec![2], vec![0]];
     let options =
         CompileOptions { num_replicas: 4, device_assignment: Some(assignment), ..Default::default() };

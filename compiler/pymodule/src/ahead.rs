@@ -21,7 +21,8 @@ pub fn describe_topology(py: Python<'_>, plugin: PathBuf, topology: String) -> P
 
 type Built<'py> = (Bound<'py, PyBytes>, Bound<'py, PyBytes>, String);
 
-/// StableHLO for a topology: the optimized module, the executable, and JSON of sizes, versions and seconds by stage.
+/// StableHLO for a topology, each replica on its device of `devices`: the optimized module, the executable, and JSON of
+/// sizes, versions and seconds by stage.
 #[pyfunction]
 #[allow(clippy::too_many_arguments)]
 pub fn compile_ahead<'py>(
@@ -32,11 +33,12 @@ pub fn compile_ahead<'py>(
     program: Vec<u8>,
     replicas: usize,
     partitions: usize,
+    devices: Option<Vec<i64>>,
     options_json: &str,
 ) -> PyResult<Built<'py>> {
     let settings = options::parse(options_json).map_err(|e| raise(py, e))?;
     let made = interruptible(py, move || {
-        let spread = Spread { replicas, partitions };
+        let spread = Spread { replicas, partitions, devices };
         let built = ahead::compile(&plugin, &topology, &name, &program, spread, &settings)?;
         let about = built.to_json()?;
         Ok((built.hlo, built.executable, about))

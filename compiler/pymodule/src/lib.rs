@@ -129,6 +129,15 @@ impl Client {
         torchtpu_driver::cache::target(&self.client)
     }
 
+    /// The ids of the devices of all processes.
+    fn global_ids(&self, py: Python<'_>) -> PyResult<Vec<i32>> {
+        self.client.global_ids().map_err(|e| raise(py, executable::plugin_error(Stage::Load, "", e)))
+    }
+    /// Which of the processes this is, by the plugin's count.
+    fn process_index(&self, py: Python<'_>) -> PyResult<i32> {
+        self.client.process_index().map_err(|e| raise(py, executable::plugin_error(Stage::Load, "", e)))
+    }
+
     /// One dictionary a device: id, kind, memory in bytes (None where the plugin does not tell).
     fn devices<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let list = PyList::empty(py);
@@ -262,17 +271,20 @@ impl Program {
     }
 
     /// One program for all ranks, from the sources that each of them traced, in order; or without `complete` from those of
-    /// a few, which must be equal.
+    /// a few, which must be equal. `bindings` are the sizes of each, where they are symbols.
     #[staticmethod]
-    #[pyo3(signature = (sources, options_json, complete = true))]
+    #[pyo3(signature = (sources, options_json, complete = true, bindings = Vec::new()))]
     fn of_ranks(
         py: Python<'_>,
         sources: Vec<PyRef<'_, Source>>,
         options_json: &str,
         complete: bool,
+        bindings: Vec<HashMap<String, i64>>,
     ) -> PyResult<Program> {
         let settings = options::parse(options_json).map_err(|e| raise(py, e))?;
-        let sources: Vec<_> = sources.iter().map(|source| source.source.clone()).collect();
+        let sizes = bindings.into_iter().map(|of_rank| of_rank.into_iter().collect());
+        let sizes = sizes.chain(std::iter::repeat_with(torchtpu_driver::Bindings::default));
+        let sources: Vec<_> = sources.iter().map(|source| source.source.clone()).zip(sizes).collect();
         let made =
             interruptible(py, move || torchtpu_driver::Program::of_ranks(&sources, complete, &settings))?;
         Ok(Program { program: Arc::new(made.map_err(|e| raise(py, e))?) })
@@ -430,6 +442,29 @@ impl Program {
         let (program, client) = (self.program.clone(), client.client.clone());
         let made = interruptible(py, move || {
             torchtpu_driver::Executable::compile_spmd(&program, &client, &settings)
+        })?;
+        Executable::wrap(py, made.map_err(|e| raise(py, e))?)
+    }
+
+    /// Compiles for one device of each process; `assignment` has the ids of the ranks' devices, in order.
+    fn compile_rank(
+        &self,
+        py: Python<'_>,
+        client: &Client,
+        options_json: &str,
+        assignment: Vec<i64>,
+    ) -> PyResult<Executable> {
+        let settings = options::parse(options_json).map_err(|e| raise(py, e))?;
+        let (program, pjrt_client, zero_copy) =
+            (self.program.clone(), client.client.clone(), client.zero_copy);
+        let made = interruptible(py, move || {
+            torchtpu_driver::Executable::compile_rank(
+                &program,
+                &pjrt_client,
+                &settings,
+                zero_copy,
+                &assignment,
+            )
         })?;
         Executable::wrap(py, made.map_err(|e| raise(py, e))?)
     }

@@ -124,10 +124,12 @@ def build(
     options_json: str = "",
     replicas: int = 1,
     partitions: int = 1,
+    devices: Sequence[int] | None = None,
     time_limit: float = TIME_LIMIT,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Build:
-    """Compiles StableHLO (MLIR bytecode or text) with libtpu. Raises TorchTPUError, also once `cancelled` says so."""
+    """Compiles StableHLO (MLIR bytecode or text) with libtpu: by replica and partition for these `devices`, by id, or for
+    the first ones in order. Raises TorchTPUError, also once `cancelled` says so."""
     request = {
         "work": "build",
         "plugin": library(),
@@ -135,6 +137,7 @@ def build(
         "name": name,
         "replicas": replicas,
         "partitions": partitions,
+        "devices": None if devices is None else list(devices),
         "options": options_json,
     }
     answer, files = _run(

@@ -43,6 +43,7 @@ def build(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         (folder / "program.mlirbc").read_bytes(),
         request["replicas"],
         request["partitions"],
+        request["devices"],
         request["options"],
     )
     (folder / "module.hlo.pb").write_bytes(hlo)

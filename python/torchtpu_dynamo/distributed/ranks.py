@@ -1,10 +1,10 @@
-"""Collectives between processes, which run on the host: who takes part, whether they agree, and who is missing.
+"""What ranks come to together: who takes part, whether they agree, and who is missing.
 
 A plugin whose devices are all this process's own cannot speak to another process, so that a graph is cut at its
-collectives (`fallback`) and torch's process groups run them. Gloo ends the process where the ranks' sizes differ, and
-waits for half an hour for a rank that never comes. So before a collective starts, each rank says in the store of the
-process groups where it is, and compares its call with that of the first to come. How a graph is cut is `fallback`'s
-business."""
+collectives (`fallback`) and torch's process groups run them on the host; TPUs speak to one another (`multiprocess`). Gloo
+ends the process where the ranks' sizes differ, and waits for half an hour for a rank that never comes. So before a
+collective starts, each rank says in the store of the process groups where it is, and compares its call with that of the
+first to come. How a graph is cut is `fallback`'s business."""
 
 from __future__ import annotations
 
@@ -65,12 +65,16 @@ def wait(result: torch.Tensor) -> torch.Tensor:
 
 
 def between_processes(gm: GraphModule, options: Options) -> bool:
-    """Whether a graph, or one nested in it, has collectives that the plugin cannot run: those of several processes,
-    of which it knows only this one."""
-    if not several() or not any(is_collective(n) for m in _graphs(gm) for n in m.graph.nodes):
+    """Whether a graph has collectives that the plugin cannot run: those of several processes, of which it knows only this
+    one."""
+    if not several() or not has_collectives(gm):
         return False
-    devices = plugins.client(options.plugin, options.zero_copy).devices()
-    return len({device["process"] for device in devices}) == 1
+    return plugins.client(options.plugin, options.zero_copy).platform != plugins.TPU
+
+
+def has_collectives(gm: GraphModule) -> bool:
+    """Whether a graph, or one nested in it, has what ranks do together."""
+    return any(is_collective(n) for m in _graphs(gm) for n in m.graph.nodes)
 
 
 def several() -> bool:
@@ -176,60 +180,27 @@ def group_of(value: Any) -> Any:
     return c10d._resolve_process_group(value) if isinstance(value, str) else value  # type: ignore[arg-type]
 
 
-class Collective:
-    """One collective of this rank, from the comparison with the other ranks to the end of its transfer."""
+class Meeting:
+    """What all ranks of a group come to, and where this rank compares itself with the others."""
 
-    def __init__(
-        self, op: Any, args: Sequence[Any], kwargs: dict[str, Any], line: str, seconds: float
-    ) -> None:
-        """`line` is the user's; `seconds` is how long it waits for other ranks."""
-        self.name, self.seconds = _name(op), seconds
-        given = {**dict(zip(_parameters(op), args, strict=False)), **kwargs}
-        self.group = group_of(given.pop("group_name"))
-        if self.group not in _members:
-            _members[self.group] = Member(self.group)
-        self.member = _members[self.group]
-        self.splits = [given.pop(name, None) for name in ("input_split_sizes", "output_split_sizes")]
+    def __init__(self, group: Any, call: str, line: str, seconds: float) -> None:
+        """`call` is what the ranks compare, `line` is the user's; `seconds` is how long it waits for other ranks."""
+        if group not in _members:
+            _members[group] = Member(group)
+        self.group, self.member, self.seconds = group, _members[group], seconds
         self.member.count += 1
-        arguments = ", ".join(described(value, self.splits[0] is not None) for value in given.values())
-        call = f"{self.name}({arguments}) over {listed(self.member.ranks)}"
         counts = {m.name: m.count for m in _members.values()}
-        self.position = Position(self.member.name, call, line, counts)
+        self.position = Position(self.member.name, f"{call} over {listed(self.member.ranks)}", line, counts)
         self.key = f"{self.member.name}/{self.member.count}"
         self.own_keys: list[str] = []
         """What this rank has put into the store, of no use once all have come."""
         self.started = time.monotonic()
-
-    def start(self, start: Callable[[], Any]) -> Any:
-        """What `start` gives: results that are there only once waited for. Raises CollectiveError."""
-        with self.failing():
-            answered(self.check_in, self.seconds)
-        try:
-            with limit(self.group, self.seconds):
-                return start()
-        except (RuntimeError, ValueError) as e:
-            text = f"the process group refuses `{self.position.call}`: {str(e).partition(chr(10))[0]}"
-            raise CollectiveError(
-                text, "what its backend takes is in the documentation of torch.distributed"
-            ) from None
-
-    @contextlib.contextmanager
-    def waited_for(self) -> Iterator[None]:
-        """Around what waits for the transfer. Raises CollectiveError."""
-        with self.failing():
-            yield
-            # All have come by now. Of a broadcast a rank may still be on its way, and then finds nothing to compare with.
-            if self.own_keys:
-                answered(lambda: [self.member.store.delete_key(key) for key in self.own_keys], self.seconds)
-                self.own_keys.clear()
 
     def check_in(self) -> None:
         """Says where this rank is. Raises CollectiveError where another is elsewhere."""
         self.member.publish(self.position)
         if self.member.others:
             self.compare()
-            if self.splits[0] is not None:
-                self.compare_splits()
 
     def compare(self) -> None:
         """Raises CollectiveError unless this is the call of the rank that was first."""
@@ -241,21 +212,18 @@ class Collective:
         if call != self.position.call:
             raise self.disagreement(rank, f"is at `{call}` ({line})", f"is at `{self.position.call}`")
 
-    def compare_splits(self) -> None:
-        """Raises CollectiveError unless every rank sends what this one expects of it."""
-        sent, expected = self.splits
+    def told(self, what: str, mine: Any) -> list[Any]:
+        """What each rank of the group, in its order, says of `what`: something that JSON can hold."""
         member = self.member
-        key = lambda rank: f"{self.key}/{rank}"
-        member.store.set(key(member.me), json.dumps(sent))
+        key = lambda rank: f"{self.key}/{what}/{rank}"
+        member.store.set(key(member.me), json.dumps(mine))
         self.own_keys.append(key(member.me))
-        keys = [key(rank) for rank in self.member.others]
+        self.wait([key(rank) for rank in member.others])
+        return [json.loads(said) for said in member.store.multi_get([key(rank) for rank in member.ranks])]
+
+    def wait(self, keys: list[str]) -> None:
         # A little less than all the time, so that a rank that is late is told from a store that does not answer.
-        member.store.wait(keys, timedelta(seconds=0.9 * self.seconds))
-        for rank, found in zip(member.others, keys, strict=True):
-            sends = json.loads(member.store.get(found))[member.ranks.index(member.me)]
-            expects = expected[member.ranks.index(rank)]
-            if sends != expects:
-                raise self.disagreement(rank, f"sends {sends} rows", f"expects {expects} in `{self.name}`")
+        self.member.store.wait(keys, timedelta(seconds=0.9 * self.seconds))
 
     def disagreement(self, rank: int, theirs: str, ours: str) -> CollectiveError:
         self.member.publish(dataclasses.replace(self.position, failed=True))
@@ -270,8 +238,8 @@ class Collective:
         try:
             yield
         except RuntimeError as e:
-            # Gloo's own place in its sources is of no use, nor is its advice.
-            cause = re.sub(r"^\[[^\]]*\] ", "", str(e).partition("\n")[0]).partition(". ")[0]
+            # Gloo's own place in its sources is of no use, nor are its advice and the store's keys.
+            cause = re.sub(r"^\[[^\]]*\] |, keys: .*", "", str(e).partition("\n")[0]).partition(". ")[0]
             raise self.failure(cause) from None
 
     def failure(self, cause: str) -> CollectiveError:
@@ -330,6 +298,57 @@ class Collective:
         return here and not other.failed
 
 
+class Collective(Meeting):
+    """One collective of this rank, from the comparison with the other ranks to the end of its transfer."""
+
+    def __init__(
+        self, op: Any, args: Sequence[Any], kwargs: dict[str, Any], line: str, seconds: float
+    ) -> None:
+        self.name = _name(op)
+        given = {**dict(zip(_parameters(op), args, strict=False)), **kwargs}
+        group = group_of(given.pop("group_name"))
+        self.splits = [given.pop(name, None) for name in ("input_split_sizes", "output_split_sizes")]
+        arguments = ", ".join(described(value, self.splits[0] is not None) for value in given.values())
+        super().__init__(group, f"{self.name}({arguments})", line, seconds)
+
+    def start(self, start: Callable[[], Any]) -> Any:
+        """What `start` gives: results that are there only once waited for. Raises CollectiveError."""
+        with self.failing():
+            answered(self.check_in, self.seconds)
+        try:
+            with limit(self.group, self.seconds):
+                return start()
+        except (RuntimeError, ValueError) as e:
+            text = f"the process group refuses `{self.position.call}`: {str(e).partition(chr(10))[0]}"
+            raise CollectiveError(
+                text, "what its backend takes is in the documentation of torch.distributed"
+            ) from None
+
+    @contextlib.contextmanager
+    def waited_for(self) -> Iterator[None]:
+        """Around what waits for the transfer. Raises CollectiveError."""
+        with self.failing():
+            yield
+            # All have come by now. Of a broadcast a rank may still be on its way, and then finds nothing to compare with.
+            if self.own_keys:
+                answered(lambda: [self.member.store.delete_key(key) for key in self.own_keys], self.seconds)
+                self.own_keys.clear()
+
+    def check_in(self) -> None:
+        super().check_in()
+        if self.member.others and self.splits[0] is not None:
+            self.compare_splits()
+
+    def compare_splits(self) -> None:
+        """Raises CollectiveError unless every rank sends what this one expects of it."""
+        sent, expected = self.splits
+        member = self.member
+        for rank, sends in zip(member.ranks, self.told("splits", sent), strict=True):
+            rows, expects = sends[member.ranks.index(member.me)], expected[member.ranks.index(rank)]
+            if rank != member.me and rows != expects:
+                raise self.disagreement(rank, f"sends {rows} rows", f"expects {expects} in `{self.name}`")
+
+
 def answered(ask: Callable[[], T], seconds: float) -> T:
     """What `ask` gives. Raises RuntimeError where the store takes longer: its own calls wait for ever for a process or a
     machine that has stopped."""
@@ -363,10 +382,10 @@ def described(value: Any, any_length: bool = False) -> str:
     return str(value)
 
 
-def listed(ranks: Sequence[int]) -> str:
+def listed(ranks: Sequence[int], what: str = "rank") -> str:
     """`rank 2`, `ranks 0-3`, `ranks 0, 2`."""
     if len(ranks) == 1:
-        return f"rank {ranks[0]}"
+        return f"{what} {ranks[0]}"
     if len(ranks) > 2 and list(ranks) == list(range(ranks[0], ranks[-1] + 1)):
-        return f"ranks {ranks[0]}-{ranks[-1]}"
-    return f"ranks {', '.join(map(str, ranks))}"
+        return f"{what}s {ranks[0]}-{ranks[-1]}"
+    return f"{what}s {', '.join(map(str, ranks))}"

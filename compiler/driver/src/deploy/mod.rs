@@ -370,8 +370,10 @@ impl Model {
             );
         }
         let zero_copy = zero_copy && ranks == 1;
+        let devices = self.client.devices();
+        let ids: Vec<i64> = devices.iter().take(ranks).map(|device| device.id.into()).collect();
         let executable =
-            Executable::of(name, graph, &label.interface, &self.client, &settings, zero_copy, ranks)?;
+            Executable::of(name, graph, &label.interface, &self.client, &settings, zero_copy, &ids)?;
         Ok(Ready { executable, origin: format!("compiled from the IR: {why}"), ranged })
     }
 

@@ -16,7 +16,37 @@ impl Executable {
         client: &Client,
         settings: &CompileSettings,
     ) -> Result<Executable> {
-        let (wanted, there) = (program.devices(), client.num_devices());
+        let ids: Vec<i64> = client.devices().iter().map(|device| device.id.into()).collect();
+        Self::of_all_ranks(program, client, settings, false, &ids)
+    }
+
+    /// Compiles a program for devices of which other processes have the others: `assignment` has the id of each rank's.
+    pub fn compile_rank(
+        program: &Program,
+        client: &Client,
+        settings: &CompileSettings,
+        zero_copy: bool,
+        assignment: &[i64],
+    ) -> Result<Executable> {
+        let own = client.devices();
+        let ours =
+            assignment.iter().filter(|&&id| own.iter().any(|device| i64::from(device.id) == id)).count();
+        if ours != 1 {
+            let what =
+                format!("graph `{}`: of the devices {assignment:?}, {ours} are this process's", program.name);
+            return Err(CompileError::new(Stage::Compile, what).help("a process has one device of a program"));
+        }
+        Self::of_all_ranks(program, client, settings, zero_copy, assignment)
+    }
+
+    fn of_all_ranks(
+        program: &Program,
+        client: &Client,
+        settings: &CompileSettings,
+        zero_copy: bool,
+        assignment: &[i64],
+    ) -> Result<Executable> {
+        let (wanted, there) = (program.devices(), assignment.len());
         if !program.is_of_all_ranks() {
             return Err(CompileError::new(
                 Stage::Compile,
@@ -31,7 +61,7 @@ impl Executable {
             let what = format!("graph `{}` is for {wanted} ranks, not {there}", program.name);
             return Err(CompileError::new(Stage::Compile, what));
         }
-        Self::of(&program.name, program.graph(), &program.interface, client, settings, false, there)
+        Self::of(&program.name, program.graph(), &program.interface, client, settings, zero_copy, assignment)
     }
 
     /// `call_spmd` on arrays of our own; the results are copies.
