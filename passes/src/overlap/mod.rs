@@ -1,11 +1,13 @@
 //! Passes that hide communication behind compute, for TPUs: libtpu runs reductions between devices while the core waits, but
 //! sends from one device to another beside it.
 
+mod exchange;
 mod order;
 mod parts;
 mod region;
 mod ring;
 mod scatter_sums;
 
+pub use exchange::Exchange;
 pub use ring::Ring;
 pub use scatter_sums::ScatterSums;

@@ -29,7 +29,7 @@ pub use repeat_heads::RepeatHeads;
 pub use tile_batch::TileBatch;
 
 use crate::manager::Pass;
-use crate::overlap::{Ring, ScatterSums};
+use crate::overlap::{Exchange, Ring, ScatterSums};
 use crate::{Canonicalize, Cse, Dce};
 
 /// A quarter of the vector memory of v5e and v6e, a half of that of v5p and tpu7x.
@@ -52,6 +52,9 @@ static GATES: FenceGates = FenceGates { least: 1 << 20 };
 
 static VECTORS: MergeVectors = MergeVectors { most: 1 << 16 };
 
+/// Between v5e, whose memory keeps up with 240 operations a byte, and v6e, where 560 are needed.
+static EXCHANGE: Exchange = Exchange { least: 1 << 20, most: 8, intensity: 500.0 };
+
 static SUMS: ScatterSums = ScatterSums { least: 1 << 20, most: 8 };
 
 /// Heads first, which brings attention into the form in which the division is found. Operands are narrow before what is
@@ -69,6 +72,7 @@ static PIPELINE: &[&dyn Pass] = &[
     &Canonicalize,
     &RING,
     &GRADIENTS,
+    &EXCHANGE,
     &Canonicalize,
     &Cse,
     &ADD_HEADS,
