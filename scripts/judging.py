@@ -15,13 +15,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def parser(
-    doc: str | None, programs: Sequence[str], chips: Sequence[str] | None = None
+    doc: str | None,
+    programs: Sequence[str],
+    chips: Sequence[str] | None = None,
+    others: Sequence[str] = (),
 ) -> argparse.ArgumentParser:
-    """Programs by name, all of them by default, and what each is compiled with; any topology without `chips`."""
+    """Programs by name, all of them by default but `others`, and what each is compiled with; any topology without `chips`."""
     found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     # As `choices` of several values, the default itself has to be one.
     every = tuple(programs)
-    found.add_argument("program", nargs="*", default=every, choices=[*every, every], metavar="PROGRAM")
+    found.add_argument("program", nargs="*", default=every, choices=[*every, *others, every], metavar="PROGRAM")
     found.add_argument("--chip", nargs="+", default=["v5e", "v6e"], choices=chips)
     found.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="an XLA option")
     found.add_argument("--disable", nargs="+", default=[], metavar="PASS")
