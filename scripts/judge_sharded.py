@@ -154,8 +154,8 @@ def tensor_parallel(ranks: int, sequence: bool) -> Any:
 
 
 def expert_parallel(ranks: int) -> Any:
-    """A layer of Mixtral 8x7B whose experts are one on each rank, which has a sequence of its own. Each rank sends an expert
-    up to a quarter more of its tokens than it would on average."""
+    """A layer of Mixtral 8x7B with an expert on each rank, which has a sequence of its own. Each rank sends an expert up to
+    a quarter more of its tokens than it would on average."""
     import torch
     import torch.distributed as dist
     import torch.nn.functional as F

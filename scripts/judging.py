@@ -20,11 +20,13 @@ def parser(
     chips: Sequence[str] | None = None,
     others: Sequence[str] = (),
 ) -> argparse.ArgumentParser:
-    """Programs by name, all of them by default but `others`, and what each is compiled with; any topology without `chips`."""
+    """Programs by name, all but `others` by default, and what each is compiled with; any topology without `chips`."""
     found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     # As `choices` of several values, the default itself has to be one.
     every = tuple(programs)
-    found.add_argument("program", nargs="*", default=every, choices=[*every, *others, every], metavar="PROGRAM")
+    found.add_argument(
+        "program", nargs="*", default=every, choices=[*every, *others, every], metavar="PROGRAM"
+    )
     found.add_argument("--chip", nargs="+", default=["v5e", "v6e"], choices=chips)
     found.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="an XLA option")
     found.add_argument("--disable", nargs="+", default=[], metavar="PASS")
