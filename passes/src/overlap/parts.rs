@@ -91,31 +91,47 @@ impl<'r> Parts<'r> {
     }
 
     /// Every part of what is between two exchanges: the nearest devices' first, which arrive first, and the own last, beside
-    /// which the others' are on their way back. Barriers keep that order, where libtpu's scheduler would have another.
+    /// which the others' are on their way back. Barriers keep that order, where libtpu's scheduler would have another: a part
+    /// starts when the one before is computed, and when the one before that is back.
     pub fn write_exchange(mut self, graph: &mut Graph, back: NodeId) -> Result<(), CompileError> {
         let order = self.inside(graph);
         let (operand, loc) = (graph.operands(back)[0], graph.node(back).loc);
         let count = self.region.parts;
         let mut away: Vec<i64> = (1..count).collect();
         away.sort_by_key(|&hops| hops.min(count - hops));
-        let mut before: Option<usize> = None;
+        // By part, what has been computed of it by the device to which it went.
+        let mut arrived: Vec<Value> = vec![operand; count as usize];
+        let (mut before, mut under_way): (Option<usize>, Option<usize>) = (None, None);
         for part in away.into_iter().chain([0]) {
+            let theirs = self.region.gathers.len();
             let mut held = Vec::new();
             for &there in &self.region.gathers {
-                held.push((first(there), part as usize, self.exchanged(graph, there, part)?));
+                held.push(self.exchanged(graph, there, part)?);
             }
-            held.extend(before.map(|last| (operand, last, self.made[&operand][last])));
-            let values: Vec<Value> = held.iter().map(|&(.., value)| value).collect();
-            let types: Vec<_> = values.iter().map(|&v| graph.ty(v).clone()).collect();
-            let node = before.map(|_| graph.add(OptimizationBarrier {}.into(), &values, types, loc));
-            for (result, (v, part, value)) in held.into_iter().enumerate() {
-                let value = node.map_or(value, |node| Value { node, result: result as u32 });
-                self.made.entry(v).or_insert_with(|| vec![v; count as usize])[part] = value;
+            held.extend(before.map(|last| self.made[&operand][last]));
+            held.extend(under_way.map(|from| arrived[from]));
+            if let Some(last) = before {
+                let types: Vec<_> = held.iter().map(|&v| graph.ty(v).clone()).collect();
+                let node = graph.add(OptimizationBarrier {}.into(), &held, types, loc);
+                held = (0..held.len()).map(|result| Value { node, result: result as u32 }).collect();
+                if let (Some(from), Some(&value)) = (under_way, held.get(theirs + 1)) {
+                    arrived[from] = value;
+                }
+                self.set(operand, last, held[theirs]);
+                let mut b = Builder::new(graph);
+                b.loc = loc;
+                let from = count as usize - last;
+                arrived[from] = b.collective_permute(held[theirs], self.hops[from].clone())?;
+                under_way = Some(from);
+            }
+            for (&there, &value) in self.region.gathers.iter().zip(&held) {
+                self.set(first(there), part as usize, value);
             }
             self.write_part(graph, &order, part)?;
             before = Some(part as usize);
         }
-        let result = self.returned(graph, back)?;
+        arrived[0] = self.made[&operand][0];
+        let result = self.returned(graph, back, &arrived)?;
         graph.replace_uses(first(back), result);
         self.replace(graph, &order, Self::whole)
     }
@@ -132,8 +148,7 @@ impl<'r> Parts<'r> {
             let v = first(id);
             if let Some(&dim) = self.region.dims.get(&v) {
                 let made = self.part(graph, v, dim, part)?;
-                self.made.entry(v).or_insert_with(|| vec![v; self.region.parts as usize])[part as usize] =
-                    made;
+                self.set(v, part as usize, made);
             } else if !self.made.contains_key(&v) {
                 let own = self.fenced(graph, graph.operands(id)[0]);
                 let mut b = Builder::new(graph);
@@ -323,10 +338,8 @@ impl<'r> Parts<'r> {
         b.collective_permute(sent, self.hops[part as usize].clone())
     }
 
-    /// Each part back to the device from which it came, and in its place: over what was sent away, where it has the form, as
-    /// else zeros would be written first.
-    fn returned(&self, graph: &mut Graph, back: NodeId) -> Result<Value, CompileError> {
-        let parts = &self.made[&graph.operands(back)[0]];
+    /// What came back in its place: over what was sent away, where it has the form, as else zeros would be written first.
+    fn returned(&self, graph: &mut Graph, back: NodeId, arrived: &[Value]) -> Result<Value, CompileError> {
         let sent = self.region.gathers.iter().map(|&id| graph.operands(id)[0]);
         let over = sent.into_iter().find(|&v| graph.ty(v) == graph.ty(first(back)));
         let dim = match graph.op(back) {
@@ -335,13 +348,13 @@ impl<'r> Parts<'r> {
         };
         let mut b = Builder::new(graph);
         b.loc = b.graph.node(back).loc;
-        let mut arrived = vec![parts[0]];
-        for hops in 1..parts.len() {
-            arrived.push(b.collective_permute(parts[parts.len() - hops], self.hops[hops].clone())?);
-        }
         let ty = b.ty(first(back)).clone();
         let over = over.unwrap_or_else(|| b.full(&ty, 0.0));
-        self.joined(&mut b, over, dim, &arrived)
+        self.joined(&mut b, over, dim, arrived)
+    }
+
+    fn set(&mut self, v: Value, part: usize, made: Value) {
+        self.made.entry(v).or_insert_with(|| vec![v; self.region.parts as usize])[part] = made;
     }
 
     /// The reduction: sums come from both sides, and each device on the way adds its part.
