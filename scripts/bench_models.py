@@ -45,8 +45,10 @@ class LlamaLayer(nn.Module):
         k, v = (t.repeat_interleave(self.heads // self.kv_heads, 1) for t in (k, v))
         a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.o(a.transpose(1, 2).flatten(-2))
-        h = self.norm2(x)
-        return x + self.down(F.silu(self.gate(h)) * self.up(h))
+        return x + self.mlp(self.norm2(x))
+
+    def mlp(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
 class TinyLlama(nn.Module):

@@ -2,6 +2,7 @@
 
     python scripts/judge_sharded.py tp4_all_reduce --chip v5e
     python scripts/judge_sharded.py --disable ring ring_gradients scatter_sums   # without passes
+    python scripts/judge_sharded.py mixtral_ep8 --disable exchange   # not among those of the default
 
 Millions of cycles of one chip: what the core works, and what it waits for the links (`compiler/hlo/src/replay.rs` has the
 model). Nothing is executed and no weight is allocated."""
@@ -20,7 +21,7 @@ from scripts import judging
 
 PROGRAMS = {"tp4_all_reduce": 4, "tp4_sequence": 4, "fsdp4_train": 4, "fsdp8_train": 8}
 # By name alone.
-MORE = {"fsdp4_layers4_train": 4, "fsdp4_mlp_train": 4, "fsdp4_tp4_train": 16}
+MORE = {"fsdp4_layers4_train": 4, "fsdp4_mlp_train": 4, "fsdp4_tp4_train": 16, "mixtral_ep8": 8}
 TOPOLOGIES = {
     "v5e": {4: "v5e:2x2", 8: "v5e:2x4", 16: "v5e:4x4"},
     "v6e": {4: "v6e:2x2", 8: "v6e:2x4", 16: "v6e:4x4"},
@@ -72,6 +73,8 @@ def program(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     if name == "fsdp4_tp4_train":
         return scaling.built(scaling.Program("8b", "layer", data=4, tensor=4, batch=1))
     x = torch.empty(1, 2048, 4096, dtype=torch.bfloat16, device="meta")
+    if name.startswith("mixtral"):
+        return expert_parallel(ranks), (x,)
     if name.startswith("tp"):
         sequence = name.endswith("sequence")
         return tensor_parallel(ranks, sequence), (x[:, : 2048 // ranks] if sequence else x,)
@@ -156,6 +159,49 @@ def tensor_parallel(ranks: int, sequence: bool) -> Any:
             else:
                 setattr(layer, name, nn.Linear(columns, rows // ranks, bias=False))
     return layer.to(torch.bfloat16)
+
+
+def expert_parallel(ranks: int) -> Any:
+    """A layer of Mixtral 8x7B with an expert on each rank, which has a sequence of its own. Each rank sends an expert up to
+    a quarter more of its tokens than it would on average."""
+    import torch
+    import torch.distributed as dist
+    import torch.nn.functional as F
+    from torch import Tensor, nn
+    from torch.distributed._functional_collectives import all_to_all_single
+
+    from scripts.bench_models import LlamaLayer
+
+    class Mixtral(LlamaLayer):
+        def __init__(self) -> None:
+            super().__init__(4096, 32, 8, 14336)
+            self.router = nn.Linear(4096, ranks, bias=False)
+
+        def experts(self, h: Tensor) -> Tensor:
+            """Of `[token, width]`, each token's two."""
+            chosen, rows = 2, 2 * len(h) // ranks * 5 // 4
+            best = self.router(h).float().softmax(-1).topk(chosen)
+            weights = (best.values / best.values.sum(-1, keepdim=True)).to(h.dtype)
+            expert = best.indices.flatten()
+            wants = F.one_hot(expert, ranks)
+            place = (wants.cumsum(0) * wants).sum(-1) - 1
+            # What comes too late for its expert has a row of its own at the end.
+            row = torch.where(place < rows, expert * rows + place, ranks * rows)
+            tokens = torch.arange(len(h), device=h.device).repeat_interleave(chosen)
+            taken = torch.zeros(ranks * rows + 1, dtype=torch.long, device=h.device)
+            taken = taken.scatter(0, row, tokens)[:-1]
+            sent = all_to_all_single(h[taken], None, None, dist.group.WORLD)
+            y = self.down(F.silu(self.gate(sent)) * self.up(sent))
+            y = all_to_all_single(y, None, None, dist.group.WORLD)
+            weights = weights * (place < rows).view_as(weights)
+            row = row.clamp(max=ranks * rows - 1).view_as(weights)
+            return sum(y[row[:, i]] * weights[:, i, None] for i in range(chosen))
+
+        def mlp(self, x: Tensor) -> Tensor:
+            return self.experts(x.flatten(0, 1)).view_as(x)
+
+    with torch.device("meta"):
+        return Mixtral().to(torch.bfloat16)
 
 
 def one(name: str, chip: str, given: dict[str, Any]) -> tuple[dict[str, Any], float]:

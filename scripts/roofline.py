@@ -242,7 +242,7 @@ def link_seconds(chip: Chip, transfer: Transfer, hops: int | None = None) -> flo
     if transfer.kind == "all_reduce":
         steps, share = 2 * steps, 2 * share
     elif transfer.kind == "all_to_all":
-        share /= 2
+        steps, share = g // 2 if hops is None else hops, g * g // 4 / g
     elif transfer.kind == "collective_permute":
         steps, share = 1, 1.0  # half of the links, which leaves the other half to another one
     return STEP * steps + transfer.bytes * share / chip.ring

@@ -1,5 +1,5 @@
-//! The passes that hide communication keep what devices compute together: random programs of tensor parallelism and of sharded
-//! gradients, interpreted on all devices before and after.
+//! The passes that hide communication keep what devices compute together: random programs of tensor parallelism, of sharded
+//! gradients and of expert parallelism, interpreted on all devices before and after.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -13,7 +13,7 @@ use torchtpu_ir::{
     BinaryOp, Builder, DType, Direction, Graph, Op, ParamRole, ReduceKind, ReplicaGroups, Scalar, TensorType,
     UnaryOp, Value,
 };
-use torchtpu_passes::overlap::{MergeGathers, Ring, ScatterSums};
+use torchtpu_passes::overlap::{Exchange, MergeGathers, Ring, ScatterSums};
 use torchtpu_passes::{Canonicalize, Cse, Dce, Pass, PassOptions, run_list};
 
 const fn ring(gradients: bool, balance: f64) -> Ring {
@@ -24,6 +24,7 @@ const fn ring(gradients: bool, balance: f64) -> Ring {
 static WIDE: [Ring; 2] = [ring(false, 1e9), ring(true, 1e9)];
 static NARROW: [Ring; 2] = [ring(false, 0.0), ring(true, 0.0)];
 static SUMS: ScatterSums = ScatterSums { least: 0, most: 8 };
+static EXCHANGE: Exchange = Exchange { least: 0, most: 8, intensity: 0.0 };
 
 #[derive(Clone, Debug)]
 struct Layer {
@@ -56,15 +57,19 @@ fn layer() -> impl Strategy<Value = Layer> {
     })
 }
 
+fn groups_of(mesh: (i64, i64), along: bool, listed: bool) -> ReplicaGroups {
+    let groups = ReplicaGroups::mesh(&[mesh.0, mesh.1], &[if along { 0 } else { 1 }]);
+    if !listed {
+        return groups;
+    }
+    let mut lists = groups.groups();
+    lists.iter_mut().for_each(|group| group.rotate_left(1));
+    ReplicaGroups::Listed(lists)
+}
+
 impl Layer {
     fn groups(&self) -> ReplicaGroups {
-        let groups = ReplicaGroups::mesh(&[self.mesh.0, self.mesh.1], &[if self.along { 0 } else { 1 }]);
-        if !self.listed {
-            return groups;
-        }
-        let mut lists = groups.groups();
-        lists.iter_mut().for_each(|group| group.rotate_left(1));
-        ReplicaGroups::Listed(lists)
+        groups_of(self.mesh, self.along, self.listed)
     }
 
     fn devices(&self) -> usize {
@@ -163,23 +168,133 @@ impl Layer {
     }
 
     fn inputs(&self, graph: &Graph) -> Vec<Vec<Vec<Scalar>>> {
-        let of_device = |device: usize| {
-            let value = |i: i64| {
-                let i = i + 7 * device as i64;
-                Scalar::from_f64(self.dtype, ((i * 37 + 11) % 41 - 20) as f64 / 64.0)
-            };
-            let parameters = graph.parameters().iter().enumerate();
-            let elements = |&id| graph.ty(Value { node: id, result: 0 }).elements();
-            // Rows that all devices hold are the same on all of them.
-            let whole = |p: usize| self.sums && p == 0;
-            parameters
-                .map(|(p, id)| {
-                    let shift = if whole(p) { -7 * device as i64 } else { p as i64 };
-                    (0..elements(id)).map(|i| value(i + shift)).collect()
-                })
-                .collect()
+        // Rows that all devices hold are the same on all of them.
+        inputs_of(graph, self.devices(), |p| self.sums && p == 0)
+    }
+}
+
+/// By device and parameter; some parameters are whole on all devices.
+fn inputs_of(graph: &Graph, devices: usize, whole: impl Fn(usize) -> bool) -> Vec<Vec<Vec<Scalar>>> {
+    let of_device = |device: usize| {
+        let parameters = graph.parameters().iter().enumerate();
+        let of_parameter = |(p, &id)| {
+            let ty = graph.ty(Value { node: id, result: 0 });
+            let shift = if whole(p) { 0 } else { p as i64 + 7 * device as i64 };
+            let value =
+                |i: i64| Scalar::from_f64(ty.dtype, (((i + shift) * 37 + 11) % 41 - 20) as f64 / 64.0);
+            (0..ty.elements()).map(value).collect()
         };
-        (0..self.devices()).map(of_device).collect()
+        parameters.map(of_parameter).collect()
+    };
+    (0..devices).map(of_device).collect()
+}
+
+/// Experts on several devices, forward, and some of the backward where something else needs what is between.
+#[derive(Clone, Debug)]
+struct Experts {
+    /// As a `Layer` has them, and experts of one device.
+    mesh: (i64, i64),
+    along: bool,
+    listed: bool,
+    local: i64,
+    /// Rows for an expert from one device.
+    capacity: i64,
+    width: i64,
+    features: i64,
+    dtype: DType,
+    /// The exchanges move rows from one dimension to another: `[experts, rows, width]`, and back.
+    turned: bool,
+    /// Something else needs what came and what is sent back.
+    shared: bool,
+    /// A gradient of a weight needs the rows between two products.
+    gradient: bool,
+    /// A number that is made of all rows is multiplied into each.
+    normed: bool,
+}
+
+fn experts() -> impl Strategy<Value = Experts> {
+    let sizes =
+        (1..3i64, prop_oneof![Just(2i64), Just(3), Just(4), Just(8)], 1..4i64, 1..3i64, 1..4i64, 1..4i64);
+    let dtype = prop_oneof![Just(DType::F32), Just(DType::BF16)];
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), 0..4u8, 0..4u8);
+    (sizes, dtype, flags).prop_map(|((outer, ranks, local, capacity, width, features), dtype, flags)| {
+        let (along, listed, turned, shared, gradient, normed) = flags;
+        let mesh = if along { (ranks, outer) } else { (outer, ranks) };
+        let (gradient, normed) = (gradient == 0, normed == 0);
+        Experts {
+            mesh,
+            along,
+            listed,
+            local,
+            capacity,
+            width,
+            features,
+            dtype,
+            turned,
+            shared,
+            gradient,
+            normed,
+        }
+    })
+}
+
+impl Experts {
+    fn graph(&self) -> Graph {
+        let mut graph = Graph::new("experts");
+        let mut b = Builder::new(&mut graph);
+        let groups = groups_of(self.mesh, self.along, self.listed);
+        let (ranks, local, rows) = (groups.size(), self.local, self.capacity);
+        let [width, features] = [self.width, self.features];
+        let x = b.parameter(ParamRole::Input, 0, TensorType::new(self.dtype, [ranks * local, rows, width]));
+        let up = b.parameter(ParamRole::Input, 1, TensorType::new(self.dtype, [local, width, features]));
+        let down = b.parameter(ParamRole::Input, 2, TensorType::new(self.dtype, [local, features, width]));
+        let dot = |b: &mut Builder<'_>, l: Value, r: Value, over: [i64; 2]| {
+            let precision = Precision::Default;
+            let (lhs_contracting, rhs_contracting) = (vec![over[0]], vec![over[1]]);
+            let op = DotGeneral {
+                lhs_batch: vec![0],
+                rhs_batch: vec![0],
+                lhs_contracting,
+                rhs_contracting,
+                precision,
+            };
+            b.dot_general(l, r, op).unwrap()
+        };
+        let sent = b.mul(x, x).unwrap();
+        let arrived = if self.turned {
+            b.all_to_all(sent, 0, 1, groups.clone()).unwrap()
+        } else {
+            let y = b.all_to_all(sent, 0, 0, groups.clone()).unwrap();
+            let y = b.reshape(y, &[ranks, local, rows, width]).unwrap();
+            let y = b.transpose(y, &[1, 0, 2, 3]).unwrap();
+            b.reshape(y, &[local, ranks * rows, width]).unwrap()
+        };
+        let hidden = dot(&mut b, arrived, up, [2, 1]);
+        let mut h = b.unary(UnaryOp::Abs, hidden).unwrap();
+        if self.normed {
+            let shape = b.shape(h).to_vec();
+            let sum = b.reduce(ReduceKind::Add, h, &[0, 1, 2]).unwrap();
+            let sum = b.broadcast_in_dim(sum, &shape, &[]).unwrap();
+            h = b.mul(h, sum).unwrap();
+        }
+        let y = dot(&mut b, h, down, [2, 1]);
+        let back = if self.turned {
+            b.all_to_all(y, 1, 0, groups.clone()).unwrap()
+        } else {
+            let y = b.reshape(y, &[local, ranks, rows, width]).unwrap();
+            let y = b.transpose(y, &[1, 0, 2, 3]).unwrap();
+            let y = b.reshape(y, &[ranks * local, rows, width]).unwrap();
+            b.all_to_all(y, 0, 0, groups.clone()).unwrap()
+        };
+        let mut outputs = vec![b.add(back, x).unwrap()];
+        if self.shared {
+            outputs.extend([arrived, b.graph.operands(back.node)[0], sent]);
+        }
+        if self.gradient {
+            outputs.push(dot(&mut b, h, arrived, [1, 1]));
+        }
+        graph.outputs = outputs;
+        graph
     }
 }
 
@@ -187,14 +302,38 @@ fn changed(graph: &Graph, passes: &[&'static dyn Pass]) -> (Graph, usize) {
     let mut after = graph.clone();
     let options = PassOptions { verify: true, ..PassOptions::default() };
     let reports = run_list(&mut after, passes, &options).unwrap();
-    let ours = reports
-        .iter()
-        .filter(|report| ["ring", "ring_gradients", "scatter_sums", "merge_gathers"].contains(&report.name));
+    let ours = reports.iter().filter(|report| {
+        ["ring", "ring_gradients", "scatter_sums", "merge_gathers", "exchange"].contains(&report.name)
+    });
     (after, ours.map(|report| report.rewrites).sum())
 }
 
 fn count(graph: &Graph, is: impl Fn(&Op) -> bool) -> usize {
     graph.node_ids().filter(|&id| is(graph.op(id))).count()
+}
+
+/// Whether two graphs give the same on all devices, but for the order of sums.
+fn alike(graph: &Graph, after: &Graph, inputs: &[Vec<Vec<Scalar>>]) -> Result<(), TestCaseError> {
+    let expected = interpreter::run_devices(graph, inputs);
+    let found = interpreter::run_devices(after, inputs);
+    for (device, (expected, found)) in expected.iter().zip(&found).enumerate() {
+        for (k, (a, b)) in expected.iter().zip(found).enumerate() {
+            let dtype = graph.ty(graph.outputs[k]).dtype;
+            prop_assert_eq!(a.len(), b.len());
+            // Sums in another order, of addends that are rounded to as many bits, and may be as large as arguments are.
+            let (least, allowed) = if dtype == DType::BF16 { (0.3, 1.0 / 32.0) } else { (1e-3, 1e-5) };
+            let scale = a.iter().map(|x| x.as_f64(dtype).abs()).fold(least, f64::max);
+            for (x, y) in a.iter().zip(b) {
+                let (x, y) = (x.as_f64(dtype), y.as_f64(dtype));
+                prop_assert!(
+                    (x - y).abs() <= allowed * scale,
+                    "device {device}, output {k}: {x} {y}\n{}",
+                    print_graph(after)
+                );
+            }
+        }
+    }
+    Ok(())
 }
 
 proptest! {
@@ -211,21 +350,21 @@ proptest! {
         let (after, rewrites) = changed(&graph, &list);
         prop_assert!(rewrites > 0, "{}", print_graph(&graph));
         prop_assert_eq!(count(&after, |op| matches!(op, Op::ReduceScatter(_) | Op::AllReduce(_))), 0, "{}", print_graph(&after));
-        let expected = interpreter::run_devices(&graph, &inputs);
-        let found = interpreter::run_devices(&after, &inputs);
-        for (device, (expected, found)) in expected.iter().zip(&found).enumerate() {
-            for (k, (a, b)) in expected.iter().zip(found).enumerate() {
-                let dtype = graph.ty(graph.outputs[k]).dtype;
-                prop_assert_eq!(a.len(), b.len());
-                // Sums in another order, of addends that are rounded to as many bits, and may be as large as arguments are.
-                let (least, allowed) = if dtype == DType::BF16 { (0.3, 1.0 / 32.0) } else { (1e-3, 1e-5) };
-                let scale = a.iter().map(|x| x.as_f64(dtype).abs()).fold(least, f64::max);
-                for (x, y) in a.iter().zip(b) {
-                    let (x, y) = (x.as_f64(dtype), y.as_f64(dtype));
-                    prop_assert!((x - y).abs() <= allowed * scale, "device {device}, output {k}: {x} {y}\n{}", print_graph(&after));
-                }
-            }
-        }
+        alike(&graph, &after, &inputs)?;
+    }
+
+    #[test]
+    fn exchanges_keep_numbers(experts in experts()) {
+        let graph = experts.graph();
+        verify(&graph).unwrap();
+        let inputs = inputs_of(&graph, (experts.mesh.0 * experts.mesh.1) as usize, |_| false);
+        let list: [&'static dyn Pass; 6] = [&Canonicalize, &Dce, &EXCHANGE, &Canonicalize, &Cse, &Dce];
+        let (after, rewrites) = changed(&graph, &list);
+        // What the rows between are needed for besides keeps them whole.
+        prop_assert_eq!(rewrites, usize::from(!experts.gradient && !experts.normed), "{}", print_graph(&graph));
+        let left = count(&after, |op| matches!(op, Op::AllToAll(_)));
+        prop_assert_eq!(left, 2 - 2 * rewrites, "{}", print_graph(&after));
+        alike(&graph, &after, &inputs)?;
     }
 
     /// Shards of 1 to 24 elements, of which a gathering takes 100 bytes together.

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch.distributed._functional_collectives import (
     all_gather_tensor,
     all_reduce,
+    all_to_all_single,
     reduce_scatter_tensor,
 )
 from torch.testing import assert_close
@@ -16,7 +17,7 @@ from torch.testing import assert_close
 from torchtpu_dynamo import lower, lower_spmd
 
 ROWS, WIDTH, FEATURES = 8192, 256, 512
-RINGS = {"ring", "ring_gradients", "scatter_sums"}
+OVERLAPS = {"exchange", "ring", "ring_gradients", "scatter_sums"}
 
 
 def weights() -> list[torch.Tensor]:
@@ -73,7 +74,7 @@ def both(build, ranks: int) -> tuple[list[list[torch.Tensor]], set[str]]:
     did = {r["name"] for r in rehearsed.programs["inference"].for_tpu().pass_reports() if r["rewrites"]}
     found = rehearsed.run_spmd()
     assert_close(found, plain.run_spmd())
-    return found, did & RINGS
+    return found, did & OVERLAPS
 
 
 @pytest.mark.parametrize("ranks", [2, 4, 8])
@@ -91,6 +92,42 @@ def test_gradients(ranks: int) -> None:
     torch.manual_seed(1)
     expected = torch.randn(ROWS, 8192).T @ weights()[0]
     assert_close(torch.cat([result for (result,) in found]), expected)
+
+
+def expert_parallel(ranks: int, local: int):
+    """Each rank's rows to the experts of all ranks, of which it has some, and back: `[expert, row, width]`."""
+
+    def build():
+        rank, world = dist.get_rank(), dist.group.WORLD
+        x, up, down = (w.chunk(ranks)[rank].contiguous() for w in experts(ranks, local))
+
+        def fn(x, up, down):
+            sent = all_to_all_single(x.flatten(0, 1) * 1.0, None, None, world)
+            sent = sent.view(ranks, local, -1, WIDTH).transpose(0, 1).flatten(1, 2)
+            y = F.silu(sent @ up) @ down
+            y = y.unflatten(1, (ranks, -1)).transpose(0, 1).reshape(-1, WIDTH)
+            return all_to_all_single(y, None, None, world).view_as(x)
+
+        return fn, x, up, down
+
+    return build
+
+
+def experts(ranks: int, local: int) -> list[torch.Tensor]:
+    """The rows of all ranks for each expert, and the weights of all experts."""
+    torch.manual_seed(0)
+    count = ranks * local
+    shapes = (ranks * count, 1024, WIDTH), (count, WIDTH, FEATURES), (count, FEATURES, WIDTH)
+    return [torch.randn(shape) / WIDTH**0.5 for shape in shapes]
+
+
+@pytest.mark.parametrize("local", [1, 2])
+def test_expert_parallelism(local: int) -> None:
+    found, did = both(expert_parallel(4, local), 4)
+    assert did == {"exchange"}
+    x, up, down = experts(4, local)
+    expected = F.silu(x.unflatten(0, (4, -1)) @ up) @ down
+    assert_close(torch.cat([result for (result,) in found]), expected.flatten(0, 1))
 
 
 class Attention(torch.nn.Module):

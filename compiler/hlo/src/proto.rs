@@ -72,6 +72,9 @@ pub struct Instruction {
     pub backend_config: Vec<u8>,
     #[prost(message, repeated, tag = "49")]
     pub replica_groups: Vec<ReplicaGroup>,
+    /// Of a permute.
+    #[prost(message, repeated, tag = "52")]
+    pub source_target_pairs: Vec<SourceTarget>,
     /// EQ, NE, LT, LE, GT or GE.
     #[prost(string, tag = "63")]
     pub comparison_direction: String,
@@ -90,6 +93,14 @@ pub struct Literal {
     pub u32s: Vec<u32>,
     #[prost(uint64, repeated, tag = "7")]
     pub u64s: Vec<u64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct SourceTarget {
+    #[prost(int64, tag = "1")]
+    pub source: i64,
+    #[prost(int64, tag = "2")]
+    pub target: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]

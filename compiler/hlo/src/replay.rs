@@ -191,7 +191,7 @@ impl<'a> Replaying<'a> {
         runs: u64,
     ) -> Launched {
         let kind = transfer.kind;
-        let time = self.price(kind, transfer.bytes, group);
+        let time = self.price(kind, transfer.bytes, group, self.links(transfer.group));
         let [a, b] = self.lanes;
         let lane = (kind == "collective-permute").then_some(usize::from(b < a));
         let start = self.now.max(lane.map_or(a.max(b), |lane| self.lanes[lane]));
@@ -239,16 +239,29 @@ impl<'a> Replaying<'a> {
         found
     }
 
-    /// Cycles of a collective over a group, of so many bytes of the whole tensor.
-    fn price(&self, kind: &str, bytes: u64, group: u64) -> f64 {
+    /// Cycles of a collective over a group, of so many bytes of the whole tensor; a permute passes so many links. Of an
+    /// exchange each device has a g-th of its bytes for each other, which are g / 4 links away on average, half of
+    /// them on either side.
+    fn price(&self, kind: &str, bytes: u64, group: u64, links: u64) -> f64 {
         let g = group.max(1) as f64;
         let (steps, share) = match kind {
             "all-reduce" => (2.0 * (g - 1.0), 2.0 * (g - 1.0) / g),
-            "collective-permute" => (1.0, 2.0),
-            "all-to-all" => (g - 1.0, (g - 1.0) / g / 2.0),
+            "collective-permute" => (links as f64, 2.0 * links as f64),
+            "all-to-all" => ((g / 2.0).floor(), (g * g / 4.0).floor() / g),
             _ => (g - 1.0, (g - 1.0) / g),
         };
         (Chip::STEP * steps + bytes as f64 * share / self.chip.ring) * self.chip.clock
+    }
+
+    /// How many links lie between the devices of a permute that are farthest apart, of up to eight: those are in two rows, one
+    /// beside the other by their numbers. What more devices permute is taken to go to the next.
+    fn links(&self, instruction: &Instruction) -> u64 {
+        if self.devices > 8 {
+            return 1;
+        }
+        let apart = |a: i64, b: i64| (a % 2).abs_diff(b % 2) + (a / 2).abs_diff(b / 2);
+        let pairs = instruction.source_target_pairs.iter();
+        pairs.map(|pair| apart(pair.source, pair.target)).max().unwrap_or(1).max(1)
     }
 
     /// How many devices take part together.

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use prost::Message;
-use torchtpu_hlo::proto::{self, Computation, Instruction, Literal, ReplicaGroup, Shape};
+use torchtpu_hlo::proto::{self, Computation, Instruction, Literal, ReplicaGroup, Shape, SourceTarget};
 use torchtpu_hlo::{Chip, Module, Replay, Span};
 
 const F32: i32 = 11;
@@ -209,6 +209,32 @@ fn halves_of_an_all_reduce_are_known_by_their_names() {
     let kinds: Vec<_> = replay.synchronous.iter().map(|(kind, count)| (&**kind, *count)).collect();
     assert_eq!(kinds, [("all-gather", 1), ("reduce-scatter", 1)]);
     assert!((replay.exposed - 2.0 * gather(elements as f64)).abs() < 1e-6, "{replay:?}");
+}
+
+#[test]
+fn exchanges_pass_the_middle_of_the_ring() {
+    // Four of eight devices have for the other four an eighth of their bytes each, over two links.
+    let replay = module(vec![(1, vec![group(op(1, "all-to-all", 1 << 20, &[]), 8)])]).replay(v5e(), 8);
+    let seconds = 4e-6 + 4.0 * f64::from(1 << 20) * 16.0 / 8.0 / v5e().ring;
+    assert!((replay.exposed - seconds * v5e().clock).abs() < 1e-6, "{replay:?}");
+}
+
+#[test]
+fn permutes_take_as_long_as_their_devices_are_apart() {
+    let time = |pairs: &[(i64, i64)], devices| {
+        let mut start = op(1, "collective-permute-start", 1 << 20, &[]);
+        start.source_target_pairs =
+            pairs.iter().map(|&(source, target)| SourceTarget { source, target }).collect();
+        let done = op(2, "collective-permute-done", 1 << 20, &[1]);
+        module(vec![(1, vec![start, done])]).replay(v5e(), devices).exposed
+    };
+    let ring = [0, 2, 4, 6, 7, 5, 3, 1];
+    let apart = |hops: usize| -> Vec<_> { (0..8).map(|k| (ring[k], ring[(k + hops) % 8])).collect() };
+    for hops in 1..8 {
+        let links = hops.min(8 - hops) as f64;
+        assert!((time(&apart(hops), 8) - links * time(&apart(1), 8)).abs() < 1e-6, "{hops}");
+    }
+    assert_eq!(time(&[(0, 3)], 16), time(&[(0, 1)], 16));
 }
 
 #[test]

@@ -18,9 +18,8 @@ pub struct Parts<'r> {
     /// Parts of values from outside, by dimension and part.
     sliced: FxHashMap<(Value, usize, i64), Value>,
     fences: FxHashMap<Value, Value>,
-    /// From each device to the next of its group, and to the one before.
-    forward: CollectivePermute,
-    backward: CollectivePermute,
+    /// By number, from each device to the one so many places ahead of it in the ring of its group.
+    hops: Vec<CollectivePermute>,
 }
 
 impl<'r> Parts<'r> {
@@ -31,14 +30,16 @@ impl<'r> Parts<'r> {
         // of chips are, and at most two apart on a line.
         let ring: Vec<usize> =
             (0..parts as usize).step_by(2).chain((1..parts as usize).step_by(2).rev()).collect();
-        let (mut from, mut to) = (Vec::new(), Vec::new());
-        for group in &groups {
-            let around: Vec<i64> = ring.iter().map(|&place| group[place]).collect();
-            to.extend(around.iter().cycle().skip(1).take(around.len()));
-            from.extend(around);
-        }
-        let forward = CollectivePermute { sources: from.clone(), targets: to.clone(), devices };
-        let backward = CollectivePermute { sources: to, targets: from, devices };
+        let hop = |places: usize| {
+            let (mut sources, mut targets) = (Vec::new(), Vec::new());
+            for group in &groups {
+                let around: Vec<i64> = ring.iter().map(|&place| group[place]).collect();
+                targets.extend(around.iter().cycle().skip(places).take(around.len()));
+                sources.extend(around);
+            }
+            CollectivePermute { sources, targets, devices }
+        };
+        let hops = (0..parts as usize).map(hop).collect();
         let mut b = Builder::new(graph);
         let mut places = Vec::new();
         for part in 0..parts as usize {
@@ -54,14 +55,19 @@ impl<'r> Parts<'r> {
             places.push(b.of_device(table)?);
         }
         let (made, sliced, fences) = Default::default();
-        Ok(Parts { region, places, made, sliced, fences, forward, backward })
+        Ok(Parts { region, places, made, sliced, fences, hops })
+    }
+
+    /// From each device to the next of its group, or to the one before.
+    fn step(&self, backward: bool) -> CollectivePermute {
+        let CollectivePermute { sources, targets, devices } = self.hops[1].clone();
+        let (sources, targets) = if backward { (targets, sources) } else { (sources, targets) };
+        CollectivePermute { sources, targets, devices }
     }
 
     /// Every part, in rings. What goes around one way is given as a chain.
     pub fn write(mut self, graph: &mut Graph, turned: bool) -> Result<Option<Chain>, CompileError> {
-        let inside =
-            |id: &NodeId| self.region.gathers.contains(id) || self.region.dims.contains_key(&first(*id));
-        let order: Vec<NodeId> = graph.topological().into_iter().filter(inside).collect();
+        let order = self.inside(graph);
         let takes = self.region.of_gradient(graph);
         let mut chain = None;
         match (self.region.scatter, takes) {
@@ -84,14 +90,65 @@ impl<'r> Parts<'r> {
         Ok(chain)
     }
 
+    /// Every part of what is between two exchanges: the nearest devices' first, which arrive first, and the own last, beside
+    /// which the others' are on their way back. Barriers keep that order, where libtpu's scheduler would have another: a part
+    /// starts when the one before is computed, and when the one before that is back.
+    pub fn write_exchange(mut self, graph: &mut Graph, back: NodeId) -> Result<(), CompileError> {
+        let order = self.inside(graph);
+        let (operand, loc) = (graph.operands(back)[0], graph.node(back).loc);
+        let count = self.region.parts;
+        let mut away: Vec<i64> = (1..count).collect();
+        away.sort_by_key(|&hops| hops.min(count - hops));
+        // By part, what has been computed of it by the device to which it went.
+        let mut arrived: Vec<Value> = vec![operand; count as usize];
+        let (mut before, mut under_way): (Option<usize>, Option<usize>) = (None, None);
+        for part in away.into_iter().chain([0]) {
+            let theirs = self.region.gathers.len();
+            let mut held = Vec::new();
+            for &there in &self.region.gathers {
+                held.push(self.exchanged(graph, there, part)?);
+            }
+            held.extend(before.map(|last| self.made[&operand][last]));
+            held.extend(under_way.map(|from| arrived[from]));
+            if let Some(last) = before {
+                let types: Vec<_> = held.iter().map(|&v| graph.ty(v).clone()).collect();
+                let node = graph.add(OptimizationBarrier {}.into(), &held, types, loc);
+                held = (0..held.len()).map(|result| Value { node, result: result as u32 }).collect();
+                if let (Some(from), Some(&value)) = (under_way, held.get(theirs + 1)) {
+                    arrived[from] = value;
+                }
+                self.set(operand, last, held[theirs]);
+                let mut b = Builder::new(graph);
+                b.loc = loc;
+                let from = count as usize - last;
+                arrived[from] = b.collective_permute(held[theirs], self.hops[from].clone())?;
+                under_way = Some(from);
+            }
+            for (&there, &value) in self.region.gathers.iter().zip(&held) {
+                self.set(first(there), part as usize, value);
+            }
+            self.write_part(graph, &order, part)?;
+            before = Some(part as usize);
+        }
+        arrived[0] = self.made[&operand][0];
+        let result = self.returned(graph, back, &arrived)?;
+        graph.replace_uses(first(back), result);
+        self.replace(graph, &order, Self::whole)
+    }
+
+    fn inside(&self, graph: &Graph) -> Vec<NodeId> {
+        let inside =
+            |id: &NodeId| self.region.gathers.contains(id) || self.region.dims.contains_key(&first(*id));
+        graph.topological().into_iter().filter(inside).collect()
+    }
+
     /// One part of everything inside.
     fn write_part(&mut self, graph: &mut Graph, order: &[NodeId], part: i64) -> Result<(), CompileError> {
         for &id in order {
             let v = first(id);
             if let Some(&dim) = self.region.dims.get(&v) {
                 let made = self.part(graph, v, dim, part)?;
-                self.made.entry(v).or_insert_with(|| vec![v; self.region.parts as usize])[part as usize] =
-                    made;
+                self.set(v, part as usize, made);
             } else if !self.made.contains_key(&v) {
                 let own = self.fenced(graph, graph.operands(id)[0]);
                 let mut b = Builder::new(graph);
@@ -211,6 +268,7 @@ impl<'r> Parts<'r> {
     fn dim_of(&self, graph: &Graph, v: Value) -> Option<usize> {
         match graph.op(v.node) {
             Op::AllGather(op) if self.region.gathers.contains(&v.node) => Some(op.dimension as usize),
+            Op::AllToAll(op) if self.region.gathers.contains(&v.node) => Some(op.concat as usize),
             _ => self.region.dims.get(&v).copied(),
         }
     }
@@ -254,13 +312,49 @@ impl<'r> Parts<'r> {
         let count = self.region.parts as usize;
         let mut parts = vec![own; count];
         for hops in 1..=count / 2 {
-            parts[hops] = b.collective_permute(parts[hops - 1], self.forward.clone())?;
+            parts[hops] = b.collective_permute(parts[hops - 1], self.step(false))?;
             if count - hops > hops {
                 let from = parts[(count - hops + 1) % count];
-                parts[count - hops] = b.collective_permute(from, self.backward.clone())?;
+                parts[count - hops] = b.collective_permute(from, self.step(true))?;
             }
         }
         Ok(parts)
+    }
+
+    /// What the device so many places behind sends to this one, straight; each sends as far ahead.
+    fn exchanged(&mut self, graph: &mut Graph, exchange: NodeId, part: i64) -> Result<Value, CompileError> {
+        let dim = match graph.op(exchange) {
+            Op::AllToAll(op) => op.split as usize,
+            _ => 0,
+        };
+        let operand = self.fenced(graph, graph.operands(exchange)[0]);
+        let ahead = (self.region.parts - part) % self.region.parts;
+        let sent = self.slice(graph, operand, dim, ahead)?;
+        if part == 0 {
+            return Ok(sent);
+        }
+        let mut b = Builder::new(graph);
+        b.loc = b.graph.node(exchange).loc;
+        b.collective_permute(sent, self.hops[part as usize].clone())
+    }
+
+    /// What came back in its place: over what was sent away, where it has the form, as else zeros would be written first.
+    fn returned(&self, graph: &mut Graph, back: NodeId, arrived: &[Value]) -> Result<Value, CompileError> {
+        let sent = self.region.gathers.iter().map(|&id| graph.operands(id)[0]);
+        let over = sent.into_iter().find(|&v| graph.ty(v) == graph.ty(first(back)));
+        let dim = match graph.op(back) {
+            Op::AllToAll(op) => op.concat as usize,
+            _ => 0,
+        };
+        let mut b = Builder::new(graph);
+        b.loc = b.graph.node(back).loc;
+        let ty = b.ty(first(back)).clone();
+        let over = over.unwrap_or_else(|| b.full(&ty, 0.0));
+        self.joined(&mut b, over, dim, arrived)
+    }
+
+    fn set(&mut self, v: Value, part: usize, made: Value) {
+        self.made.entry(v).or_insert_with(|| vec![v; self.region.parts as usize])[part] = made;
     }
 
     /// The reduction: sums come from both sides, and each device on the way adds its part.
@@ -270,13 +364,12 @@ impl<'r> Parts<'r> {
         b.loc = b.graph.node(scatter).loc;
         let (near, far) = parts[1..].split_at(parts.len() / 2);
         let mut sum = parts[0];
-        for (way, step) in
-            [(near.iter().rev().collect::<Vec<_>>(), &self.backward), (far.iter().collect(), &self.forward)]
+        for (way, backward) in [(near.iter().rev().collect::<Vec<_>>(), true), (far.iter().collect(), false)]
         {
             let mut arriving: Option<Value> = None;
             for &part in way {
                 let so_far = arriving.map_or(Ok(part), |arrived| b.add(arrived, part))?;
-                arriving = Some(b.collective_permute(so_far, step.clone())?);
+                arriving = Some(b.collective_permute(so_far, self.step(backward))?);
             }
             sum = arriving.map_or(Ok(sum), |arrived| b.add(arrived, sum))?;
         }
@@ -295,7 +388,7 @@ impl<'r> Parts<'r> {
     ) -> Result<Vec<Step>, CompileError> {
         let (operand, loc) = (graph.operands(scatter)[0], graph.node(scatter).loc);
         let mut around: Vec<i64> = (1..self.region.parts).collect();
-        let step = if turned { self.backward.clone() } else { self.forward.clone() };
+        let step = self.step(turned);
         if turned {
             around.reverse();
         }
@@ -327,10 +420,20 @@ impl<'r> Parts<'r> {
         let mut b = Builder::new(graph);
         b.loc = b.graph.node(v.node).loc;
         let ty = b.ty(v).clone();
-        let mut whole = b.full(&ty, 0.0);
-        for (part, &value) in self.made[&v].iter().enumerate() {
+        let over = b.full(&ty, 0.0);
+        self.joined(&mut b, over, dim, &self.made[&v])
+    }
+
+    fn joined(
+        &self,
+        b: &mut Builder<'_>,
+        mut whole: Value,
+        dim: usize,
+        parts: &[Value],
+    ) -> Result<Value, CompileError> {
+        for (part, &value) in parts.iter().enumerate() {
             let shape = b.shape(value).to_vec();
-            let starts = self.starts(&mut b, &shape, dim, part as i64)?;
+            let starts = self.starts(b, &shape, dim, part as i64)?;
             whole = b.dynamic_update_slice(whole, value, &starts)?;
         }
         Ok(whole)

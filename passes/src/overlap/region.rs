@@ -51,6 +51,27 @@ impl Region {
         (region.flops(graph) > 0.0).then_some(region)
     }
 
+    /// What an exchange sends back, with all that makes it of what another exchange brought.
+    pub fn between(graph: &Graph, back: NodeId) -> Option<Region> {
+        let Op::AllToAll(op) = graph.op(back) else { return None };
+        let mut region = Region::new(op.groups.clone());
+        region.scatter = Some(back);
+        region.grow_back(graph, graph.operands(back)[0], op.split as usize, usize::MAX);
+        (!region.gathers.is_empty() && region.flops(graph) > 0.0 && region.closed(graph)).then_some(region)
+    }
+
+    /// Whether nothing from outside that a part takes is made of other parts, so that they can be computed in any order.
+    fn closed(&self, graph: &Graph) -> bool {
+        let inside = |v: Value| self.dims.contains_key(&v) || self.gathers.contains(&v.node);
+        let mut behind = vec![false; graph.bound()];
+        graph.topological().into_iter().all(|id| {
+            let (within, operands) = (inside(first(id)), graph.operands(id));
+            behind[id.index()] = within || operands.iter().any(|v| behind[v.node.index()]);
+            let taken = |v: &Value| !inside(*v) && behind[v.node.index()];
+            self.gathers.contains(&id) || !within || !operands.iter().any(taken)
+        })
+    }
+
     /// What a gathering feeds, as far as the first products.
     pub fn ahead(graph: &Graph, gather: NodeId) -> Option<Region> {
         let Op::AllGather(op) = graph.op(gather) else { return None };
@@ -87,6 +108,17 @@ impl Region {
     pub fn flops(&self, graph: &Graph) -> f64 {
         let products = self.dims.keys().filter(|v| matches!(graph.op(v.node), Op::DotGeneral(_)));
         products.map(|v| flops(graph, v.node) as f64).sum()
+    }
+
+    /// Bytes that the products of every part read.
+    pub fn read_whole(&self, graph: &Graph) -> i64 {
+        let products = self.dims.iter().filter(|(v, _)| matches!(graph.op(v.node), Op::DotGeneral(_)));
+        let bytes = |(&v, &dim): (&Value, &usize)| -> i64 {
+            let of_operands = split_of(graph, v, dim).unwrap_or_default();
+            let operands = graph.operands(v.node).into_iter().zip(of_operands);
+            operands.filter(|(_, of_operand)| of_operand.is_none()).map(|(v, _)| graph.ty(v).bytes()).sum()
+        };
+        products.map(bytes).sum()
     }
 
     /// From a value to what it is made of, over at most so many products one behind another: whatever nothing but the
@@ -192,10 +224,15 @@ impl Region {
         }
     }
 
-    /// The gathering along this dimension whose result, moved at most, a value is.
+    /// The gathering along this dimension whose result, moved at most, a value is; an exchange where the region ends in one.
     fn gathering(&self, graph: &Graph, v: Value, dim: usize) -> Option<NodeId> {
+        let exchanges = self.scatter.is_some_and(|id| matches!(graph.op(id), Op::AllToAll(_)));
+        let found = |groups: &ReplicaGroups, along: i64| {
+            (*groups == self.groups && along == dim as i64).then_some(v.node)
+        };
         match graph.op(v.node) {
-            Op::AllGather(op) => (op.groups == self.groups && op.dimension == dim as i64).then_some(v.node),
+            Op::AllGather(op) if !exchanges => found(&op.groups, op.dimension),
+            Op::AllToAll(op) if exchanges => found(&op.groups, op.concat),
             Op::Reshape(_) | Op::Transpose(_) | Op::Convert(_) => {
                 let of_operand = split_of(graph, v, dim)?.first().copied().flatten()?;
                 self.gathering(graph, graph.operands(v.node)[0], of_operand)

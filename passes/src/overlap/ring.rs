@@ -164,7 +164,7 @@ fn ring_of(graph: &Graph, region: &Region, id: NodeId) -> String {
     )
 }
 
-fn mb(bytes: i64) -> f64 {
+pub fn mb(bytes: i64) -> f64 {
     bytes as f64 / 1e6
 }
 

@@ -29,7 +29,7 @@ pub use repeat_heads::RepeatHeads;
 pub use tile_batch::TileBatch;
 
 use crate::manager::Pass;
-use crate::overlap::{MergeGathers, Ring, ScatterSums};
+use crate::overlap::{Exchange, MergeGathers, Ring, ScatterSums};
 use crate::{Canonicalize, Cse, Dce};
 
 static ROWS: FlattenRows = FlattenRows { most: 1 << 22 };
@@ -43,6 +43,9 @@ static NARROW: NarrowDots = NarrowDots { least: 1 << 18 };
 static GATES: FenceGates = FenceGates { least: 1 << 20 };
 
 static VECTORS: MergeVectors = MergeVectors { most: 1 << 16 };
+
+/// Between v5e, whose memory keeps up with 240 operations a byte, and v6e, where 560 are needed.
+static EXCHANGE: Exchange = Exchange { least: 1 << 20, most: 8, intensity: 500.0 };
 
 static SUMS: ScatterSums = ScatterSums { least: 1 << 20, most: 8 };
 
@@ -62,6 +65,7 @@ static PIPELINE: &[&dyn Pass] = &[
     &Canonicalize,
     &TARGET.ring,
     &TARGET.gradients,
+    &EXCHANGE,
     &Canonicalize,
     &Cse,
     &ADD_HEADS,

@@ -235,6 +235,20 @@ fn collective(
                 };
                 indices(&ty.shape).iter().map(|i| of(i)).collect()
             }
+            Op::AllToAll(op) => {
+                let (group, split, concat) =
+                    (group_of(&op.groups, device), op.split as usize, op.concat as usize);
+                let place = group.iter().position(|&k| k == device as i64).expect("in its group") as i64;
+                let (count, given) = (group.len() as i64, &types[0].shape);
+                let of = |i: &[i64]| {
+                    let (mut index, part) = (i.to_vec(), ty.shape[concat] / count);
+                    let from = index[concat] / part;
+                    index[concat] %= part;
+                    index[split] += place * (given[split] / count);
+                    args[group[from as usize] as usize][flat(given, &index)]
+                };
+                indices(&ty.shape).iter().map(|i| of(i)).collect()
+            }
             Op::CollectivePermute(op) => {
                 let from = op.targets.iter().position(|&t| t == device as i64);
                 from.map_or_else(
