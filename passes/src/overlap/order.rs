@@ -60,7 +60,8 @@ pub fn bind(graph: &mut Graph, chains: &[Chain]) -> Result<(), CompileError> {
             let of = graph.users(v.node).filter(|(.., result)| *result == v.result);
             of.map(|(user, at, _)| (user, at)).collect()
         };
-        let waiting = users(graph, point);
+        let mut waiting = users(graph, point);
+        waiting.retain(|&(user, _)| !is_summed(graph, user));
         let types: Vec<_> = held.iter().map(|&v| graph.ty(v).clone()).collect();
         let loc = graph.node(point.node).loc;
         let node = graph.add(OptimizationBarrier {}.into(), &held, types, loc);
@@ -87,6 +88,15 @@ pub fn bind(graph: &mut Graph, chains: &[Chain]) -> Result<(), CompileError> {
         }
     }
     Ok(())
+}
+
+/// Is this a sum, as of a bias's gradient? It is fused with what makes its operand, and with nothing that is behind a barrier.
+fn is_summed(graph: &Graph, id: NodeId) -> bool {
+    match graph.op(id) {
+        Op::Reduce(_) => true,
+        Op::Convert(_) => graph.users(id).all(|(user, ..)| is_summed(graph, user)),
+        _ => false,
+    }
 }
 
 /// The value that a product takes before it is moved into place, and that others take as well.
