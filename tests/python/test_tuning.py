@@ -8,10 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed._functional_collectives import all_reduce
 from torch.nn.functional import scaled_dot_product_attention
 
 import torchtpu_dynamo
-from torchtpu_dynamo import TorchTPUError, cli, forms, lower
+from torchtpu_dynamo import TorchTPUError, cli, forms, lower, lower_spmd
 from torchtpu_dynamo.ahead import tuning
 from torchtpu_dynamo.options import parse_options
 
@@ -76,6 +78,19 @@ def test_forms_by_program(shape, chip, form):
     x = torch.empty(shape, dtype=torch.bfloat16)
     found = lower(attention, x, x, x).programs["inference"].for_tpu(f"{chip}:2x2")
     assert tuple(json.loads(found.form).values()) == form
+
+
+@pytest.mark.parametrize(("chip", "kib"), [("v6e", 32768), ("v5e", 65536)])
+def test_form_of_tensor_parallelism(chip, kib):
+    def build():
+        return (
+            (lambda x, w: all_reduce(x @ w, "sum", dist.group.WORLD)),
+            torch.ones(64, 64),
+            torch.ones(64, 64),
+        )
+
+    found = lower_spmd(build, 4).programs["inference"].for_tpu(f"{chip}:2x2")
+    assert json.loads(found.form)["scoped_vmem_kib"] == kib
 
 
 def test_file_of_forms(tmp_path):

@@ -27,6 +27,8 @@ enum Kind {
     SmallScores,
     /// Attention whose scores are more than a tile a head, but not more than so many bytes in all: without tiles they fit.
     LargeScores(i64),
+    /// Devices sum up what they computed, as in tensor parallelism.
+    Summed,
     /// No product is batched, and there are so many operations.
     NoAttention(u64),
     Any,
@@ -45,6 +47,7 @@ const TABLE: &[Row] = &[
     Row { chip: "v6e",   of: Kind::Backward,               scoped_vmem_kib: Some(81920), tile_mib: 64, without: &["flatten_rows", "join_late"] },
     Row { chip: "v6e",   of: Kind::SmallScores,            scoped_vmem_kib: Some(49152), tile_mib: 64, without: &["join_late"] },
     Row { chip: "v6e",   of: Kind::LargeScores(2 << 30),   scoped_vmem_kib: Some(65536), tile_mib: 32, without: &["join_late", "tile_batch"] },
+    Row { chip: "v6e",   of: Kind::Summed,                 scoped_vmem_kib: Some(32768), tile_mib: 32, without: &["join_late"] },
     Row { chip: "v6e",   of: Kind::Any,                    scoped_vmem_kib: Some(65536), tile_mib: 32, without: &["join_late"] },
     // libtpu hides sums of gradients by itself there (docs/overlap.md).
     Row { chip: "tpu7x", of: Kind::Any,                    scoped_vmem_kib: None,        tile_mib: 32, without: &["fence_gates", "flatten_rows", "join_late", "ring_gradients"] },
@@ -92,6 +95,10 @@ impl Kind {
             }
             Kind::LargeScores(most) => {
                 anywhere(graph, &|graph| scores(graph).any(|s| s.square > LARGE && s.all <= most))
+            }
+            Kind::Summed => {
+                let sums = |op: &Op| matches!(op, Op::AllReduce(_) | Op::ReduceScatter(_));
+                anywhere(graph, &|graph| graph.node_ids().any(|id| sums(graph.op(id))))
             }
             Kind::NoAttention(least) => {
                 let attends = anywhere(graph, &|graph| scores(graph).next().is_some());
