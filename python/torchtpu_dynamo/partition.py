@@ -1,13 +1,25 @@
 """What a forward saves for its backward: PyTorch's choice, but of what is repeated, as the key heads that several query
-heads share, the values and not their copies."""
+heads share, the values and not their copies; and within a limit of bytes, if one is given, PyTorch's choice for the largest
+share of it that fits."""
 
 from __future__ import annotations
 
+import copy
+import functools
+import warnings
 from typing import Any
 
 import torch
-from torch._functorch.partitioners import min_cut_rematerialization_partition
+import torch._functorch.config
+from torch._functorch.partitioners import (
+    _size_of,
+    min_cut_rematerialization_partition,
+    must_recompute,
+)
+from torch.fx import GraphModule, Node
 from torch.utils.checkpoint import CheckpointPolicy
+
+from .export import returns
 
 _VIEWS = frozenset(
     {
@@ -20,10 +32,17 @@ _VIEWS = frozenset(
     }
 )
 
+_STEPS = 4
+"""Halvings of the share of activations that is kept: to a sixteenth."""
 
-def partition(joint: torch.fx.GraphModule, *args: Any, **kwargs: Any) -> Any:
+_LAST = (1e-6, 0.0)
+"""Shares that keep next to nothing: the first what may not be computed again, the second arguments alone."""
+
+
+def partition(joint: GraphModule, *args: Any, limit: int | None = None, **kwargs: Any) -> Any:
     """`min_cut_rematerialization_partition`, which else saves what a large operation of the backward reads, whatever that
-    is made of."""
+    is made of. With a `limit`, saved activations have at most so many bytes; where that cannot be, as few as can be, and
+    a warning says how many."""
     for node in joint.graph.nodes:
         if node.target is torch.ops.aten.clone.default and (chain := _repetition(node)):
             for copied in [*chain, *(user for user in node.users if user.target in _VIEWS)]:
@@ -31,7 +50,94 @@ def partition(joint: torch.fx.GraphModule, *args: Any, **kwargs: Any) -> Any:
                 copied.meta.setdefault("recompute", CheckpointPolicy.PREFER_RECOMPUTE)
                 # Of the user's checkpoints each has a number; torch 2.11 reads it of every policy.
                 copied.meta.setdefault("ac_graph_id", 0)
-    return min_cut_rematerialization_partition(joint, *args, **kwargs)
+    if limit is None:
+        return min_cut_rematerialization_partition(joint, *args, **kwargs)
+    return _within(limit, joint, *args, **kwargs)
+
+
+def _within(limit: int, joint: GraphModule, *args: Any, num_fwd_outputs: int, **kwargs: Any) -> Any:
+    """The partition of the largest share of activations, as `activation_memory_budget` means it, that is within the
+    limit."""
+
+    def parts(share: float) -> tuple[int, Any] | None:
+        """Bytes that are saved and the two graphs; none where the backward would draw or send again."""
+        # The partitioner changes the graph.
+        tried = GraphModule(joint, copy.deepcopy(joint.graph))
+        tried.meta.update(joint.meta)
+        with torch._functorch.config.patch(activation_memory_budget=share):
+            made = min_cut_rematerialization_partition(tried, *args, num_fwd_outputs=num_fwd_outputs, **kwargs)
+        if share < 1 and _computed_again(*made) & _kept_always(tried):
+            return None
+        return saved_bytes(made[0], num_fwd_outputs), made
+
+    whole = parts(1.0)
+    assert whole is not None
+    if whole[0] <= limit:
+        return whole[1]
+    for node in joint.graph.nodes:
+        # Of random operators PyTorch's own choice for a share knows but a few, and it cannot price a nested graph.
+        if (_draws(node) or isinstance(node.target, torch._ops.HigherOrderOperator)) and not must_recompute(node):
+            node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
+            node.meta.setdefault("ac_graph_id", 0)
+    least = whole
+    fits: tuple[int, Any] | None = None
+    low, high = 0.0, 1.0
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        found = parts(middle)
+        if found is not None and found[0] <= limit:
+            fits, low = found, middle
+        else:
+            high = middle
+    for share in () if fits else _LAST:
+        found = parts(share)
+        if found is not None and found[0] < least[0]:
+            least = found
+        if least[0] <= limit:
+            break
+    if fits is None and least[0] > limit:
+        _warn(least[0], limit)
+    return (fits or least)[1]
+
+
+def saved_bytes(forward: GraphModule, results: int) -> int:
+    """Bytes of what a forward gives its backward behind its results, but for arguments and results. Of symbolic sizes,
+    their hints."""
+    (output,) = forward.graph.find_nodes(op="output")
+    given = list(returns(output))
+    free = {node for node in given[:results] if isinstance(node, Node)}
+    saved = {node for node in given[results:] if isinstance(node, Node) and node.op != "placeholder"} - free
+    return sum(_size_of(node) for node in saved if isinstance(node.meta.get("val"), torch.Tensor))
+
+
+def _draws(node: Node) -> bool:
+    """Whether an operator takes random numbers."""
+    target = node.target
+    return isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
+
+
+def _kept_always(joint: GraphModule) -> set[str]:
+    """What must not be computed again: it draws numbers, sends, has an effect, or the user's policy says so."""
+    policy = CheckpointPolicy.MUST_SAVE
+    return {node.name for node in joint.graph.nodes if node.meta.get("recompute") is policy}
+
+
+def _computed_again(forward: GraphModule, backward: GraphModule) -> set[str]:
+    """An operator has the same name in both graphs."""
+    first, second = (
+        {node.name for node in graph.graph.nodes if node.op == "call_function"} for graph in (forward, backward)
+    )
+    return first & second
+
+
+@functools.cache
+def _warn(kept: int, limit: int) -> None:
+    """The same text only once."""
+    warnings.warn(
+        f"a forward keeps {kept:,} bytes of activations for its backward, above the {limit:,} of "
+        "options={'activation_memory': ...}: the others are computed again already",
+        stacklevel=2,
+    )
 
 
 def _repetition(clone: torch.fx.Node) -> list[torch.fx.Node]:
