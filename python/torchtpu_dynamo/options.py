@@ -148,7 +148,9 @@ def parse_options(options: Mapping[str, Any] | None) -> Options:
     if not options.get("collective_timeout", 1) > 0:
         raise TorchTPUError("option 'collective_timeout' takes a number of seconds above 0")
     if (options.get("activation_memory") or 0) < 0:
-        raise TorchTPUError(f"option 'activation_memory' takes bytes, not {options['activation_memory']}")
+        raise TorchTPUError(
+            f"option 'activation_memory' takes bytes, 0 or more, not {options['activation_memory']}"
+        )
     if not options.get("tune", 0) >= 0:
         raise TorchTPUError("option 'tune' takes a number of seconds, 0 for none")
     parse_buckets(options.get("buckets", {}))

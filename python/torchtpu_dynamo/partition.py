@@ -11,11 +11,7 @@ from typing import Any
 
 import torch
 import torch._functorch.config
-from torch._functorch.partitioners import (
-    _size_of,
-    min_cut_rematerialization_partition,
-    must_recompute,
-)
+from torch._functorch.partitioners import _size_of, min_cut_rematerialization_partition, must_recompute
 from torch.fx import GraphModule, Node
 from torch.utils.checkpoint import CheckpointPolicy
 
@@ -36,7 +32,7 @@ _STEPS = 4
 """Halvings of the share of activations that is kept: to a sixteenth."""
 
 _LAST = (1e-6, 0.0)
-"""Shares that keep next to nothing: the first what may not be computed again, the second arguments alone."""
+"""The least shares: what must not be computed again is kept with the first, only arguments with the second."""
 
 
 def partition(joint: GraphModule, *args: Any, limit: int | None = None, **kwargs: Any) -> Any:
@@ -60,12 +56,14 @@ def _within(limit: int, joint: GraphModule, *args: Any, num_fwd_outputs: int, **
     limit."""
 
     def parts(share: float) -> tuple[int, Any] | None:
-        """Bytes that are saved and the two graphs; none where the backward would draw or send again."""
-        # The partitioner changes the graph.
+        """Bytes that are saved and the two graphs; None where the backward would compute again what it must not."""
+        # The partitioner changes the graph that it is given.
         tried = GraphModule(joint, copy.deepcopy(joint.graph))
         tried.meta.update(joint.meta)
         with torch._functorch.config.patch(activation_memory_budget=share):
-            made = min_cut_rematerialization_partition(tried, *args, num_fwd_outputs=num_fwd_outputs, **kwargs)
+            made = min_cut_rematerialization_partition(
+                tried, *args, num_fwd_outputs=num_fwd_outputs, **kwargs
+            )
         if share < 1 and _computed_again(*made) & _kept_always(tried):
             return None
         return saved_bytes(made[0], num_fwd_outputs), made
@@ -75,29 +73,25 @@ def _within(limit: int, joint: GraphModule, *args: Any, num_fwd_outputs: int, **
     if whole[0] <= limit:
         return whole[1]
     for node in joint.graph.nodes:
-        # Of random operators PyTorch's own choice for a share knows but a few, and it cannot price a nested graph.
-        if (_draws(node) or isinstance(node.target, torch._ops.HigherOrderOperator)) and not must_recompute(node):
+        # PyTorch's choice knows but a few of the random operators, and has no price for a call of a nested graph.
+        if (_draws(node) or isinstance(node.target, torch._ops.HigherOrderOperator)) and not must_recompute(
+            node
+        ):
             node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
-            node.meta.setdefault("ac_graph_id", 0)
-    least = whole
-    fits: tuple[int, Any] | None = None
-    low, high = 0.0, 1.0
+    best, low, high = whole, 0.0, 1.0
     for _ in range(_STEPS):
         middle = (low + high) / 2
         found = parts(middle)
         if found is not None and found[0] <= limit:
-            fits, low = found, middle
+            best, low = found, middle
         else:
             high = middle
-    for share in () if fits else _LAST:
-        found = parts(share)
-        if found is not None and found[0] < least[0]:
-            least = found
-        if least[0] <= limit:
-            break
-    if fits is None and least[0] > limit:
-        _warn(least[0], limit)
-    return (fits or least)[1]
+    for share in _LAST:
+        if best[0] > limit and (found := parts(share)) is not None:
+            best = min(best, found, key=lambda made: made[0])
+    if best[0] > limit:
+        _warn(best[0], limit)
+    return best[1]
 
 
 def saved_bytes(forward: GraphModule, results: int) -> int:
@@ -117,15 +111,17 @@ def _draws(node: Node) -> bool:
 
 
 def _kept_always(joint: GraphModule) -> set[str]:
-    """What must not be computed again: it draws numbers, sends, has an effect, or the user's policy says so."""
-    policy = CheckpointPolicy.MUST_SAVE
-    return {node.name for node in joint.graph.nodes if node.meta.get("recompute") is policy}
+    """What must not be computed again: it draws numbers, sends, has an effect, or the user's policy says so. A share of
+    0.0 does not ask."""
+    must_save = CheckpointPolicy.MUST_SAVE
+    return {node.name for node in joint.graph.nodes if node.meta.get("recompute") is must_save}
 
 
 def _computed_again(forward: GraphModule, backward: GraphModule) -> set[str]:
-    """An operator has the same name in both graphs."""
+    """Names of the operators that both graphs have, which a partition does not change."""
     first, second = (
-        {node.name for node in graph.graph.nodes if node.op == "call_function"} for graph in (forward, backward)
+        {node.name for node in graph.graph.nodes if node.op == "call_function"}
+        for graph in (forward, backward)
     )
     return first & second
 
@@ -134,8 +130,8 @@ def _computed_again(forward: GraphModule, backward: GraphModule) -> set[str]:
 def _warn(kept: int, limit: int) -> None:
     """The same text only once."""
     warnings.warn(
-        f"a forward keeps {kept:,} bytes of activations for its backward, above the {limit:,} of "
-        "options={'activation_memory': ...}: the others are computed again already",
+        f"a forward keeps {kept:,} bytes of activations for its backward, more than option 'activation_memory' allows "
+        f"({limit:,}): what is left must not be computed again",
         stacklevel=2,
     )
 
