@@ -109,8 +109,7 @@ def trained(
 
 
 @pytest.mark.sample
-@pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("limit", [60_000, 10_000, 0])
+@pytest.mark.parametrize(("limit", "dynamic"), [(60_000, False), (10_000, True), (0, False)])
 def test_a_forward_keeps_no_more_than_it_may(limit: int, dynamic: bool) -> None:
     whole, _ = trained(blocks(), {})
     kept, found = trained(blocks(), {"activation_memory": limit}, dynamic)
