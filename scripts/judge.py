@@ -26,13 +26,14 @@ def main() -> None:
     parser = judging.parser(__doc__, PROGRAMS)
     parser.add_argument("--dtype", nargs="+", default=["bf16"], choices=DTYPES)
     parser.add_argument("--precision", default="medium", help="torch.set_float32_matmul_precision")
+    parser.add_argument("--activation-memory", type=int, metavar="BYTES", help="the backend's option")
     args = parser.parse_args()
     judging.head(HEAD)
     rows = [(p, dtype, chip) for chip in args.chip for dtype in args.dtype for p in args.program]
 
     def judged(row: tuple[str, str, str]) -> str:
         shown = "| " + " | ".join(row)
-        given = {key: getattr(args, key) for key in ("precision", "option", "disable")}
+        given = {key: getattr(args, key) for key in ("precision", "option", "disable", "activation_memory")}
         given["keep"] = str(args.keep / "-".join(row)) + ".ttpu" if args.keep else None
         found, error = judging.child(__file__, *row, given)
         if found is None:
@@ -74,9 +75,10 @@ def one(name: str, dtype: str, chip: str, given: dict[str, Any]) -> tuple[float,
     module = module.to(to).train(train)
     inputs = tuple(x.to(to).requires_grad_(train) if x.is_floating_point() else x for x in inputs)
     topology = chip if ":" in chip else f"{chip}:1x1"
+    options = judging.options(given) | {"activation_memory": given["activation_memory"]}
     start = time.perf_counter()
     artifact = torchtpu_dynamo.aot_compile(
-        module, inputs, topology=topology, train=train, options=judging.options(given), output=given["keep"]
+        module, inputs, topology=topology, train=train, options=options, output=given["keep"]
     )
     seconds = time.perf_counter() - start
     cycles = limit = 0.0

@@ -86,7 +86,7 @@ def capture(
         return boxed(leave)
 
     def backend(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], **_: Any) -> Callable[..., Any]:
-        return compile_with(gm, example_inputs, compile_one)
+        return compile_with(gm, example_inputs, compile_one, options)
 
     compiled = torch.compile(_entry(original), backend=backend, fullgraph=True, dynamic=False)
     with torch.set_grad_enabled(train), whole_backward(), contextlib.suppress(_Captured):

@@ -63,10 +63,11 @@ def torchtpu_dynamo(
             gm,
             example_inputs,
             functools.partial(kept.compile_graph, options=parsed),
+            parsed,
             kept.serializable,
             functools.partial(kept.configuration, parsed),
         )
-    return compile_with(gm, example_inputs, functools.partial(compile_graph, options=parsed))
+    return compile_with(gm, example_inputs, functools.partial(compile_graph, options=parsed), parsed)
 
 
 def tpu(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], **kwargs: Any) -> Callable[..., Any]:
@@ -101,12 +102,14 @@ def compile_with(
     gm: torch.fx.GraphModule,
     example_inputs: Sequence[Any],
     compiler: Compiler,
+    options: Options,
     wrap: Callable[[Callable[..., Any]], Any] = lambda compile: compile,
     configured: Callable[[], contextlib.AbstractContextManager[Any]] = configuration,
     static: Sequence[int] | None = None,
 ) -> Callable[..., Any]:
-    """Runs AOTAutograd, configured so, and hands its graphs to `compiler`, as what `wrap` makes of it. `static` are the
-    inputs that are parameters and buffers, where dynamo does not tell."""
+    """Runs AOTAutograd, configured so, and hands its graphs to `compiler`, as what `wrap` makes of it. Of `options`, those
+    that decide what a forward keeps are obeyed here. `static` are the inputs that are parameters and buffers, where dynamo
+    does not tell."""
     parameters: set[str] = set()
 
     def compile_expanded(aot_gm: torch.fx.GraphModule, kind: str, static: Sequence[int]) -> Boxed:
@@ -132,7 +135,7 @@ def compile_with(
         bw_compiler=wrap(compile_backward),
         inference_compiler=wrap(functools.partial(compile_forward, "inference")),
         decompositions=custom_ops.table(),
-        partition_fn=partition,
+        partition_fn=functools.partial(partition, limit=options.activation_memory),
         keep_inference_input_mutations=True,
     )
     try:

@@ -337,7 +337,7 @@ class _Checks:
 
             return boxed(call)
 
-        return compile_with(gm, example_inputs, compiler)
+        return compile_with(gm, example_inputs, compiler, self.options)
 
     def check(
         self,

@@ -189,7 +189,7 @@ class _Collector:
                 self.graphs.append(self.report(aot_gm, index, kind, static))
                 return boxed(call or functools.partial(run_eagerly, aot_gm))
 
-            return compile_with(gm, example_inputs, compiler)
+            return compile_with(gm, example_inputs, compiler, self.options)
 
         compiled = torch.compile(entry(fn, "explain"), backend=backend, fullgraph=fullgraph, dynamic=False)
         whole_backward = torch._functorch.config.patch(force_non_lazy_backward_lowering=True)

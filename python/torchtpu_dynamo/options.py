@@ -52,6 +52,10 @@ class Options:
         int | None,
         "largest size that data may decide, as of nonzero; torch._check(n <= 64) states one size's",
     ] = None
+    activation_memory: Annotated[
+        int | None,
+        "bytes of activations that a forward may keep for its backward, which computes the rest again; default: no limit",
+    ] = None
     collective_timeout: Annotated[
         int | float, "seconds that a collective between processes waits for a rank before it is an error"
     ] = 60
@@ -143,6 +147,10 @@ def parse_options(options: Mapping[str, Any] | None) -> Options:
         raise TorchTPUError(f"option 'opt_level' takes 0 to 3, not {options['opt_level']}")
     if not options.get("collective_timeout", 1) > 0:
         raise TorchTPUError("option 'collective_timeout' takes a number of seconds above 0")
+    if (options.get("activation_memory") or 0) < 0:
+        raise TorchTPUError(
+            f"option 'activation_memory' takes bytes, 0 or more, not {options['activation_memory']}"
+        )
     if not options.get("tune", 0) >= 0:
         raise TorchTPUError("option 'tune' takes a number of seconds, 0 for none")
     parse_buckets(options.get("buckets", {}))

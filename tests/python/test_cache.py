@@ -96,6 +96,21 @@ def test_values_are_not_in_the_key() -> None:
     torch.testing.assert_close(result, affine(x, w))
 
 
+def test_what_a_forward_may_keep_is_in_the_key() -> None:
+    x, w = torch.randn(3, 4), torch.randn(4, 5, requires_grad=True)
+
+    def kept(limit: int | None) -> tuple[int, Stats]:
+        result, found = again(lambda x, w: (x @ w).sin().cos(), x, w, activation_memory=limit)
+        given = {x.data_ptr(), w.data_ptr()}
+        return sum(t.nbytes for t in result.grad_fn.saved_tensors if t.data_ptr() not in given), found
+
+    cold = {limit: kept(limit)[0] for limit in (None, 0)}
+    assert cold[0] == 0 < cold[None]
+    for limit, size in cold.items():
+        warm, found = kept(limit)
+        assert warm == size and is_warm(found)
+
+
 def test_ours_alone_saves_the_compilation(ours_alone: None) -> None:
     x, w = torch.randn(3, 4), torch.randn(4, 5)
     again(affine, x, w)

@@ -99,6 +99,13 @@ def test_no_time_for_a_collective() -> None:
     assert str(error) == "option 'collective_timeout' takes a number of seconds above 0"
 
 
+def test_activation_memory_that_is_no_number_of_bytes() -> None:
+    error = refused(lambda x: x + 1, torch.ones(2), options={"activation_memory": -1})
+    assert str(error) == "option 'activation_memory' takes bytes, 0 or more, not -1"
+    error = refused(lambda x: x + 1, torch.ones(2), options={"activation_memory": "2GiB"})
+    assert str(error).startswith("option 'activation_memory' takes int | None, not '2GiB'; bytes of")
+
+
 def test_other_mode() -> None:
     check("other_mode", refused(lambda x: x + 1, torch.ones(2), mode="max-autotune"))
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchtpu_dynamo import backend
 from torchtpu_dynamo.export import Exported, export, tensor_meta, user_frames
 from torchtpu_dynamo.graph import arrange, boxed, resolve_outputs
+from torchtpu_dynamo.options import Options
 
 
 class Capture:
@@ -22,7 +23,7 @@ class Capture:
         self.graphs: list[Exported] = []
 
     def __call__(self, gm: torch.fx.GraphModule, inputs: Any, **_: Any) -> Any:
-        return backend.compile_with(gm, inputs, self.compile)
+        return backend.compile_with(gm, inputs, self.compile, Options())
 
     def compile(self, gm: torch.fx.GraphModule, kind: str, static: Any) -> Any:
         exported = export(gm, kind, "g", static)
@@ -197,7 +198,7 @@ def test_unknown_operators_are_exported_by_name() -> None:
         return boxed(lambda args: gm(*args))
 
     def capture(gm: torch.fx.GraphModule, inputs: Any, **_: Any) -> Any:
-        return backend.compile_with(gm, inputs, compile_one)
+        return backend.compile_with(gm, inputs, compile_one, Options())
 
     with torch.no_grad():
         torch.compile(fn, backend=capture, fullgraph=True)(torch.randn(3))

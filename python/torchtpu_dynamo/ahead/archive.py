@@ -171,4 +171,4 @@ def _trace(
         stack.enter_context(tracing(TracingContext(mode)))
         stack.enter_context(torch.set_grad_enabled(train))
         stack.enter_context(whole_backward())
-        compile_with(module, examples, collector.compile, static=static)
+        compile_with(module, examples, collector.compile, collector.options, static=static)

@@ -214,7 +214,7 @@ def captured(
     held: list[torch.Tensor] = []
 
     def backend(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], **_: Any) -> Callable[..., Any]:
-        compile_with(gm, example_inputs, collector.compile)
+        compile_with(gm, example_inputs, collector.compile, options)
         (output,) = (n for n in gm.graph.nodes if n.op == "output")
 
         def call(*flat: Any) -> list[Any]:
