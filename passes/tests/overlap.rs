@@ -17,7 +17,7 @@ use torchtpu_passes::overlap::{Exchange, MergeGathers, Ring, ScatterSums};
 use torchtpu_passes::{Canonicalize, Cse, Dce, Pass, PassOptions, run_list};
 
 const fn ring(gradients: bool, balance: f64) -> Ring {
-    Ring { gradients, least: 0, most: 8, balance }
+    Ring { gradients, least: 0, most: 8, balance, joined: f64::INFINITY }
 }
 
 /// Those of activations, and of gradients.

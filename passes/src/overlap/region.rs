@@ -121,6 +121,24 @@ impl Region {
         products.map(bytes).sum()
     }
 
+    /// Bytes of what something outside needs whole: in training, what the backward reads.
+    pub fn joined(&self, graph: &Graph) -> i64 {
+        let inside = |id: NodeId| {
+            self.dims.contains_key(&first(id)) || self.gathers.contains(&id) || self.scatter == Some(id)
+        };
+        let values = self.dims.keys().copied().chain(self.gathers.iter().map(|&id| first(id)));
+        let whole =
+            |v: &Value| graph.outputs.contains(v) || graph.users(v.node).any(|(user, ..)| !inside(user));
+        values.filter(whole).map(|v| graph.ty(v).bytes()).sum()
+    }
+
+    /// Bytes of what devices send one another, of all of them.
+    pub fn sent(&self, graph: &Graph) -> i64 {
+        let scattered = self.scatter.map(|id| graph.operands(id)[0]);
+        let values = self.gathers.iter().map(|&id| first(id)).chain(scattered);
+        values.map(|v| graph.ty(v).bytes()).sum()
+    }
+
     /// From a value to what it is made of, over at most so many products one behind another: whatever nothing but the
     /// region uses. False where the value itself cannot be made in parts.
     fn grow_back(&mut self, graph: &Graph, from: Value, dim: usize, products: usize) -> bool {

@@ -41,6 +41,8 @@ pub struct Ring {
     pub most: i64,
     /// Operations of products beside a byte of transfers, at which both take as long.
     pub balance: f64,
+    /// Of what is sent, as much as is put together again at most: that is written once more, at a part of HBM's bandwidth.
+    pub joined: f64,
 }
 
 impl Pass for Ring {
@@ -71,6 +73,14 @@ impl Pass for Ring {
                 continue;
             };
             if region.of_gradient(graph).is_some() != self.gradients {
+                continue;
+            }
+            let (joined, sent) = (region.joined(graph), region.sent(graph));
+            if joined as f64 > self.joined * sent as f64 {
+                self.tell(graph, id, remarks, || {
+                    let (joined, sent) = (mb(joined), mb(sent));
+                    format!("stays: {joined:.2} MB of what would be in parts is needed whole, and {sent:.2} MB are sent")
+                });
                 continue;
             }
             remarks.push(Remark::of(graph, id, ring_of(graph, &region, id)));

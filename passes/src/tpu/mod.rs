@@ -100,7 +100,7 @@ impl Links {
     pub const V5E: Links = Links { balance: 4400.0, latency: 90_000 };
 
     const fn ring(&self, gradients: bool) -> Ring {
-        Ring { gradients, least: 1 << 20, most: 8, balance: self.balance }
+        Ring { gradients, least: 1 << 20, most: 8, balance: self.balance, joined: 0.5 }
     }
 }
 
