@@ -367,14 +367,14 @@ proptest! {
         alike(&graph, &after, &inputs)?;
     }
 
-    /// Shards of 1 to 24 elements, of which a gathering takes 100 bytes together.
+    /// Shards of 1 to 24 elements, of which a gathering gives 400 bytes together.
     #[test]
     fn merged_gathers_keep_bits(
         shards in prop::collection::vec((1..5i64, 1..7i64, any::<bool>(), any::<bool>()), 1..8),
         ranks in 2..5i64,
         along in any::<bool>(),
     ) {
-        static GATHERS: MergeGathers = MergeGathers { least: 90, most: 100 };
+        static GATHERS: MergeGathers = MergeGathers { least: 90, most: 400 };
         let mut graph = Graph::new("shards");
         let mut b = Builder::new(&mut graph);
         let groups = ReplicaGroups::mesh(&[2, ranks], &[i64::from(along)]);

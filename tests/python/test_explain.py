@@ -262,14 +262,15 @@ def test_decisions_about_collectives():
 
     world = torch.distributed.group
 
-    def fn(x: Tensor, up: Tensor, down: Tensor) -> tuple[Tensor, ...]:
+    def fn(x: Tensor, up: Tensor, down: Tensor, head: Tensor) -> tuple[Tensor, ...]:
         y = all_reduce(torch.relu(x @ up) @ down, "sum", world.WORLD)
         most = all_reduce(y.amax(1), "max", world.WORLD)
         rows = all_gather_tensor(y * 2, 0, world.WORLD)
-        return y, most, rows @ up, all_gather_tensor(x, 0, world.WORLD) + 1
+        return y, most, rows @ head, all_gather_tensor(x, 0, world.WORLD) + 1
 
     with as_rank(1, 4):
-        report = explain(fn, torch.zeros(4096, 256), torch.zeros(256, 512), torch.zeros(512, 256))
+        weights = torch.zeros(256, 512), torch.zeros(512, 256), torch.zeros(256, 64)
+        report = explain(fn, torch.zeros(4096, 256), *weights)
     (graph,) = report.graphs
     said = {(d["op"].split()[0], d["line"].rpartition(":")[2], d["text"]) for d in graph.decisions}
     first = fn.__code__.co_firstlineno

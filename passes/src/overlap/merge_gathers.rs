@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! before                                              after
-//! %2 = all_gather %weight : f32[64]                   %2 = concatenate %weight, %bias : f32[16+4]
-//! %3 = all_gather %bias : f32[16]                     %3 = reshape %2 : f32[1,20]
-//!                                                     %4 = all_gather %3 : f32[4,20]
+//! %2 = all_gather %weight : f32[64]                   %2 = concatenate %weight, %bias : f32[20]
+//! %3 = all_gather %bias : f32[16]                     %3 = all_gather %2 : f32[80]
+//!                                                     %4 = reshape %3 : f32[4,20]
 //!                                                     %5 = slice %4 : f32[4,16]
 //!                                                     %6 = reshape %5 : f32[64]
 //!                                                     %7 = slice %4 : f32[4,4]
@@ -12,7 +12,8 @@
 //! ```
 //!
 //! A transfer takes its latency for each step however little is sent, and libtpu, which merges small sums by itself, lets the
-//! core wait for every small gathering. Between two devices a step is as long as the kernel of a slice. What is merged is together no more than `most`, so that nothing large waits for it.
+//! core wait for every small gathering. Between two devices a step is as long as the kernel of a slice. What is merged is together no more than `most`: over many devices
+//! the shards of large weights are small as well, and those are gathered where they are needed.
 
 use crate::manager::{Pass, Remark};
 use crate::overlap::ring::is_there;
@@ -23,7 +24,7 @@ use torchtpu_ir::{Builder, CompileError, Graph, NodeId, Op};
 pub struct MergeGathers {
     /// Bytes of the largest shard, as many as are sent while a transfer begins.
     pub least: i64,
-    /// Bytes of all shards of one gathering.
+    /// Bytes of one gathering's result.
     pub most: i64,
 }
 
@@ -57,8 +58,9 @@ impl MergeGathers {
         for id in graph.topological() {
             let Op::AllGather(op) = graph.op(id) else { continue };
             let shard = graph.operands(id)[0];
-            let bytes = graph.ty(shard).bytes();
-            if op.dimension != 0 || op.groups.size() < 3 || bytes > self.least || !is_there(graph, shard) {
+            let (part, bytes) = (graph.ty(shard).bytes(), graph.ty(first(id)).bytes());
+            let small = part <= self.least && bytes <= self.most;
+            if op.dimension != 0 || op.groups.size() < 3 || !small || !is_there(graph, shard) {
                 continue;
             }
             let bins = alike.entry(format!("{} {:?}", graph.ty(shard).dtype, op.groups)).or_default();
@@ -87,9 +89,9 @@ fn merge(graph: &mut Graph, gathers: &[NodeId]) -> Result<(), CompileError> {
         shards.push(b.reshape(shard, &[elements])?);
     }
     let joined = b.concatenate(&shards, 0)?;
-    let elements = b.ty(joined).elements();
-    let row = b.reshape(joined, &[1, elements])?;
-    let whole = b.all_gather(row, 0, groups)?;
+    let (elements, devices) = (b.ty(joined).elements(), groups.size());
+    let whole = b.all_gather(joined, 0, groups)?;
+    let whole = b.reshape(whole, &[devices, elements])?;
     let mut start = 0;
     for (&id, &shard) in gathers.iter().zip(&shards) {
         b.loc = b.graph.node(id).loc;
