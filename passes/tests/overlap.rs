@@ -374,7 +374,7 @@ proptest! {
         ranks in 2..5i64,
         along in any::<bool>(),
     ) {
-        static GATHERS: MergeGathers = MergeGathers { least: 90, most: 400 };
+        static GATHERS: MergeGathers = MergeGathers { shard: 90, most: 400 };
         let mut graph = Graph::new("shards");
         let mut b = Builder::new(&mut graph);
         let groups = ReplicaGroups::mesh(&[2, ranks], &[i64::from(along)]);

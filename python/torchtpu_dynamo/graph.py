@@ -54,8 +54,7 @@ class Graph:
         bounds: Mapping[str, int] | None = None,
         collective: bool = False,
     ) -> None:
-        """`bounds`: by symbol, sizes that one executable is to serve up to. `collective`: ranks meet in
-        it."""
+        """`bounds`: by symbol, sizes that one executable is to serve up to. `collective`: whether ranks meet in it."""
         context = CompileContext.try_get()
         self.compile_id: Any = context.compile_id if context is not None else None
         self.label = f"{self.compile_id or '-'} {exported.kind}"

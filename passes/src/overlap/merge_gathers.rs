@@ -23,7 +23,7 @@ use torchtpu_ir::{Builder, CompileError, Graph, NodeId, Op};
 
 pub struct MergeGathers {
     /// Bytes of the largest shard, as many as are sent while a transfer begins.
-    pub least: i64,
+    pub shard: i64,
     /// Bytes of one gathering's result.
     pub most: i64,
 }
@@ -59,7 +59,7 @@ impl MergeGathers {
             let Op::AllGather(op) = graph.op(id) else { continue };
             let shard = graph.operands(id)[0];
             let (part, bytes) = (graph.ty(shard).bytes(), graph.ty(first(id)).bytes());
-            let small = part <= self.least && bytes <= self.most;
+            let small = part <= self.shard && bytes <= self.most;
             if op.dimension != 0 || op.groups.size() < 3 || !small || !is_there(graph, shard) {
                 continue;
             }

@@ -77,10 +77,11 @@ impl Pass for Ring {
             }
             let (joined, sent) = (region.joined(graph), region.sent(graph));
             if joined as f64 > self.joined * sent as f64 {
-                self.tell(graph, id, remarks, || {
-                    let (joined, sent) = (mb(joined), mb(sent));
-                    format!("stays: {joined:.2} MB of what would be in parts is needed whole, and {sent:.2} MB are sent")
-                });
+                let (joined, sent) = (mb(joined), mb(sent));
+                let text = format!(
+                    "stays: {joined:.2} MB of what would be in parts is needed whole, and {sent:.2} MB are sent"
+                );
+                remarks.push(Remark::of(graph, id, text));
                 continue;
             }
             remarks.push(Remark::of(graph, id, ring_of(graph, &region, id)));

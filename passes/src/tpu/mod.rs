@@ -112,7 +112,7 @@ impl Target {
     pub const fn new(tile: i64, links: &Links) -> Target {
         Target {
             tile: TileBatch { limit: tile },
-            gathers: MergeGathers { least: links.latency, most: 4 << 20 },
+            gathers: MergeGathers { shard: links.latency, most: 4 << 20 },
             ring: links.ring(false),
             gradients: links.ring(true),
         }
