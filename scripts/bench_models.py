@@ -89,6 +89,18 @@ class GPT2(nn.Module):
         return self.net(ids).logits
 
 
+class Loss(nn.Module):
+    """What is behind a language model's layers in training: logits, and their loss as transformers computes it."""
+
+    def __init__(self, width: int, vocabulary: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(width, vocabulary, bias=False)
+
+    def forward(self, hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        logits = self.head(hidden).float()
+        return F.cross_entropy(logits.flatten(0, 1), target.flatten())
+
+
 def torch_model(name: str) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
     torch.manual_seed(0)
     if name == "tiny_llama":

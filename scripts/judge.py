@@ -17,7 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from scripts import judging
 
-PROGRAMS = ("llama", "llama_train", "gpt2", "resnet50", "mlp")
+PROGRAMS = ("llama", "llama_train", "gpt2", "resnet50", "mlp", "loss_train")
 DTYPES = {"bf16": "bfloat16", "f32": "float32"}
 HEAD = ("program", "dtype", "chip", "Mcycles", "limit", "share", "libtpu")
 
@@ -55,6 +55,9 @@ def program(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
             return bench_models.LlamaLayer(4096, 32, 8, 14336), (torch.empty(1, 2048, 4096),)
         if name == "mlp":
             return bench_models.MLP(), (torch.empty(2048, 1024),)
+        if name == "loss_train":
+            given = torch.empty(1, 2048, 4096), torch.zeros(1, 2048, dtype=torch.int64)
+            return bench_models.Loss(4096, 128256), given
         if name == "gpt2":
             return bench_models.GPT2(), (torch.zeros(4, 512, dtype=torch.int64),)
         import timm

@@ -1,13 +1,14 @@
 //! The passes that run, in order.
 
 use crate::manager::Pass;
-use crate::{Canonicalize, Cse, Dce, FoldConstants, Redistribute, tpu};
+use crate::{Canonicalize, Cse, Dce, FoldConstants, OneHotSums, Redistribute, tpu};
 
 /// `canonicalize` first, because it turns moved constants into splats that `fold_constants` computes on at no cost.
 /// It runs again behind `cse`, which makes operands equal that were not (`x - y` with `y` merged into `x`).
 /// `redistribute` finds slices of slices composed, and not yet shared. Replaced nodes leave dead operands behind: `dce` is
 /// last.
-static PIPELINE: &[&dyn Pass] = &[&Canonicalize, &Redistribute, &FoldConstants, &Cse, &Canonicalize, &Dce];
+static PIPELINE: &[&dyn Pass] =
+    &[&Canonicalize, &OneHotSums, &Redistribute, &FoldConstants, &Cse, &Canonicalize, &Dce];
 
 pub fn pipeline() -> &'static [&'static dyn Pass] {
     PIPELINE

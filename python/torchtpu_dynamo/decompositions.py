@@ -23,7 +23,7 @@ Table = dict[OpOverload, Callable[..., Any]]
 # A name stands for all of its overloads.
 EXTRA = """
 _addmm_activation _batch_norm_no_update _batch_norm_with_update _batch_norm_with_update_functional
-batch_norm_backward _fused_dropout native_dropout
+batch_norm_backward _fused_dropout native_dropout _log_softmax.default
 _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_lanczos2d_aa
 _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d
 upsample_bicubic2d upsample_bilinear2d upsample_trilinear3d

@@ -1,12 +1,13 @@
 """What a forward saves for its backward: PyTorch's choice, but of what is repeated, as the key heads that several query
-heads share, the values and not their copies; and within a limit of bytes, if one is given, PyTorch's choice for the largest
-share of it that fits."""
+heads share, the values and not their copies; of log probabilities, what they are computed from and the sums over rows; and
+within a limit of bytes, if one is given, PyTorch's choice for the largest share of it that fits."""
 
 from __future__ import annotations
 
 import copy
 import functools
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -28,6 +29,13 @@ _VIEWS = frozenset(
     }
 )
 
+_OF_ONE_ELEMENT = _VIEWS | {
+    torch.ops.aten.sub.Tensor,
+    torch.ops.aten.detach.default,
+    torch.ops.aten._to_copy.default,
+    torch.ops.prims.convert_element_type.default,
+}
+
 _STEPS = 4
 """Halvings of the share of activations that is kept: to a sixteenth."""
 
@@ -41,11 +49,9 @@ def partition(joint: GraphModule, *args: Any, limit: int | None = None, **kwargs
     a warning says how many."""
     for node in joint.graph.nodes:
         if node.target is torch.ops.aten.clone.default and (chain := _repetition(node)):
-            for copied in [*chain, *(user for user in node.users if user.target in _VIEWS)]:
-                # A policy that the user gave goes first.
-                copied.meta.setdefault("recompute", CheckpointPolicy.PREFER_RECOMPUTE)
-                # Of the user's checkpoints each has a number; torch 2.11 reads it of every policy.
-                copied.meta.setdefault("ac_graph_id", 0)
+            _compute_again([*chain, *(user for user in node.users if user.target in _VIEWS)])
+        elif node.target is torch.ops.aten._log_softmax_backward_data.default:
+            _compute_again(_log_probabilities(node.args[1]))
     if limit is None:
         return min_cut_rematerialization_partition(joint, *args, **kwargs)
     return _within(limit, joint, *args, **kwargs)
@@ -134,6 +140,27 @@ def _warn(kept: int, limit: int) -> None:
         f"({limit:,}): what is left must not be computed again",
         stacklevel=2,
     )
+
+
+def _compute_again(nodes: Iterable[Node]) -> None:
+    for node in nodes:
+        # A policy that the user gave goes first.
+        node.meta.setdefault("recompute", CheckpointPolicy.PREFER_RECOMPUTE)
+        # Of the user's checkpoints each has a number; torch 2.11 reads it of every policy.
+        node.meta.setdefault("ac_graph_id", 0)
+
+
+def _log_probabilities(result: Node) -> list[Node]:
+    """What is between the logits and their log probabilities, but for sums over rows; nothing where the user gets these."""
+    if any(user.op == "output" for user in result.users):
+        return []
+    found, seen = [], [result]
+    while seen:
+        node = seen.pop()
+        if node.target in _OF_ONE_ELEMENT:
+            found.append(node)
+            seen.extend(node.all_input_nodes)
+    return found
 
 
 def _repetition(clone: torch.fx.Node) -> list[torch.fx.Node]:

@@ -36,34 +36,73 @@ def arguments() -> tuple[Tensor, ...]:
     return tuple(torch.randn(1, n, ROWS, FEATURES, requires_grad=True) for n in (HEADS, KEY_HEADS, KEY_HEADS))
 
 
-def read_by_backward(partition_fn: object) -> int:
-    """Elements of the backward's inputs."""
+def loss(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy((hidden @ weight).float(), target)
+
+
+def samples() -> tuple[Tensor, ...]:
+    """What `loss` takes: 8 samples that count of 10, 500 classes."""
+    torch.manual_seed(0)
+    target = torch.randint(500, (10,))
+    target[3:5] = -100
+    hidden, weight = (torch.randn(s, dtype=torch.bfloat16, requires_grad=True) for s in ((10, 16), (16, 500)))
+    return hidden, weight, target
+
+
+def read_by_backward(
+    partition_fn: object,
+    fn: Callable[..., Tensor] = grouped,
+    given: Callable[[], tuple[Tensor, ...]] = arguments,
+) -> int:
+    """Bytes of the backward's inputs."""
     seen: list[int] = []
 
     def note(gm: torch.fx.GraphModule, _: object) -> Callable[..., Any]:
-        seen.append(sum(n.meta["val"].numel() for n in gm.graph.nodes if n.op == "placeholder"))
+        seen.append(sum(n.meta["val"].nbytes for n in gm.graph.nodes if n.op == "placeholder"))
         return make_boxed_func(gm)
 
     compiled = aot_function(
-        grouped,
+        fn,
         fw_compiler=lambda gm, _: make_boxed_func(gm),
         bw_compiler=note,
         partition_fn=partition_fn,
         decompositions=custom_ops.table(),
     )
-    compiled(*arguments()).sum().backward()
+    compiled(*given()).sum().backward()
     return seen[0]
 
 
 def test_copies_of_a_key_head_are_not_saved() -> None:
-    copies = 2 * (HEADS - KEY_HEADS) * ROWS * FEATURES
+    copies = 4 * 2 * (HEADS - KEY_HEADS) * ROWS * FEATURES
     assert read_by_backward(partition) <= read_by_backward(min_cut_rematerialization_partition) - copies
 
 
-def test_gradients_are_those_of_eager() -> None:
-    expected, found = arguments(), arguments()
-    grouped(*expected).square().sum().backward()
-    torch.compile(grouped, backend="tpu")(*found).square().sum().backward()
+def test_log_probabilities_are_not_saved() -> None:
+    """But the logits they are made of, in half as many bytes, and two numbers for each sample."""
+    logits, of_samples = 2 * 10 * 500, 2 * 4 * 10
+    arguments = sum(x.nbytes for x in samples()) + 2 * 4
+    assert read_by_backward(partition, loss, samples) <= logits + of_samples + arguments
+
+
+def test_log_probabilities_that_are_a_result_are_not_computed_again() -> None:
+    def both(*given: Tensor) -> Tensor:
+        scores = torch.log_softmax(given[0] @ given[1], 1, dtype=torch.float32)
+        return scores + F.nll_loss(scores, given[2]) * 0
+
+    found, expected = samples(), samples()
+    torch.compile(both, backend="tpu")(*found).square().sum().backward()
+    both(*expected).square().sum().backward()
+    for x, y in zip(found[:2], expected[:2], strict=True):
+        torch.testing.assert_close(x.grad, y.grad)
+
+
+@pytest.mark.parametrize(("fn", "given"), [(grouped, arguments), (loss, samples)])
+def test_gradients_are_those_of_eager(
+    fn: Callable[..., Tensor], given: Callable[[], tuple[Tensor, ...]]
+) -> None:
+    expected, found = given(), given()
+    fn(*expected).square().sum().backward()
+    torch.compile(fn, backend="tpu")(*found).square().sum().backward()
     torch.testing.assert_close([x.grad for x in found], [x.grad for x in expected])
 
 

@@ -7,7 +7,6 @@ use torchtpu_ir::{CompileError, ReduceKind, UnaryOp, Value};
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
     row("aten._softmax.default", One(softmax)),
-    row("aten._log_softmax.default", One(log_softmax)),
     row("aten._softmax_backward_data.default", One(softmax_backward)),
     row("aten._log_softmax_backward_data.default", One(log_softmax_backward)),
     row("aten._masked_softmax.default", One(masked_softmax)),
@@ -49,20 +48,6 @@ fn softmax(cx: &mut Cx<'_>) -> Result<Value> {
     let x = cx.wide("self")?;
     let dims = dim_of(cx, x)?;
     let y = normalized(cx, x, &dims)?;
-    cx.as_result(y, 0)
-}
-
-/// `_log_softmax(self, dim, half_to_float)`: `x - max - log(sum(exp(x - max)))`
-fn log_softmax(cx: &mut Cx<'_>) -> Result<Value> {
-    let x = cx.wide("self")?;
-    let dims = dim_of(cx, x)?;
-    let x = below_max(cx, x, &dims)?;
-    let exp = cx.b.unary(UnaryOp::Exponential, x)?;
-    let shape = cx.b.shape(x).to_vec();
-    let sum = cx.sum_over(exp, &dims)?;
-    let log = cx.b.unary(UnaryOp::Log, sum)?;
-    let log = cx.spread(log, &shape, &dims)?;
-    let y = cx.b.sub(x, log)?;
     cx.as_result(y, 0)
 }
 
