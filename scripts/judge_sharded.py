@@ -21,7 +21,13 @@ from scripts import judging
 
 PROGRAMS = {"tp4_all_reduce": 4, "tp4_sequence": 4, "fsdp4_train": 4, "fsdp8_train": 8}
 # By name alone.
-MORE = {"fsdp4_layers4_train": 4, "fsdp4_mlp_train": 4, "fsdp4_tp4_train": 16, "mixtral_ep8": 8}
+MORE = {
+    "fsdp4_layers4_train": 4,
+    "fsdp16_train": 16,
+    "fsdp4_mlp_train": 4,
+    "fsdp4_tp4_train": 16,
+    "mixtral_ep8": 8,
+}
 TOPOLOGIES = {
     "v5e": {4: "v5e:2x2", 8: "v5e:2x4", 16: "v5e:4x4"},
     "v6e": {4: "v6e:2x2", 8: "v6e:2x4", 16: "v6e:4x4"},

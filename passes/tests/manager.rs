@@ -37,6 +37,7 @@ fn names_are_those_of_the_pipeline() {
         "scatter_sums",
         "ring",
         "ring_gradients",
+        "early_sums",
         "exchange",
         "add_heads",
         "fence_gates",

@@ -13,7 +13,7 @@ use torchtpu_ir::{
     BinaryOp, Builder, DType, Direction, Graph, Op, ParamRole, ReduceKind, ReplicaGroups, Scalar, TensorType,
     UnaryOp, Value,
 };
-use torchtpu_passes::overlap::{Exchange, MergeGathers, Ring, ScatterSums};
+use torchtpu_passes::overlap::{EarlySums, Exchange, MergeGathers, Ring, ScatterSums};
 use torchtpu_passes::{Canonicalize, Cse, Dce, Pass, PassOptions, run_list};
 
 const fn ring(gradients: bool, balance: f64) -> Ring {
@@ -303,7 +303,8 @@ fn changed(graph: &Graph, passes: &[&'static dyn Pass]) -> (Graph, usize) {
     let options = PassOptions { verify: true, ..PassOptions::default() };
     let reports = run_list(&mut after, passes, &options).unwrap();
     let ours = reports.iter().filter(|report| {
-        ["ring", "ring_gradients", "scatter_sums", "merge_gathers", "exchange"].contains(&report.name)
+        ["ring", "ring_gradients", "scatter_sums", "merge_gathers", "exchange", "early_sums"]
+            .contains(&report.name)
     });
     (after, ours.map(|report| report.rewrites).sum())
 }
@@ -365,6 +366,62 @@ proptest! {
         let left = count(&after, |op| matches!(op, Op::AllToAll(_)));
         prop_assert_eq!(left, 2 - 2 * rewrites, "{}", print_graph(&after));
         alike(&graph, &after, &inputs)?;
+    }
+
+    /// Gradients of several layers, scattered or summed up, and of their biases; transfers of no time, and of more than the
+    /// program has.
+    #[test]
+    fn early_sums_keep_bits(
+        layers in prop::collection::vec((1..4i64, any::<bool>(), any::<bool>()), 2..6),
+        rows in 1..4i64,
+        ranks in 2..4i64,
+        links in prop_oneof![Just(0.0), Just(3.0), Just(1e9)],
+    ) {
+        let early: &'static EarlySums = Box::leak(Box::new(EarlySums { least: 9, balance: links }));
+        let mut graph = Graph::new("backward");
+        let mut b = Builder::new(&mut graph);
+        let groups = ReplicaGroups::mesh(&[ranks], &[0]);
+        let dot = |b: &mut Builder<'_>, l: Value, r: Value, over: i64| {
+            let op = DotGeneral {
+                lhs_batch: vec![],
+                rhs_batch: vec![],
+                lhs_contracting: vec![over],
+                rhs_contracting: vec![if over == 0 { 0 } else { 1 }],
+                precision: Precision::Default,
+            };
+            b.dot_general(l, r, op).unwrap()
+        };
+        let given = |b: &mut Builder<'_>, index: i64, shape: [i64; 2]| {
+            b.parameter(ParamRole::Input, index, TensorType::new(DType::F32, shape))
+        };
+        let mut out = 2 * ranks;
+        let mut gradient = given(&mut b, 0, [rows, out]);
+        let mut outputs = Vec::new();
+        for (i, &(width, scattered, bias)) in layers.iter().enumerate() {
+            let inner = width * ranks;
+            let input = given(&mut b, 2 * i as i64 + 1, [rows, inner]);
+            let weight = given(&mut b, 2 * i as i64 + 2, [inner, out]);
+            let of_weight = dot(&mut b, gradient, input, 0);
+            outputs.push(if scattered {
+                b.reduce_scatter(of_weight, 0, groups.clone(), ReduceKind::Add).unwrap()
+            } else {
+                b.all_reduce(of_weight, groups.clone(), ReduceKind::Add).unwrap()
+            });
+            if bias {
+                let of_bias = b.reduce(ReduceKind::Add, gradient, &[0, 1]).unwrap();
+                outputs.push(b.all_reduce(of_bias, groups.clone(), ReduceKind::Add).unwrap());
+            }
+            gradient = dot(&mut b, gradient, weight, 1);
+            out = inner;
+        }
+        outputs.push(gradient);
+        graph.outputs = outputs;
+        verify(&graph).unwrap();
+        let (after, rewrites) = changed(&graph, &[early]);
+        prop_assert!(rewrites > 0, "{}", print_graph(&graph));
+        prop_assert_eq!(changed(&after, &[early]).1, 0, "{}", print_graph(&after));
+        let inputs = inputs_of(&graph, ranks as usize, |_| false);
+        prop_assert_eq!(interpreter::run_devices(&graph, &inputs), interpreter::run_devices(&after, &inputs));
     }
 
     /// Shards of 1 to 24 elements, of which a gathering gives 400 bytes together.

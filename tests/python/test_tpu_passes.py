@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from torchtpu_dynamo import lower, lower_spmd
 
 ROWS, WIDTH, FEATURES = 8192, 256, 512
-OVERLAPS = {"exchange", "ring", "ring_gradients", "scatter_sums"}
+OVERLAPS = {"early_sums", "exchange", "ring", "ring_gradients", "scatter_sums"}
 
 
 def weights() -> list[torch.Tensor]:

@@ -55,21 +55,25 @@ def test_products_are_what_a_form_is_found_by():
     assert program().products() != program(x=torch.zeros(16, 64)).products()
 
 
+V5E, V6E = ["early_sums", "fence_gates"], ["join_late", "ring_gradients"]
+"""What no program of a chip has."""
+
+
 @pytest.mark.parametrize(
     ("shape", "chip", "form"),
     [
-        ((4, 12, 512, 64), "v6e", (49152, 64, ["join_late"])),
-        ((4, 12, 512, 64), "v5e", (65536, 32, ["fence_gates"])),
-        ((1, 16, 2048, 64), "v6e", (65536, 32, ["join_late"])),
-        ((1, 8, 4096, 64), "v6e", (65536, 32, ["join_late", "tile_batch"])),
-        ((1, 8, 4096, 64), "v5e", (65536, 32, ["fence_gates", "tile_batch"])),
+        ((4, 12, 512, 64), "v6e", (49152, 64, V6E)),
+        ((4, 12, 512, 64), "v5e", (65536, 32, V5E)),
+        ((1, 16, 2048, 64), "v6e", (65536, 32, V6E)),
+        ((1, 8, 4096, 64), "v6e", (65536, 32, [*V6E, "tile_batch"])),
+        ((1, 8, 4096, 64), "v5e", (65536, 32, [*V5E, "tile_batch"])),
         # Scores that would not fit.
-        ((1, 32, 8192, 64), "v6e", (65536, 32, ["join_late"])),
-        ((1, 1, 64, 64), "v6e", (65536, 32, ["join_late"])),
+        ((1, 32, 8192, 64), "v6e", (65536, 32, V6E)),
+        ((1, 1, 64, 64), "v6e", (65536, 32, V6E)),
         (
             (4, 12, 512, 64),
             "tpu7x",
-            (None, 32, ["fence_gates", "flatten_rows", "join_late", "ring_gradients"]),
+            (None, 32, ["early_sums", "fence_gates", "flatten_rows", "join_late", "ring_gradients"]),
         ),
     ],
 )
@@ -213,17 +217,17 @@ def test_search_takes_one_choice_after_another(monkeypatch):
     monkeypatch.setattr(tuning._Search, "trial", trial)
     monkeypatch.setattr(tuning._Numbers, "are_kept", lambda *_: True)
     found = tuning.search(made, "inference", "v5e:1x1", parse_options(None), 60)
-    assert found.default.form == {"scoped_vmem_kib": 65536, "tile_mib": 32, "without": ["fence_gates"]}
+    assert found.default.form == {"scoped_vmem_kib": 65536, "tile_mib": 32, "without": V5E}
     assert found.best.form == {
         "scoped_vmem_kib": 32768,
         "tile_mib": 8,
-        "without": ["fence_gates", "normalize_first"],
+        "without": [*V5E, "normalize_first"],
     }
     assert found.tried == len({json.dumps(form) for form in asked})
     # What changes numbers is not taken, and libtpu's options do not change them.
     monkeypatch.setattr(tuning._Numbers, "are_kept", lambda self, a, b: a["without"] == b["without"])
     found = tuning.search(made, "inference", "v5e:1x1", parse_options(None), 60)
-    assert found.best.form == {"scoped_vmem_kib": 32768, "tile_mib": 64, "without": ["fence_gates"]}
+    assert found.best.form == {"scoped_vmem_kib": 32768, "tile_mib": 64, "without": V5E}
     # The user's own option is no choice, and no time is no search.
     given = parse_options({"xla_options": {"xla_tpu_scoped_vmem_limit_kib": 1024}})
     assert tuning.search(made, "inference", "v5e:1x1", given, 60).best.form["scoped_vmem_kib"] == 65536

@@ -13,6 +13,7 @@
 //! Gradients of weights become ready one after another. The first step of each reduction is done before the next gradient's
 //! operand is used, the second before the next but one: while a part is on its way, there is the work between two.
 
+use crate::query::first;
 use torchtpu_ir::op::OptimizationBarrier;
 use torchtpu_ir::{BinaryOp, Builder, CompileError, DType, Graph, NodeId, Op, Value};
 
@@ -20,7 +21,8 @@ use torchtpu_ir::{BinaryOp, Builder, CompileError, DType, Graph, NodeId, Op, Val
 pub struct Chain {
     /// What its products take; the last of them to be computed says when they can be.
     pub takes: Vec<Value>,
-    pub steps: Vec<Step>,
+    /// Each is done before the next gradient's operand is used, then before that of the next but one, where there is one.
+    pub steps: Vec<Option<Step>>,
 }
 
 /// What is sent on, or the sum at last.
@@ -31,21 +33,42 @@ pub struct Step {
     pub next: Option<Value>,
 }
 
-/// Binds the steps of chains to one another.
-pub fn bind(graph: &mut Graph, chains: &[Chain]) -> Result<(), CompileError> {
+/// What each of several products takes last, and its place in the list, in the order in which they can be computed.
+pub fn ready(graph: &Graph, takes: &[&[Value]]) -> Vec<(Value, usize)> {
     let mut position = vec![0; graph.bound()];
     for (i, id) in graph.topological().into_iter().enumerate() {
         position[id.index()] = i;
     }
-    let last = |chain: &Chain| {
-        let there = chain.takes.iter().copied().filter(|v| graph.contains(v.node));
+    let last = |takes: &[Value]| {
+        let there = takes.iter().copied().filter(|v| graph.contains(v.node));
         there.max_by_key(|v| position[v.node.index()])
     };
-    let mut ready: Vec<(Value, &Chain)> = chains.iter().filter_map(|c| Some((last(c)?, c))).collect();
+    let mut ready: Vec<(Value, usize)> =
+        takes.iter().enumerate().filter_map(|(i, takes)| Some((last(takes)?, i))).collect();
     ready.sort_by_key(|(v, _)| position[v.node.index()]);
+    ready
+}
+
+/// What waits for a step that is due.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Waits {
+    /// All that the next gradient's operand is used for.
+    Operand,
+    /// The products that bring that operand to the layer before, by their weights: these are in memory in any case, while
+    /// libtpu fuses nothing with an operand that is behind a barrier.
+    Weights,
+}
+
+/// Binds the steps of chains to one another, by so many barriers.
+pub fn bind(graph: &mut Graph, chains: &[Chain], waits: Waits) -> Result<usize, CompileError> {
+    let mut barriers = 0;
+    let takes: Vec<&[Value]> = chains.iter().map(|chain| &chain.takes[..]).collect();
+    let ready = ready(graph, &takes);
     for (k, &(point, _)) in ready.iter().enumerate().skip(1) {
-        let due = ready[..k].iter().enumerate().filter_map(|(i, (_, chain))| chain.steps.get(k - 1 - i));
-        let mut due: Vec<Step> = due.copied().collect();
+        let earlier = ready[..k].iter().enumerate();
+        let due =
+            earlier.filter_map(|(i, &(_, chain))| chains[chain].steps.get(k - 1 - i).copied().flatten());
+        let mut due: Vec<Step> = due.collect();
         if due.is_empty() {
             continue;
         }
@@ -55,19 +78,35 @@ pub fn bind(graph: &mut Graph, chains: &[Chain]) -> Result<(), CompileError> {
         if due.is_empty() {
             continue;
         }
-        let held: Vec<Value> = std::iter::once(point).chain(due.iter().map(|step| step.sum)).collect();
         let users = |graph: &Graph, v: Value| -> Vec<(NodeId, u32)> {
             let of = graph.users(v.node).filter(|(.., result)| *result == v.result);
             of.map(|(user, at, _)| (user, at)).collect()
         };
-        let mut waiting = users(graph, point);
-        waiting.retain(|&(user, _)| !is_summed(graph, user));
+        let mut waiting = Vec::new();
+        if waits == Waits::Weights {
+            waiting = weights(graph, point);
+            waiting
+                .retain(|&(user, at)| !due.iter().any(|step| step.sum == graph.operands(user)[at as usize]));
+        }
+        let mut fences: Vec<Value> =
+            waiting.iter().map(|&(user, at)| graph.operands(user)[at as usize]).collect();
+        if waiting.is_empty() {
+            waiting = users(graph, point);
+            waiting.retain(|&(user, _)| !is_summed(graph, user));
+            fences = vec![point; waiting.len()];
+        }
+        let mut held = fences.clone();
+        held.dedup();
+        let first_due = held.len();
+        held.extend(due.iter().map(|step| step.sum));
         let types: Vec<_> = held.iter().map(|&v| graph.ty(v).clone()).collect();
         let loc = graph.node(point.node).loc;
         let node = graph.add(OptimizationBarrier {}.into(), &held, types, loc);
+        barriers += 1;
         let behind = |result: usize| Value { node, result: result as u32 };
-        for (user, at) in waiting {
-            graph.set_operand(user, at, behind(0));
+        for ((user, at), fence) in waiting.into_iter().zip(fences) {
+            let result = held.iter().position(|&v| v == fence).unwrap_or_default();
+            graph.set_operand(user, at, behind(result));
         }
         for output in graph.outputs.iter_mut() {
             if let Some(result) = held.iter().position(|v| v == output) {
@@ -81,13 +120,36 @@ pub fn bind(graph: &mut Graph, chains: &[Chain]) -> Result<(), CompileError> {
             let users = users(graph, next);
             let mut b = Builder::new(graph);
             b.loc = loc;
-            let place = after(&mut b, next, behind(result + 1))?;
+            let place = after(&mut b, next, behind(first_due + result))?;
             for (user, at) in users {
                 graph.set_operand(user, at, place);
             }
         }
     }
-    Ok(())
+    Ok(barriers)
+}
+
+/// Operands of the products of a value that are weights, sharded or not.
+fn weights(graph: &Graph, v: Value) -> Vec<(NodeId, u32)> {
+    let mut found = Vec::new();
+    for (user, at, _) in graph.users(v.node).filter(|(.., result)| *result == v.result) {
+        match graph.op(user) {
+            Op::Reshape(_) | Op::Transpose(_) | Op::Convert(_) => found.extend(weights(graph, first(user))),
+            Op::DotGeneral(_) => {
+                let mut weight = graph.operands(user)[1 - at as usize];
+                while let Op::Reshape(_) | Op::Transpose(_) | Op::Convert(_) | Op::AllGather(_) =
+                    graph.op(weight.node)
+                {
+                    weight = graph.operands(weight.node)[0];
+                }
+                if let Op::Parameter(_) = graph.op(weight.node) {
+                    found.push((user, 1 - at));
+                }
+            }
+            _ => {}
+        }
+    }
+    found
 }
 
 /// Is this a sum, as of a bias's gradient? It is fused with what makes its operand, and with nothing that is behind a barrier.
@@ -111,7 +173,7 @@ pub fn taken(graph: &Graph, mut v: Value, inside: impl Fn(Value) -> bool) -> Val
 }
 
 /// By node index, what is reached from a node, itself as well.
-fn reached(graph: &Graph, from: NodeId, next: impl Fn(NodeId) -> Vec<NodeId>) -> Vec<bool> {
+pub fn reached(graph: &Graph, from: NodeId, next: impl Fn(NodeId) -> Vec<NodeId>) -> Vec<bool> {
     let mut seen = vec![false; graph.bound()];
     seen[from.index()] = true;
     let mut work = vec![from];

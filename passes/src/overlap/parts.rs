@@ -74,6 +74,7 @@ impl<'r> Parts<'r> {
             (Some(scatter), Some(takes)) => {
                 let steps = self.one_way(graph, &order, scatter, turned)?;
                 graph.replace_uses(first(scatter), steps[steps.len() - 1].sum);
+                let steps = steps.into_iter().map(Some).collect();
                 chain = Some(Chain { takes, steps });
             }
             (scatter, _) => {

@@ -265,7 +265,7 @@ impl Region {
 }
 
 /// Whether a product takes what is computed of a value.
-fn feeds_products(graph: &Graph, id: NodeId) -> bool {
+pub fn feeds_products(graph: &Graph, id: NodeId) -> bool {
     let mut seen = FxHashSet::default();
     let mut work = vec![id];
     while let Some(id) = work.pop() {

@@ -24,7 +24,7 @@
 //!
 //! A gathering of what is there from the start, as a shard of a weight, stays: libtpu starts it early.
 
-use super::order::bind;
+use super::order::{Waits, bind};
 use super::parts::Parts;
 use super::region::Region;
 use crate::manager::{Pass, Remark};
@@ -88,7 +88,7 @@ impl Pass for Ring {
             chains.extend(Parts::of(graph, &region)?.write(graph, chains.len() % 2 == 1)?);
             rewrites += 1;
         }
-        bind(graph, &chains)?;
+        bind(graph, &chains, Waits::Operand)?;
         Ok(rewrites)
     }
 }

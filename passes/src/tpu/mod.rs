@@ -29,7 +29,7 @@ pub use repeat_heads::RepeatHeads;
 pub use tile_batch::TileBatch;
 
 use crate::manager::Pass;
-use crate::overlap::{Exchange, MergeGathers, Ring, ScatterSums};
+use crate::overlap::{EarlySums, Exchange, MergeGathers, Ring, ScatterSums};
 use crate::{Canonicalize, Cse, Dce};
 
 static ROWS: FlattenRows = FlattenRows { most: 1 << 22 };
@@ -65,6 +65,7 @@ static PIPELINE: &[&dyn Pass] = &[
     &Canonicalize,
     &TARGET.ring,
     &TARGET.gradients,
+    &TARGET.early,
     &EXCHANGE,
     &Canonicalize,
     &Cse,
@@ -93,6 +94,7 @@ pub struct Target {
     gathers: MergeGathers,
     ring: Ring,
     gradients: Ring,
+    early: EarlySums,
 }
 
 impl Links {
@@ -115,12 +117,13 @@ impl Target {
             gathers: MergeGathers { shard: links.latency, most: 4 << 20 },
             ring: links.ring(false),
             gradients: links.ring(true),
+            early: EarlySums { least: 1 << 22, balance: links.balance },
         }
     }
 
     /// The passes for TPUs, with these in their places.
     pub fn pipeline(&self) -> Vec<&dyn Pass> {
-        let own: [&dyn Pass; 4] = [&self.tile, &self.gathers, &self.ring, &self.gradients];
+        let own: [&dyn Pass; 5] = [&self.tile, &self.gathers, &self.ring, &self.gradients, &self.early];
         let chosen =
             |pass: &&'static dyn Pass| own.into_iter().find(|own| own.name() == pass.name()).unwrap_or(*pass);
         PIPELINE.iter().map(chosen).collect()

@@ -23,6 +23,8 @@ enum Kind {
     WideConvolutions,
     /// There is a backward of attention: a batched product over the rows of both operands.
     Backward,
+    /// The same, and devices sum up what they computed.
+    SummedBackward,
     /// Attention whose scores are less than 4 MiB a head, of which `tile_batch` takes half a tile.
     SmallScores,
     /// Attention whose scores are more than a tile a head, but not more than so many bytes in all: without tiles they fit.
@@ -37,22 +39,29 @@ enum Kind {
 /// The first row that fits counts; docs/passes.md has the figures. The last is for other chips, with libtpu's own 16 MiB.
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
-    Row { chip: "v5e",   of: Kind::WideConvolutions,       scoped_vmem_kib: Some(16384), tile_mib: 32, without: &["fence_gates"] },
-    Row { chip: "v5e",   of: Kind::Convolutions,           scoped_vmem_kib: Some(49152), tile_mib: 32, without: &["fence_gates"] },
-    Row { chip: "v5e",   of: Kind::Backward,               scoped_vmem_kib: Some(32768), tile_mib: 32, without: &["fence_gates", "flatten_rows"] },
-    Row { chip: "v5e",   of: Kind::LargeScores(512 << 20), scoped_vmem_kib: Some(65536), tile_mib: 32, without: &["fence_gates", "tile_batch"] },
-    Row { chip: "v5e",   of: Kind::NoAttention(1 << 30),   scoped_vmem_kib: Some(32768), tile_mib: 32, without: &["fence_gates"] },
-    Row { chip: "v5e",   of: Kind::Any,                    scoped_vmem_kib: Some(65536), tile_mib: 32, without: &["fence_gates"] },
-    Row { chip: "v6e",   of: Kind::Convolutions,           scoped_vmem_kib: Some(49152), tile_mib: 32, without: &["join_late"] },
-    Row { chip: "v6e",   of: Kind::Backward,               scoped_vmem_kib: Some(81920), tile_mib: 64, without: &["flatten_rows", "join_late"] },
-    Row { chip: "v6e",   of: Kind::SmallScores,            scoped_vmem_kib: Some(49152), tile_mib: 64, without: &["join_late"] },
-    Row { chip: "v6e",   of: Kind::LargeScores(2 << 30),   scoped_vmem_kib: Some(65536), tile_mib: 32, without: &["join_late", "tile_batch"] },
-    Row { chip: "v6e",   of: Kind::Summed,                 scoped_vmem_kib: Some(32768), tile_mib: 32, without: &["join_late"] },
-    Row { chip: "v6e",   of: Kind::Any,                    scoped_vmem_kib: Some(65536), tile_mib: 32, without: &["join_late"] },
-    // libtpu hides sums of gradients by itself there (docs/overlap.md).
-    Row { chip: "tpu7x", of: Kind::Any,                    scoped_vmem_kib: None,        tile_mib: 32, without: &["fence_gates", "flatten_rows", "join_late", "ring_gradients"] },
-    // A quarter of the vector memory of v5e and v6e, a half of that of v5p.
-    Row { chip: "",      of: Kind::Any,                    scoped_vmem_kib: None,        tile_mib: 32, without: &["fence_gates", "flatten_rows", "join_late"] },
+    Row { chip: "v5e", of: Kind::WideConvolutions,       scoped_vmem_kib: Some(16384), tile_mib: 32, without: &[] },
+    Row { chip: "v5e", of: Kind::Convolutions,           scoped_vmem_kib: Some(49152), tile_mib: 32, without: &[] },
+    Row { chip: "v5e", of: Kind::Backward,               scoped_vmem_kib: Some(32768), tile_mib: 32, without: &["flatten_rows"] },
+    Row { chip: "v5e", of: Kind::LargeScores(512 << 20), scoped_vmem_kib: Some(65536), tile_mib: 32, without: &["tile_batch"] },
+    Row { chip: "v5e", of: Kind::NoAttention(1 << 30),   scoped_vmem_kib: Some(32768), tile_mib: 32, without: &[] },
+    Row { chip: "v5e", of: Kind::Any,                    scoped_vmem_kib: Some(65536), tile_mib: 32, without: &[] },
+    Row { chip: "v6e", of: Kind::Convolutions,           scoped_vmem_kib: Some(49152), tile_mib: 32, without: &[] },
+    Row { chip: "v6e", of: Kind::SummedBackward,         scoped_vmem_kib: Some(49152), tile_mib: 64, without: &["flatten_rows"] },
+    Row { chip: "v6e", of: Kind::Backward,               scoped_vmem_kib: Some(81920), tile_mib: 64, without: &["flatten_rows"] },
+    Row { chip: "v6e", of: Kind::SmallScores,            scoped_vmem_kib: Some(49152), tile_mib: 64, without: &[] },
+    Row { chip: "v6e", of: Kind::LargeScores(2 << 30),   scoped_vmem_kib: Some(65536), tile_mib: 32, without: &["tile_batch"] },
+    Row { chip: "v6e", of: Kind::Summed,                 scoped_vmem_kib: Some(32768), tile_mib: 32, without: &[] },
+    Row { chip: "v6e", of: Kind::Any,                    scoped_vmem_kib: Some(65536), tile_mib: 32, without: &[] },
+    Row { chip: "",    of: Kind::Any,                    scoped_vmem_kib: None,        tile_mib: 32, without: &[] },
+];
+
+/// The passes that no program of a chip is better with. Sums of gradients run beside the core of v6e, on its SparseCores, and of
+/// tpu7x, where libtpu hides them by itself (docs/overlap.md). Of chips that are not known only what pays everywhere is run.
+const NEVER: &[(&str, &[&str])] = &[
+    ("v5e", &["early_sums", "fence_gates"]),
+    ("v6e", &["join_late", "ring_gradients"]),
+    ("tpu7x", &["early_sums", "fence_gates", "flatten_rows", "join_late", "ring_gradients"]),
+    ("", &["early_sums", "fence_gates", "flatten_rows", "join_late"]),
 ];
 
 const SMALL: i64 = TileBatch::SMALL;
@@ -69,11 +78,10 @@ pub fn choose(graph: &Graph, chip: &str, tuned: &[Tuned]) -> Form {
     }
     let row = TABLE.iter().find(|row| [chip, ""].contains(&row.chip) && row.of.fits(graph));
     let row = row.unwrap_or(&TABLE[TABLE.len() - 1]);
-    Form {
-        scoped_vmem_kib: row.scoped_vmem_kib,
-        tile_mib: row.tile_mib,
-        without: row.without.iter().map(|&pass| pass.to_owned()).collect(),
-    }
+    let never = NEVER.iter().find(|(of, _)| [chip, ""].contains(of)).map_or(&[][..], |(_, passes)| passes);
+    let mut without: Vec<String> = row.without.iter().chain(never).map(|&pass| pass.to_owned()).collect();
+    without.sort();
+    Form { scoped_vmem_kib: row.scoped_vmem_kib, tile_mib: row.tile_mib, without }
 }
 
 impl Kind {
@@ -90,6 +98,7 @@ impl Kind {
                 Kind::Convolutions.fits(graph) && graph.node_ids().any(wide)
             }
             Kind::Backward => anywhere(graph, &|graph| graph.node_ids().any(|id| over_rows(graph, id))),
+            Kind::SummedBackward => Kind::Summed.fits(graph) && Kind::Backward.fits(graph),
             Kind::SmallScores => {
                 anywhere(graph, &|graph| scores(graph).any(|s| s.head < SMALL && s.all >= SMALL))
             }

@@ -15,7 +15,9 @@ use torchtpu_passes::{PassOptions, PassReport, run_list};
 pub const PLATFORM: &str = "tpu";
 
 const SCOPED_VMEM: &str = "xla_tpu_scoped_vmem_limit_kib";
-const SPARSE_CORE_GATHERS: &str = "xla_tpu_enable_sparse_core_collective_offload_all_gather";
+
+/// How many times as long as libtpu's scheduler believes a gathering takes by the links' bandwidth; so much earlier it begins.
+const SLOWER: f64 = 2.5;
 
 /// A program as libtpu gets it for a chip.
 pub struct Prepared {
@@ -69,10 +71,20 @@ fn settings(graph: &Graph, device: &str, given: &CompileSettings, form: &Form) -
     if let Some(kib) = form.scoped_vmem_kib {
         settings.xla_options.entry(SCOPED_VMEM.to_owned()).or_insert(kib.into());
     }
-    // On its SparseCores a gathering runs beside the core, which else waits for it; v5e has none, and starts gatherings early
+    // On its SparseCores transfers run beside the core, which else waits for them; v5e has none, and starts gatherings early
     // (docs/overlap.md).
-    if chip(device) == "v6e" && graph.node_ids().any(|id| matches!(graph.op(id), Op::AllGather(_))) {
-        settings.xla_options.entry(SPARSE_CORE_GATHERS.to_owned()).or_insert(true.into());
+    if chip(device) == "v6e" {
+        let any = |is: fn(&Op) -> bool| graph.node_ids().any(|id| is(graph.op(id)));
+        let mut set = |name: &str, value: serde_json::Value| {
+            settings.xla_options.entry(name.to_owned()).or_insert(value);
+        };
+        if any(|op| matches!(op, Op::AllGather(_))) {
+            set("xla_tpu_enable_sparse_core_collective_offload_all_gather", true.into());
+            set("xla_tpu_sparse_core_all_gather_latency_multiplier", SLOWER.into());
+        }
+        if any(|op| matches!(op, Op::ReduceScatter(_))) {
+            set("xla_tpu_enable_sparse_core_collective_offload_reduce_scatter", true.into());
+        }
     }
     settings
 }

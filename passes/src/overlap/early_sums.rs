@@ -1,0 +1,155 @@
+//! Sums of gradients that stay as they are, each begun when it can be and done when the links are: libtpu's scheduler would
+//! compute all of them at the end, where nothing is left that hides them.
+//!
+//! ```text
+//! before                                              after
+//! %5 = dot_general %dy, %x : f32[4096,4096]           %5 = dot_general %dy, %x : f32[4096,4096]
+//! %6 = reduce_scatter %5 : f32[1024,4096]             %6 = reduce_scatter %5 : f32[1024,4096]
+//! ... the rest of the backward, of %next              %7, %8 = optimization_barrier %next, %5
+//!                                                     ... more of it, of %7
+//!                                                     %9, %10 = optimization_barrier %later, %6
+//!                                                     ... the rest, of %9
+//! ```
+//!
+//! A gradient is computed before the next one's operand is used, and its sum is there before the operand of one that is so much
+//! later that the transfer takes no longer than the work between. Small sums, for which the core waits, come last: in front of
+//! others they would wait for the links.
+//!
+//! It earns its place where libtpu runs sums beside the core, as on the SparseCores of v6e; docs/overlap.md has the figures.
+//! Elsewhere `ring_gradients` takes them apart.
+
+use super::order::{Chain, Step, Waits, bind, reached, ready, taken};
+use super::region::feeds_products;
+use crate::analysis::cost::flops;
+use crate::manager::{Pass, Remark};
+use crate::query::first;
+use torchtpu_ir::op::OptimizationBarrier;
+use torchtpu_ir::{CompileError, Graph, NodeId, Op, Value};
+
+pub struct EarlySums {
+    /// Bytes of the smallest gradient that is worth a place of its own.
+    pub least: i64,
+    /// Operations of products that take as long as a byte of a transfer, which has one direction of a ring.
+    pub balance: f64,
+}
+
+/// Of the peak, what a program reaches: the rest is between the products.
+const SHARE: f64 = 0.9;
+
+/// What is due too early is waited for: transfers count as so much longer than they are.
+const MARGIN: f64 = 1.5;
+
+/// A sum over devices and the product it is of.
+struct Sum {
+    sum: NodeId,
+    product: NodeId,
+    takes: Vec<Value>,
+}
+
+impl Pass for EarlySums {
+    fn name(&self) -> &'static str {
+        "early_sums"
+    }
+
+    fn run(&self, graph: &mut Graph) -> Result<usize, CompileError> {
+        self.run_and_tell(graph, &mut Vec::new())
+    }
+
+    fn run_and_tell(&self, graph: &mut Graph, remarks: &mut Vec<Remark>) -> Result<usize, CompileError> {
+        let sums: Vec<Sum> =
+            graph.topological().into_iter().filter_map(|id| self.gradient(graph, id)).collect();
+        let held = |sum: &Sum| graph.users(sum.product).any(|(user, ..)| is_barrier(graph, user));
+        if sums.len() < 2 || sums.iter().any(held) {
+            return Ok(0);
+        }
+        let chains = self.chains(graph, &sums);
+        for (sum, chain) in sums.iter().zip(&chains) {
+            let gradients = match chain.steps.len() {
+                1 => "the next gradient is computed, and the sum is there at the end".to_owned(),
+                n => format!("the next gradient is computed, and the sum is there {n} gradients later"),
+            };
+            remarks.push(Remark::of(graph, sum.sum, format!("is computed before {gradients}")));
+        }
+        Ok(bind(graph, &chains, Waits::Weights)? + self.last(graph, &sums))
+    }
+}
+
+impl EarlySums {
+    /// The sum of a product that no other product waits for.
+    fn gradient(&self, graph: &Graph, id: NodeId) -> Option<Sum> {
+        let (Op::ReduceScatter(_) | Op::AllReduce(_)) = graph.op(id) else { return None };
+        let mut v = graph.operands(id)[0];
+        if graph.ty(v).bytes() < self.least || feeds_products(graph, id) {
+            return None;
+        }
+        while let Op::Convert(_) | Op::Reshape(_) | Op::Transpose(_) = graph.op(v.node) {
+            v = graph.operands(v.node)[0];
+        }
+        let Op::DotGeneral(_) = graph.op(v.node) else { return None };
+        let takes = graph.operands(v.node).iter().map(|&v| taken(graph, v, |_| false)).collect();
+        Some(Sum { sum: id, product: v.node, takes })
+    }
+
+    /// Operations in the time that a sum is on its way.
+    fn transfer(&self, graph: &Graph, id: NodeId) -> f64 {
+        let bytes = graph.ty(graph.operands(id)[0]).bytes() as f64;
+        let (rounds, groups) = match graph.op(id) {
+            Op::ReduceScatter(op) => (1.0, &op.groups),
+            Op::AllReduce(op) => (2.0, &op.groups),
+            _ => return 0.0,
+        };
+        let devices = groups.size().max(1) as f64;
+        MARGIN * rounds * bytes * (devices - 1.0) / devices * self.balance / 2.0
+    }
+
+    /// When each is due, by the work in front of the gradients and the links, which send one after another.
+    fn chains(&self, graph: &Graph, sums: &[Sum]) -> Vec<Chain> {
+        let takes: Vec<&[Value]> = sums.iter().map(|sum| &sum.takes[..]).collect();
+        let ready = ready(graph, &takes);
+        let mut chains: Vec<Chain> =
+            sums.iter().map(|sum| Chain { takes: sum.takes.clone(), steps: Vec::new() }).collect();
+        let mut starts = Vec::new();
+        let mut computed = 0.0;
+        for &(point, i) in &ready {
+            let before = reached(graph, point.node, |id| graph.operands(id).iter().map(|v| v.node).collect());
+            let work: f64 =
+                graph.node_ids().filter(|id| before[id.index()]).map(|id| flops(graph, id) as f64).sum();
+            starts.push((work + computed) / SHARE);
+            computed += flops(graph, sums[i].product) as f64;
+        }
+        let mut links: f64 = 0.0;
+        for (k, &(_, i)) in ready.iter().enumerate() {
+            let done = starts[k] + flops(graph, sums[i].product) as f64 / SHARE;
+            links = links.max(done) + self.transfer(graph, sums[i].sum);
+            let steps = &mut chains[i].steps;
+            steps.push(Some(Step { sum: first(sums[i].product), next: None }));
+            if let Some(due) = starts[k + 1..].iter().position(|&start| start >= links) {
+                steps.resize(due + 1, None);
+                steps[due] = Some(Step { sum: first(sums[i].sum), next: None });
+            }
+        }
+        chains
+    }
+
+    /// Binds small sums that nothing in the program needs behind the large ones.
+    fn last(&self, graph: &mut Graph, sums: &[Sum]) -> usize {
+        let is_small = |id: &NodeId| {
+            let small = matches!(graph.op(*id), Op::AllReduce(_))
+                && graph.ty(graph.operands(*id)[0]).bytes() < self.least;
+            small && graph.users(*id).next().is_none()
+        };
+        let small: Vec<NodeId> = graph.node_ids().filter(is_small).collect();
+        for &id in &small {
+            let held: Vec<Value> =
+                [graph.operands(id)[0]].into_iter().chain(sums.iter().map(|sum| first(sum.sum))).collect();
+            let types: Vec<_> = held.iter().map(|&v| graph.ty(v).clone()).collect();
+            let barrier = graph.add(OptimizationBarrier {}.into(), &held, types, graph.node(id).loc);
+            graph.set_operand(id, 0, first(barrier));
+        }
+        small.len()
+    }
+}
+
+fn is_barrier(graph: &Graph, id: NodeId) -> bool {
+    matches!(graph.op(id), Op::OptimizationBarrier(_))
+}
