@@ -91,8 +91,9 @@ def program(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         if mlp:
             x = torch.empty(2048, 1024)
     x, module = x.to(torch.bfloat16), module.to(torch.bfloat16)
-    # Of Llama the norms are whole everywhere.
-    whole = {n: p.detach() for n, p in module.named_parameters() if p.ndim == 1 and not mlp}
+    # Of Llama the norms are whole everywhere, and with copies of the layer all weights.
+    copies = name.startswith("ddp")
+    whole = {n: p.detach() for n, p in module.named_parameters() if copies or (p.ndim == 1 and not mlp)}
     rows = {n: p.detach() for n, p in module.named_parameters() if n not in whole}
     shards = {n: p[: p.shape[0] // ranks] for n, p in rows.items()}
     return sharded_step(module), (shards, whole, x, x)

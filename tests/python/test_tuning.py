@@ -73,7 +73,7 @@ V5E, V6E = ["early_sums", "fence_gates"], ["join_late", "ring_gradients"]
         (
             (4, 12, 512, 64),
             "tpu7x",
-            (None, 32, ["early_sums", "fence_gates", "flatten_rows", "join_late", "ring_gradients"]),
+            (None, 32, ["fence_gates", "flatten_rows", "join_late", "ring_gradients"]),
         ),
     ],
 )

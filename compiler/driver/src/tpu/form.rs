@@ -60,7 +60,7 @@ const TABLE: &[Row] = &[
 const NEVER: &[(&str, &[&str])] = &[
     ("v5e", &["early_sums", "fence_gates"]),
     ("v6e", &["join_late", "ring_gradients"]),
-    ("tpu7x", &["early_sums", "fence_gates", "flatten_rows", "join_late", "ring_gradients"]),
+    ("tpu7x", &["fence_gates", "flatten_rows", "join_late", "ring_gradients"]),
     ("", &["early_sums", "fence_gates", "flatten_rows", "join_late"]),
 ];
 
