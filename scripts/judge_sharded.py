@@ -22,6 +22,7 @@ from scripts import judging
 PROGRAMS = {"tp4_all_reduce": 4, "tp4_sequence": 4, "fsdp4_train": 4, "fsdp8_train": 8}
 # By name alone.
 MORE = {
+    "ddp4_train": 4,
     "fsdp4_layers4_train": 4,
     "fsdp16_train": 16,
     "fsdp4_mlp_train": 4,

@@ -47,15 +47,25 @@ def test_all_reduce_is_one_operation_over_all_ranks(world):
     assert text.count("stablehlo.divide") == 1, "a mean is a sum over 4"
 
 
-def test_gatherings_run_beside_the_core_where_there_are_sparse_cores(world):
-    lowered = torchtpu_dynamo.lower(lambda x: all_gather_tensor(x, 0, world), torch.ones(2, 3))
-    program = lowered.programs["inference"]
-    name = "xla_tpu_enable_sparse_core_collective_offload_all_gather"
-    chosen = {
-        t: json.loads(program.for_tpu(t, "{}").options)["xla_options"].get(name)
-        for t in ("v6e:2x2", "v5e:2x2")
-    }
-    assert chosen == {"v6e:2x2": True, "v5e:2x2": None}
+@pytest.mark.parametrize(
+    "send",
+    [
+        lambda x, world: all_gather_tensor(x, 0, world),
+        lambda x, world: reduce_scatter_tensor(x, "sum", 0, world),
+        lambda x, world: all_reduce(x, "sum", world),
+    ],
+    ids=["all_gather", "reduce_scatter", "all_reduce"],
+)
+def test_transfers_run_beside_the_core_where_there_are_sparse_cores(send, world):
+    program = torchtpu_dynamo.lower(lambda x: send(x, world), torch.ones(4, 3)).programs["inference"]
+    name = "xla_tpu_enable_sparse_core_collective_offload_nd_reduce_scatter"
+
+    def chosen(topology, given="{}"):
+        return json.loads(program.for_tpu(topology, given).options)["xla_options"].get(name)
+
+    topologies = ("v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1")
+    assert [chosen(t) for t in topologies] == [None, True, True, None]
+    assert chosen("v6e:2x2", json.dumps({"xla_options": {name: False}})) is False
 
 
 def test_unknown_reduction_and_smaller_groups_are_refused(world):

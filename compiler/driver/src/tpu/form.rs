@@ -55,10 +55,11 @@ const TABLE: &[Row] = &[
     Row { chip: "",    of: Kind::Any,                    scoped_vmem_kib: None,        tile_mib: 32, without: &[] },
 ];
 
-/// The passes that no program of a chip is better with. Sums of gradients run beside the core of v6e, on its SparseCores, and of
-/// tpu7x, where libtpu hides them by itself (docs/overlap.md). Of chips that are not known only what pays everywhere is run.
+/// The passes that no program of a chip is better with. Sums of gradients run beside the cores of v5p and v6e, on their
+/// SparseCores, and of tpu7x, where libtpu hides them by itself (docs/overlap.md).
 const NEVER: &[(&str, &[&str])] = &[
     ("v5e", &["early_sums", "fence_gates"]),
+    ("v5p", &["fence_gates", "flatten_rows", "join_late", "ring_gradients"]),
     ("v6e", &["join_late", "ring_gradients"]),
     ("tpu7x", &["fence_gates", "flatten_rows", "join_late", "ring_gradients"]),
     ("", &["early_sums", "fence_gates", "flatten_rows", "join_late"]),
@@ -119,7 +120,7 @@ impl Kind {
 }
 
 /// In a graph or in one inside it, as that of layers that are compiled once.
-fn anywhere(graph: &Graph, holds: &dyn Fn(&Graph) -> bool) -> bool {
+pub fn anywhere(graph: &Graph, holds: &dyn Fn(&Graph) -> bool) -> bool {
     let inside = |id| graph.op(id).regions().into_iter().any(|region| anywhere(region, holds));
     holds(graph) || graph.node_ids().any(inside)
 }

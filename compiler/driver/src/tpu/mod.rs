@@ -15,6 +15,10 @@ use torchtpu_passes::{PassOptions, PassReport, run_list};
 pub const PLATFORM: &str = "tpu";
 
 const SCOPED_VMEM: &str = "xla_tpu_scoped_vmem_limit_kib";
+/// What runs on SparseCores. Beyond 8 devices a transfer goes along two axes.
+const SPARSE_CORE: [&str; 5] =
+    ["all_gather", "2d_all_gather", "reduce_scatter", "nd_reduce_scatter", "all_reduce"];
+const GATHERS_SLOWER: &str = "xla_tpu_sparse_core_all_gather_latency_multiplier";
 
 /// How many times as long as libtpu's scheduler believes a gathering takes by the links' bandwidth; so much earlier it begins.
 const SLOWER: f64 = 2.5;
@@ -71,19 +75,16 @@ fn settings(graph: &Graph, device: &str, given: &CompileSettings, form: &Form) -
     if let Some(kib) = form.scoped_vmem_kib {
         settings.xla_options.entry(SCOPED_VMEM.to_owned()).or_insert(kib.into());
     }
-    // On its SparseCores transfers run beside the core, which else waits for them; v5e has none, and starts gatherings early
-    // (docs/overlap.md).
-    if chip(device) == "v6e" {
-        let any = |is: fn(&Op) -> bool| graph.node_ids().any(|id| is(graph.op(id)));
-        let mut set = |name: &str, value: serde_json::Value| {
-            settings.xla_options.entry(name.to_owned()).or_insert(value);
-        };
-        if any(|op| matches!(op, Op::AllGather(_))) {
-            set("xla_tpu_enable_sparse_core_collective_offload_all_gather", true.into());
-            set("xla_tpu_sparse_core_all_gather_latency_multiplier", SLOWER.into());
-        }
-        if any(|op| matches!(op, Op::ReduceScatter(_))) {
-            set("xla_tpu_enable_sparse_core_collective_offload_reduce_scatter", true.into());
+    // On their SparseCores transfers run beside the core, which else waits for them; v5e has none, starts gatherings early, and
+    // tpu7x runs all beside the core (docs/overlap.md).
+    if ["v5p", "v6e"].contains(&chip(device)) {
+        let sent = |op: &Op| matches!(op, Op::AllGather(_) | Op::ReduceScatter(_) | Op::AllReduce(_));
+        if form::anywhere(graph, &|g| g.node_ids().any(|id| sent(g.op(id)))) {
+            for kind in SPARSE_CORE {
+                let name = format!("xla_tpu_enable_sparse_core_collective_offload_{kind}");
+                settings.xla_options.entry(name).or_insert(true.into());
+            }
+            settings.xla_options.entry(GATHERS_SLOWER.to_owned()).or_insert(SLOWER.into());
         }
     }
     settings
