@@ -46,7 +46,7 @@ const TABLE: &[Row] = &[
     Row { chip: "v5e", of: Kind::NoAttention(1 << 30),   scoped_vmem_kib: Some(32768), tile_mib: 32, without: &[] },
     Row { chip: "v5e", of: Kind::Any,                    scoped_vmem_kib: Some(65536), tile_mib: 32, without: &[] },
     Row { chip: "v6e", of: Kind::Convolutions,           scoped_vmem_kib: Some(49152), tile_mib: 32, without: &[] },
-    Row { chip: "v6e", of: Kind::SummedBackward,         scoped_vmem_kib: Some(49152), tile_mib: 64, without: &["flatten_rows"] },
+    Row { chip: "v6e", of: Kind::SummedBackward,         scoped_vmem_kib: Some(49152), tile_mib: 64, without: &["flatten_rows", "scatter_sums"] },
     Row { chip: "v6e", of: Kind::Backward,               scoped_vmem_kib: Some(81920), tile_mib: 64, without: &["flatten_rows"] },
     Row { chip: "v6e", of: Kind::SmallScores,            scoped_vmem_kib: Some(49152), tile_mib: 64, without: &[] },
     Row { chip: "v6e", of: Kind::LargeScores(2 << 30),   scoped_vmem_kib: Some(65536), tile_mib: 32, without: &["tile_batch"] },

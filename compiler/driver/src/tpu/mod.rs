@@ -15,9 +15,9 @@ use torchtpu_passes::{PassOptions, PassReport, run_list};
 pub const PLATFORM: &str = "tpu";
 
 const SCOPED_VMEM: &str = "xla_tpu_scoped_vmem_limit_kib";
-/// What runs on SparseCores. Beyond 8 devices a transfer goes along two axes.
-const SPARSE_CORE: [&str; 5] =
-    ["all_gather", "2d_all_gather", "reduce_scatter", "nd_reduce_scatter", "all_reduce"];
+/// What runs on SparseCores. Beyond 8 devices a transfer goes along several axes.
+const SPARSE_CORE: [&str; 6] =
+    ["all_gather", "2d_all_gather", "3d_all_gather", "reduce_scatter", "nd_reduce_scatter", "all_reduce"];
 const GATHERS_SLOWER: &str = "xla_tpu_sparse_core_all_gather_latency_multiplier";
 
 /// How many times as long as libtpu's scheduler believes a gathering takes by the links' bandwidth; so much earlier it begins.
