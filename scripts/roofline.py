@@ -217,10 +217,15 @@ def transfer(nodes: Sequence[Mapping[str, Any]], at: int) -> Transfer:
     operand = node["operands"][0]
     kind, devices = node["op"], node.get("devices", 2)
     whole = nodes[operand if kind == "reduce_scatter" else at]["type"]
-    while nodes[operand]["op"] in ("convert", "reshape", "transpose"):
-        operand = nodes[operand]["operands"][0]
+
+    def is_there(i: int) -> bool:
+        """Whether a value is an argument, or several, in another form."""
+        if nodes[i]["op"] in ("convert", "reshape", "transpose", "concatenate"):
+            return all(map(is_there, nodes[i]["operands"]))
+        return bool(nodes[i]["op"] == "parameter")
+
     rows = (dimensions(whole) or [1])[0]
-    return Transfer(kind, size(whole), rows, devices, nodes[operand]["op"] == "parameter")
+    return Transfer(kind, size(whole), rows, devices, is_there(operand))
 
 
 def over(steps: Sequence[Work], devices: int, now: int) -> list[Work]:

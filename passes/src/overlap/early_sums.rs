@@ -18,7 +18,7 @@
 //! It earns its place where libtpu runs sums beside the core, as on the SparseCores of v6e; docs/overlap.md has the figures.
 //! Elsewhere `ring_gradients` takes them apart.
 
-use super::order::{Chain, Step, Waits, bind, reached, ready, taken};
+use super::order::{Chain, Step, Waits, bind, reach, ready, taken};
 use super::region::feeds_products;
 use crate::analysis::cost::flops;
 use crate::manager::{Pass, Remark};
@@ -109,13 +109,12 @@ impl EarlySums {
         let mut chains: Vec<Chain> =
             sums.iter().map(|sum| Chain { takes: sum.takes.clone(), steps: Vec::new() }).collect();
         let mut starts = Vec::new();
-        let mut computed = 0.0;
+        let (mut seen, mut work) = (vec![false; graph.bound()], 0);
         for &(point, i) in &ready {
-            let before = reached(graph, point.node, |id| graph.operands(id).iter().map(|v| v.node).collect());
-            let work: f64 =
-                graph.node_ids().filter(|id| before[id.index()]).map(|id| flops(graph, id) as f64).sum();
-            starts.push((work + computed) / SHARE);
-            computed += flops(graph, sums[i].product) as f64;
+            reach(graph, point.node, &mut seen, |id| work += flops(graph, id));
+            starts.push(work as f64 / SHARE);
+            // It is computed before the next one's operand is used.
+            reach(graph, sums[i].product, &mut seen, |id| work += flops(graph, id));
         }
         let mut links: f64 = 0.0;
         for (k, &(_, i)) in ready.iter().enumerate() {
@@ -139,12 +138,13 @@ impl EarlySums {
             small && graph.users(*id).next().is_none()
         };
         let small: Vec<NodeId> = graph.node_ids().filter(is_small).collect();
-        for &id in &small {
-            let held: Vec<Value> =
-                [graph.operands(id)[0]].into_iter().chain(sums.iter().map(|sum| first(sum.sum))).collect();
-            let types: Vec<_> = held.iter().map(|&v| graph.ty(v).clone()).collect();
-            let barrier = graph.add(OptimizationBarrier {}.into(), &held, types, graph.node(id).loc);
-            graph.set_operand(id, 0, first(barrier));
+        let Some(&one) = small.first() else { return 0 };
+        let operands = small.iter().map(|&id| graph.operands(id)[0]);
+        let held: Vec<Value> = operands.chain(sums.iter().map(|sum| first(sum.sum))).collect();
+        let types: Vec<_> = held.iter().map(|&v| graph.ty(v).clone()).collect();
+        let node = graph.add(OptimizationBarrier {}.into(), &held, types, graph.node(one).loc);
+        for (result, &id) in small.iter().enumerate() {
+            graph.set_operand(id, 0, Value { node, result: result as u32 });
         }
         small.len()
     }

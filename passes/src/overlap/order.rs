@@ -64,17 +64,24 @@ pub fn bind(graph: &mut Graph, chains: &[Chain], waits: Waits) -> Result<usize, 
     let mut barriers = 0;
     let takes: Vec<&[Value]> = chains.iter().map(|chain| &chain.takes[..]).collect();
     let ready = ready(graph, &takes);
+    let mut needed = vec![false; graph.bound()];
+    // By node, how many of the gradients' operands there have to be before it can be computed.
+    let mut level = vec![0; graph.bound()];
+    for (k, &(point, _)) in ready.iter().enumerate() {
+        reach(graph, point.node, &mut needed, |_| {});
+        level[point.node.index()] = k + 1;
+    }
+    for id in graph.topological() {
+        let of_operands = graph.operands(id).iter().map(|v| level[v.node.index()]).max().unwrap_or(0);
+        level[id.index()] = level[id.index()].max(of_operands);
+    }
     for (k, &(point, _)) in ready.iter().enumerate().skip(1) {
         let earlier = ready[..k].iter().enumerate();
         let due =
             earlier.filter_map(|(i, &(_, chain))| chains[chain].steps.get(k - 1 - i).copied().flatten());
-        let mut due: Vec<Step> = due.collect();
-        if due.is_empty() {
-            continue;
-        }
-        let before = reached(graph, point.node, |id| graph.operands(id).iter().map(|v| v.node).collect());
-        let behind = reached(graph, point.node, |id| graph.users(id).map(|(user, ..)| user).collect());
-        due.retain(|step| !before[step.sum.node.index()] && !behind[step.sum.node.index()]);
+        // No operand is made of it, and it is made of none that is yet to come.
+        let can_wait = |step: &Step| !needed[step.sum.node.index()] && level[step.sum.node.index()] <= k;
+        let due: Vec<Step> = due.filter(can_wait).collect();
         if due.is_empty() {
             continue;
         }
@@ -172,19 +179,15 @@ pub fn taken(graph: &Graph, mut v: Value, inside: impl Fn(Value) -> bool) -> Val
     v
 }
 
-/// By node index, what is reached from a node, itself as well.
-pub fn reached(graph: &Graph, from: NodeId, next: impl Fn(NodeId) -> Vec<NodeId>) -> Vec<bool> {
-    let mut seen = vec![false; graph.bound()];
-    seen[from.index()] = true;
+/// Marks a node and what it is made of, by node index, and visits those that were not marked.
+pub fn reach(graph: &Graph, from: NodeId, seen: &mut [bool], mut visit: impl FnMut(NodeId)) {
     let mut work = vec![from];
     while let Some(id) = work.pop() {
-        for other in next(id) {
-            if !std::mem::replace(&mut seen[other.index()], true) {
-                work.push(other);
-            }
+        if !std::mem::replace(&mut seen[id.index()], true) {
+            visit(id);
+            work.extend(graph.operands(id).iter().map(|v| v.node));
         }
     }
-    seen
 }
 
 /// A place, which is not negative, known when something has arrived. It is the larger of the place and a number that is not
