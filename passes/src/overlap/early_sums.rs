@@ -64,11 +64,13 @@ impl Pass for EarlySums {
         }
         let chains = self.chains(graph, &sums);
         for (sum, chain) in sums.iter().zip(&chains) {
-            let gradients = match chain.steps.len() {
-                1 => "the next gradient is computed, and the sum is there at the end".to_owned(),
-                n => format!("the next gradient is computed, and the sum is there {n} gradients later"),
+            let last = chain.steps.last().copied().flatten();
+            let there = match last.is_some_and(|step| step.sum == first(sum.sum)) {
+                true => format!("{} gradients later", chain.steps.len()),
+                false => "at the end".to_owned(),
             };
-            remarks.push(Remark::of(graph, sum.sum, format!("is computed before {gradients}")));
+            let text = format!("is computed before the next gradient, and there {there}");
+            remarks.push(Remark::of(graph, sum.sum, text));
         }
         Ok(bind(graph, &chains, Waits::Weights)? + self.last(graph, &sums))
     }

@@ -100,7 +100,7 @@ pub fn bind(graph: &mut Graph, chains: &[Chain], waits: Waits) -> Result<usize, 
         if waiting.is_empty() {
             waiting = users(graph, point);
             waiting.retain(|&(user, _)| !is_summed(graph, user));
-            fences = vec![point; waiting.len()];
+            fences = vec![point; waiting.len().max(1)];
         }
         let mut held = fences.clone();
         held.dedup();
