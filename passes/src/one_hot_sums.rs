@@ -145,16 +145,15 @@ impl Sum {
     fn at(&self, b: &mut Builder<'_>, v: Value) -> Result<Value, CompileError> {
         let mut ty = b.ty(v).clone();
         ty.shape.remove(self.dim);
-        if self.is_same(b.graph, v) {
-            let &[source] = &b.graph.operands(v.node)[..] else {
-                let value =
-                    splat(b.graph, v).unwrap_or_else(|| unreachable!("the same, so a broadcast or a splat"));
-                return Ok(b.splat(ty, value));
-            };
-            let Op::BroadcastInDim(op) = b.graph.op(v.node) else {
-                unreachable!("of one operand, so a broadcast")
-            };
-            let (mut shape, mut dimensions) = (b.shape(source).to_vec(), op.dimensions.clone());
+        if let Some(value) = splat(b.graph, v) {
+            return Ok(b.splat(ty, value));
+        }
+        if let Op::BroadcastInDim(op) = b.graph.op(v.node)
+            && self.is_same(b.graph, v)
+        {
+            let mut dimensions = op.dimensions.clone();
+            let source = b.graph.operands(v.node)[0];
+            let mut shape = b.shape(source).to_vec();
             if let Some(one) = dimensions.iter().position(|&d| d == self.dim as i64) {
                 shape.remove(one);
                 dimensions.remove(one);

@@ -152,15 +152,19 @@ def _compute_again(nodes: Iterable[Node]) -> None:
 
 def _log_probabilities(result: Node) -> list[Node]:
     """What is between the logits and their log probabilities, but for sums over rows; nothing where the user gets these."""
-    if any(user.op == "output" for user in result.users):
+    given = result
+    while given.target in _VIEWS or given.target is torch.ops.aten.detach.default:
+        given = given.all_input_nodes[0]
+    if any(user.op == "output" for user in given.users):
         return []
-    found, seen = [], [result]
-    while seen:
-        node = seen.pop()
-        if node.target in _OF_ONE_ELEMENT:
-            found.append(node)
-            seen.extend(node.all_input_nodes)
-    return found
+    found: dict[Node, None] = {}
+    work = [result]
+    while work:
+        node = work.pop()
+        if node.target in _OF_ONE_ELEMENT and node not in found:
+            found[node] = None
+            work.extend(node.all_input_nodes)
+    return list(found)
 
 
 def _repetition(clone: torch.fx.Node) -> list[torch.fx.Node]:

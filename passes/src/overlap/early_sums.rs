@@ -15,7 +15,7 @@
 //! later that the transfer takes no longer than the work between. Small sums, for which the core waits, come last: in front of
 //! others they would wait for the links.
 //!
-//! It earns its place where libtpu runs sums beside the core, as on the SparseCores of v6e; docs/overlap.md has the figures.
+//! It earns its place where libtpu runs sums beside the core, as on the SparseCores of v5p and v6e; docs/overlap.md has the figures.
 //! Elsewhere `ring_gradients` takes them apart.
 
 use super::order::{Chain, Step, Waits, bind, reach, ready, taken};
