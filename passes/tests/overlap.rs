@@ -368,11 +368,13 @@ proptest! {
         alike(&graph, &after, &inputs)?;
     }
 
-    /// Gradients of several layers, scattered or summed up, and of their biases; transfers of no time, and of more than the
-    /// program has.
+    /// Gradients of several layers, scattered or summed up, and of their biases, and of products side by side whose operand's
+    /// gradient is a sum too, by weights that are gathered, as in two dimensions of parallelism; transfers of no time, and of
+    /// more than the program has.
     #[test]
     fn early_sums_keep_bits(
         layers in prop::collection::vec((1..4i64, any::<bool>(), any::<bool>()), 2..6),
+        beside in 0..4i64,
         rows in 1..4i64,
         ranks in 2..4i64,
         links in prop_oneof![Just(0.0), Just(3.0), Just(1e9)],
@@ -414,7 +416,20 @@ proptest! {
             gradient = dot(&mut b, gradient, weight, 1);
             out = inner;
         }
-        outputs.push(gradient);
+        let mut sum = gradient;
+        for i in 0..beside {
+            let place = (1 + 2 * layers.len()) as i64 + 2 * i;
+            let input = given(&mut b, place, [rows, 2 * ranks]);
+            let part = b.binary_const(BinaryOp::Multiply, gradient, (i + 2) as f64).unwrap();
+            let of_weight = dot(&mut b, part, input, 0);
+            outputs.push(b.reduce_scatter(of_weight, 0, groups.clone(), ReduceKind::Add).unwrap());
+            let shard = given(&mut b, place + 1, [out / ranks, out]);
+            let weight = b.all_gather(shard, 0, groups.clone()).unwrap();
+            let of_input = dot(&mut b, part, weight, 1);
+            let of_input = b.all_reduce(of_input, groups.clone(), ReduceKind::Add).unwrap();
+            sum = b.add(sum, of_input).unwrap();
+        }
+        outputs.push(sum);
         graph.outputs = outputs;
         verify(&graph).unwrap();
         let (after, rewrites) = changed(&graph, &[early]);

@@ -27,27 +27,34 @@ def add_groups(known: dict[str, Groups], call: Any) -> None:
             ranks = torch.distributed.get_process_group_ranks(c10d._resolve_process_group(name))
         except Exception:  # a string that names no group
             continue
-        groups = [ranks] if len(ranks) == world else of_meshes(name, world) or repeated(ranks, world)
-        if groups is not None:
-            known[name] = groups
+        found = [[ranks]] if len(ranks) == world else of_meshes(name, ranks, world)
+        if not found and (others := repeated(ranks, world)) is not None:
+            found = [others]
+        if len(found) == 1:
+            known[name] = found[0]
 
 
-def of_meshes(name: str, world: int) -> Groups | None:
+def of_meshes(name: str, ranks: list[int], world: int) -> list[Groups]:
     """The groups along the dimension of a DeviceMesh of the whole world to which this group belongs. Only those who use a
-    mesh hold it, so it is looked for among all objects."""
+    mesh hold it, so it is looked for among all objects: one of process groups that were destroyed can have the same names,
+    and where it puts this group's ranks together as well, others can be elsewhere."""
     from torch.distributed.device_mesh import DeviceMesh
 
+    found: list[Groups] = []
     # Compilers are called with tracing modes still on, and this must not be traced.
     with torch.utils._python_dispatch._disable_current_modes():
         for mesh in [m for m in gc.get_objects() if type(m) is DeviceMesh]:
             # A mesh of another number of ranks is a part of one, or has another way of counting.
             names = getattr(mesh, "_dim_group_names", ())
-            if name in names and mesh.mesh.numel() == world:
-                dim = names.index(name)
-                groups: Groups = mesh.mesh.movedim(dim, -1).reshape(-1, mesh.size(dim)).tolist()
-                in_order = getattr(mesh, "_preserve_rank_order", False)
-                return groups if in_order else [sorted(group) for group in groups]
-    return None
+            if name not in names or mesh.mesh.numel() != world:
+                continue
+            dim = names.index(name)
+            groups: Groups = mesh.mesh.movedim(dim, -1).reshape(-1, mesh.size(dim)).tolist()
+            if not getattr(mesh, "_preserve_rank_order", False):
+                groups = [sorted(group) for group in groups]
+            if sorted(ranks) in map(sorted, groups) and groups not in found:
+                found.append(groups)
+    return found
 
 
 def repeated(ranks: list[int], world: int) -> Groups | None:

@@ -128,6 +128,26 @@ def test_collectives_mean_what_torch_says(shape, dim, dtype):
             assert_close(result, expected[i][rank], msg=lambda m, r=rank, i=i: f"rank {r}, result {i}: {m}")
 
 
+def test_meshes_of_earlier_process_groups_say_nothing():
+    """Process groups are named by counting, so that those of the next world have the same names."""
+    held = []
+
+    def program(*shape):
+        def build():
+            mesh = init_device_mesh("cpu", shape)
+            held.append(mesh)
+            group = mesh.get_group(len(shape) - 1)
+            return lambda x: all_gather_tensor(x, 0, group), torch.tensor([float(dist.get_rank())])
+
+        return lower_spmd(build, 8)
+
+    for shape in [(4, 2), (2, 4), (2, 2, 2), (4, 2)]:
+        groups = groups_of(shape, len(shape) - 1)
+        for rank, result in enumerate(program(*shape).run_spmd()):
+            expected = next(group for group in groups if rank in group)
+            assert result[0].tolist() == expected, (shape, rank)
+
+
 def test_what_the_ranks_sent_stays_bit_for_bit():
     special = torch.tensor([-0.0, 0.0, float("nan"), float("inf"), 1e-45])
 

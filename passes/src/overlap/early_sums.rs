@@ -56,10 +56,17 @@ impl Pass for EarlySums {
     }
 
     fn run_and_tell(&self, graph: &mut Graph, remarks: &mut Vec<Remark>) -> Result<usize, CompileError> {
-        let sums: Vec<Sum> =
-            graph.topological().into_iter().filter_map(|id| self.gradient(graph, id)).collect();
-        let held = |sum: &Sum| graph.users(sum.product).any(|(user, ..)| is_barrier(graph, user));
-        if sums.len() < 2 || sums.iter().any(held) {
+        let mut sums: Vec<Sum> =
+            graph.topological().into_iter().filter_map(|id| self.sum(graph, id)).collect();
+        let held = |sum: &Sum| {
+            let mut users = graph.users(sum.product).chain(graph.users(sum.sum));
+            users.any(|(user, ..)| is_barrier(graph, user))
+        };
+        if sums.iter().any(held) {
+            return Ok(0); // They have their order.
+        }
+        sums.retain(|sum| !feeds_products(graph, sum.sum));
+        if sums.len() < 2 {
             return Ok(0);
         }
         let chains = self.chains(graph, &sums);
@@ -77,11 +84,11 @@ impl Pass for EarlySums {
 }
 
 impl EarlySums {
-    /// The sum of a product that no other product waits for.
-    fn gradient(&self, graph: &Graph, id: NodeId) -> Option<Sum> {
+    /// The sum of a product.
+    fn sum(&self, graph: &Graph, id: NodeId) -> Option<Sum> {
         let (Op::ReduceScatter(_) | Op::AllReduce(_)) = graph.op(id) else { return None };
         let mut v = graph.operands(id)[0];
-        if graph.ty(v).bytes() < self.least || feeds_products(graph, id) {
+        if graph.ty(v).bytes() < self.least {
             return None;
         }
         while let Op::Convert(_) | Op::Reshape(_) | Op::Transpose(_) = graph.op(v.node) {

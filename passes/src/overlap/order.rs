@@ -14,6 +14,7 @@
 //! operand is used, the second before the next but one: while a part is on its way, there is the work between two.
 
 use crate::query::first;
+use rustc_hash::FxHashSet;
 use torchtpu_ir::op::OptimizationBarrier;
 use torchtpu_ir::{BinaryOp, Builder, CompileError, DType, Graph, NodeId, Op, Value};
 
@@ -39,9 +40,10 @@ pub fn ready(graph: &Graph, takes: &[&[Value]]) -> Vec<(Value, usize)> {
     for (i, id) in graph.topological().into_iter().enumerate() {
         position[id.index()] = i;
     }
+    // A weight is gathered in time, wherever that is in the text.
     let last = |takes: &[Value]| {
         let there = takes.iter().copied().filter(|v| graph.contains(v.node));
-        there.max_by_key(|v| position[v.node.index()])
+        there.max_by_key(|&v| (!is_gathered(graph, v), position[v.node.index()]))
     };
     let mut ready: Vec<(Value, usize)> =
         takes.iter().enumerate().filter_map(|(i, takes)| Some((last(takes)?, i))).collect();
@@ -61,7 +63,7 @@ pub enum Waits {
 
 /// Binds the steps of chains to one another, by so many barriers.
 pub fn bind(graph: &mut Graph, chains: &[Chain], waits: Waits) -> Result<usize, CompileError> {
-    let mut barriers = 0;
+    let mut made: FxHashSet<NodeId> = FxHashSet::default();
     let takes: Vec<&[Value]> = chains.iter().map(|chain| &chain.takes[..]).collect();
     let ready = ready(graph, &takes);
     let mut needed = vec![false; graph.bound()];
@@ -99,7 +101,8 @@ pub fn bind(graph: &mut Graph, chains: &[Chain], waits: Waits) -> Result<usize, 
             waiting.iter().map(|&(user, at)| graph.operands(user)[at as usize]).collect();
         if waiting.is_empty() {
             waiting = users(graph, point);
-            waiting.retain(|&(user, _)| !is_summed(graph, user));
+            // A barrier of an earlier gradient can hold it, and does not wait for later ones.
+            waiting.retain(|&(user, _)| !made.contains(&user) && !is_summed(graph, user));
             fences = vec![point; waiting.len().max(1)];
         }
         let mut held = fences.clone();
@@ -109,7 +112,7 @@ pub fn bind(graph: &mut Graph, chains: &[Chain], waits: Waits) -> Result<usize, 
         let types: Vec<_> = held.iter().map(|&v| graph.ty(v).clone()).collect();
         let loc = graph.node(point.node).loc;
         let node = graph.add(OptimizationBarrier {}.into(), &held, types, loc);
-        barriers += 1;
+        made.insert(node);
         let behind = |result: usize| Value { node, result: result as u32 };
         for ((user, at), fence) in waiting.into_iter().zip(fences) {
             let result = held.iter().position(|&v| v == fence).unwrap_or_default();
@@ -133,7 +136,7 @@ pub fn bind(graph: &mut Graph, chains: &[Chain], waits: Waits) -> Result<usize, 
             }
         }
     }
-    Ok(barriers)
+    Ok(made.len())
 }
 
 /// Operands of the products of a value that are weights, sharded or not.
@@ -143,13 +146,7 @@ fn weights(graph: &Graph, v: Value) -> Vec<(NodeId, u32)> {
         match graph.op(user) {
             Op::Reshape(_) | Op::Transpose(_) | Op::Convert(_) => found.extend(weights(graph, first(user))),
             Op::DotGeneral(_) => {
-                let mut weight = graph.operands(user)[1 - at as usize];
-                while let Op::Reshape(_) | Op::Transpose(_) | Op::Convert(_) | Op::AllGather(_) =
-                    graph.op(weight.node)
-                {
-                    weight = graph.operands(weight.node)[0];
-                }
-                if let Op::Parameter(_) = graph.op(weight.node) {
+                if is_weight(graph, graph.operands(user)[1 - at as usize]) {
                     found.push((user, 1 - at));
                 }
             }
@@ -157,6 +154,27 @@ fn weights(graph: &Graph, v: Value) -> Vec<(NodeId, u32)> {
         }
     }
     found
+}
+
+/// Is this an argument, or all of one that is sharded?
+fn is_weight(graph: &Graph, v: Value) -> bool {
+    let v = moved(graph, v);
+    match graph.op(v.node) {
+        Op::AllGather(_) => is_weight(graph, graph.operands(v.node)[0]),
+        op => matches!(op, Op::Parameter(_)),
+    }
+}
+
+fn is_gathered(graph: &Graph, v: Value) -> bool {
+    is_weight(graph, v) && matches!(graph.op(moved(graph, v).node), Op::AllGather(_))
+}
+
+/// What a value is in another form.
+fn moved(graph: &Graph, mut v: Value) -> Value {
+    while let Op::Reshape(_) | Op::Transpose(_) | Op::Convert(_) = graph.op(v.node) {
+        v = graph.operands(v.node)[0];
+    }
+    v
 }
 
 /// Is this a sum, as of a bias's gradient? It is fused with what makes its operand, and with nothing that is behind a barrier.
