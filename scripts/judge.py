@@ -19,7 +19,7 @@ from scripts import judging
 
 PROGRAMS = ("llama", "llama_train", "gpt2", "resnet50", "mlp", "loss_train")
 DTYPES = {"bf16": "bfloat16", "f32": "float32"}
-HEAD = ("program", "dtype", "chip", "Mcycles", "limit", "share", "libtpu")
+HEAD = ("program", "dtype", "chip", "Mcycles", "limit", "share", "peak, MB (prediction off)", "libtpu")
 
 
 def main() -> None:
@@ -38,8 +38,9 @@ def main() -> None:
         found, error = judging.child(__file__, *row, given)
         if found is None:
             return f"{shown} | {error} |"
-        cycles, limit, seconds = found
-        return f"{shown} | {cycles / 1e6:.2f} | {limit / 1e6:.2f} | {limit / cycles:.0%} | {seconds:.0f} s |"
+        cycles, limit, peaks, seconds = found
+        shown += f" | {cycles / 1e6:.2f} | {limit / 1e6:.2f} | {limit / cycles:.0%}"
+        return f"{shown} | {peaks} | {seconds:.0f} s |"
 
     judging.rows(rows, judged, args.jobs)
 
@@ -65,8 +66,8 @@ def program(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return timm.create_model("resnet50"), (torch.empty(32, 3, 224, 224),)
 
 
-def one(name: str, dtype: str, chip: str, given: dict[str, Any]) -> tuple[float, float, float]:
-    """Cycles, the matrix unit's limit of them, and libtpu's seconds."""
+def one(name: str, dtype: str, chip: str, given: dict[str, Any]) -> tuple[float, float, str, float]:
+    """Cycles, the matrix unit's limit of them, peaks of memory, and libtpu's seconds."""
     import torch
 
     import torchtpu_dynamo
@@ -90,7 +91,7 @@ def one(name: str, dtype: str, chip: str, given: dict[str, Any]) -> tuple[float,
         cost, peak = judged["cost"], judged["chip"]
         cycles += cost["estimated"] + cost["floor"]
         limit += artifact.analysis(kind)["flops"] / peak["peak"] * peak["clock"]
-    return cycles, limit, seconds
+    return cycles, limit, judging.peaks(artifact, topology), seconds
 
 
 if __name__ == "__main__":

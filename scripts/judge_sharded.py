@@ -35,7 +35,7 @@ TOPOLOGIES = {
     "v5p": {4: "v5p:2x2x1", 8: "v5p:2x2x2", 16: "v5p:2x2x4"},
     "tpu7x": {4: "tpu7x:2x2x1", 8: "tpu7x:2x2x1", 16: "tpu7x:2x2x2"},
 }
-HEAD = ("program", "chip", "compute", "exposed", "share", "collectives", "libtpu")
+HEAD = ("program", "chip", "compute", "exposed", "share", "collectives", "peak, MB (prediction off)", "libtpu")
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
         found, error = judging.child(__file__, *row, given)
         if found is None:
             return f"{shown} | {error} |"
-        replay, seconds = found
+        replay, peaks, seconds = found
         compute, exposed = replay["compute"], replay["exposed"]
         kinds = [
             f"{n} {kind}{how}"
@@ -59,7 +59,7 @@ def main() -> None:
         ]
         return (
             f"{shown} | {compute / 1e6:.2f} | {exposed / 1e6:.2f} "
-            f"| {exposed / (compute + exposed):.1%} | {', '.join(kinds)} | {seconds:.0f} s |"
+            f"| {exposed / (compute + exposed):.1%} | {', '.join(kinds)} | {peaks} | {seconds:.0f} s |"
         )
 
     judging.rows(rows, judged, args.jobs)
@@ -212,8 +212,8 @@ def expert_parallel(ranks: int) -> Any:
         return Mixtral().to(torch.bfloat16)
 
 
-def one(name: str, chip: str, given: dict[str, Any]) -> tuple[dict[str, Any], float]:
-    """The replay of what is compiled, a program or a forward and its backward, and libtpu's seconds."""
+def one(name: str, chip: str, given: dict[str, Any]) -> tuple[dict[str, Any], str, float]:
+    """The replay of what is compiled, a program or a forward and its backward, peaks of memory, and libtpu's seconds."""
     import torchtpu_dynamo
 
     fn, inputs = program(name)
@@ -233,7 +233,7 @@ def one(name: str, chip: str, given: dict[str, Any]) -> tuple[dict[str, Any], fl
     found = {key: sum(replay[key] for replay in replays) for key in ("compute", "exposed")}
     for key in ("synchronous", "asynchronous"):
         found[key] = sum((Counter(replay[key]) for replay in replays), Counter())
-    return found, seconds
+    return found, judging.peaks(artifact, topology), seconds
 
 
 if __name__ == "__main__":

@@ -48,6 +48,13 @@ def judged(artifact: Any, kind: str, topology: str) -> dict[str, Any]:
     return found
 
 
+def peaks(artifact: Any, topology: str) -> str:
+    """By program, libtpu's peak in MB and how far off the prediction is."""
+    builds = [artifact.build(kind, topology) for kind in artifact.programs]
+    of = [(build["predicted"], build["memory"]["peak"]) for build in builds]
+    return ", ".join(f"{peak / 1e6:,.0f} ({predicted / peak - 1:+.0%})" for predicted, peak in of)
+
+
 def head(names: Sequence[str]) -> None:
     print("| " + " | ".join(names) + " |\n|" + "---|" * len(names), flush=True)
 

@@ -213,8 +213,8 @@ def chip(name: str) -> Chip:
 GATHERS, SUMS, SENDS = "all_gather", "reduce_scatter", "collective_permute"
 LIBTPU: dict[str, tuple[int, tuple[str, ...], bool, float]] = {
     "v5e": (1, (GATHERS, SENDS), False, 0.84),
-    "v6e": (1, (SENDS,), False, 0.63),
-    "v5p": (2, (SENDS,), False, 0.61),
+    "v6e": (1, (GATHERS, SUMS, SENDS), True, 0.63),
+    "v5p": (2, (GATHERS, SUMS, SENDS), True, 0.61),
     "tpu7x": (1, (GATHERS, SUMS, SENDS), True, 0.54),
 }
 """By chip: TensorCores of a device, what runs beside the core, whether sums are scattered, and the attained share that

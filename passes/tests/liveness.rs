@@ -68,6 +68,45 @@ fn fusion_keeps_values_out_of_memory() {
     assert_eq!(fused(&g).constants, 0, "a splat is no memory");
 }
 
+/// A float32 copy of what is there in bfloat16: two reductions compute it, and what is kept is narrow. The second runs in front
+/// of the sort that is before it, since that frees its operand.
+#[test]
+fn what_several_read_is_computed_by_each() {
+    let g = graph(
+        "graph \"g\" { %0 = parameter {role=input, index=0} : bf16[256]\n\
+         %1 = sort %0 {dimension=0, descending=false} : bf16[256]\n\
+         %2 = convert %1 : f32[256]\n\
+         %3 = reduce %2 {dimensions=[0], kind=add} : f32[]\n\
+         %4 = sort %0 {dimension=0, descending=true} : bf16[256]\n\
+         %5 = reduce %2 {dimensions=[0], kind=max} : f32[]\nreturn %3, %4, %5 }",
+    );
+    let live = fused(&g);
+    assert!(live.buffers.iter().all(|b| b.bytes != T), "{:?}", live.buffers);
+    assert_eq!(live.peak, T + 8, "the argument, one sort at a time, and what is summed");
+    // A sort reads memory: then it is written, and all read that.
+    let g = graph(
+        "graph \"g\" { %0 = parameter {role=input, index=0} : bf16[256]\n\
+         %1 = sort %0 {dimension=0, descending=false} : bf16[256]\n\
+         %2 = convert %1 : f32[256]\n\
+         %3 = reduce %2 {dimensions=[0], kind=add} : f32[]\n\
+         %4 = sort %2 {dimension=0, descending=true} : f32[256]\nreturn %3, %4 }",
+    );
+    assert!(fused(&g).buffers.iter().any(|b| b.bytes == T && b.role == Role::Temporary));
+}
+
+/// Of a product's result in float32, which several read, the product writes bfloat16.
+#[test]
+fn a_product_writes_what_is_narrow() {
+    let g = graph(
+        "graph \"g\" { %0 = parameter {role=input, index=0} : bf16[16,16]\n\
+         %1 = dot_general %0, %0 {lhs_batch=[], rhs_batch=[], lhs_contracting=[1], rhs_contracting=[0], precision=default} : bf16[16,16]\n\
+         %2 = convert %1 : f32[16,16]\n\
+         %3 = reduce %2 {dimensions=[0], kind=add} : f32[16]\n\
+         %4 = reduce %2 {dimensions=[1], kind=max} : f32[16]\nreturn %3, %4 }",
+    );
+    assert_eq!(fused(&g).peak, T / 2 + T / 2 + 2 * 64);
+}
+
 #[test]
 fn names_of_memory_cost_nothing() {
     let g = graph(

@@ -25,8 +25,8 @@ pub struct Cost {
     pub kernels: Vec<Floor>,
 }
 
-/// A kernel of which the compiler says nothing. It takes at least as long as its operands and results take to move, and
-/// as long as its floating-point operations take on the matrix units.
+/// A kernel, or a move of data, of which the compiler says nothing. It takes at least as long as its operands and results take
+/// to move, and as long as its floating-point operations take on the matrix units.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Floor {
     pub name: String,
@@ -41,6 +41,12 @@ pub struct Floor {
 
 /// An estimate that is none: libtpu writes what does not fit in 40 bits for what it does not know.
 const UNKNOWN: u64 = 1 << 40;
+
+/// Opcodes that move data and for which libtpu often has no estimate.
+const MOVES: [&str; 5] = ["concatenate", "copy", "reshape", "slice", "transpose"];
+
+/// Bytes below which a move is not worth a line.
+const LEAST: u64 = 1 << 10;
 
 /// Opcodes that do work, so that a missing estimate is told.
 const WORKING: [&str; 5] = ["fusion", "custom-call", "convolution", "dot", "copy"];
@@ -59,6 +65,7 @@ impl Module {
         self.visit(
             &mut |instruction, runs| {
                 let estimate = cycles(instruction);
+                let floor = self.floor(instruction, runs, chip);
                 let working = WORKING.contains(&&*instruction.opcode) || is_collective(&instruction.opcode);
                 if let Some(estimate) = estimate {
                     let all = estimate.saturating_mul(runs);
@@ -69,13 +76,13 @@ impl Module {
                         let name = instruction.metadata.as_ref().map_or("", |m| &m.op_name);
                         *cost.by_name.entry(name.to_owned()).or_default() += all;
                     }
-                } else if working {
+                } else if working && (floor.is_none() || instruction.opcode == "custom-call") {
                     cost.unknown.push(match &*instruction.custom_call_target {
                         "" => instruction.name.clone(),
                         target => format!("{} ({target})", instruction.name),
                     });
                 }
-                if let Some(kernel) = self.floor(instruction, runs, chip) {
+                if let Some(kernel) = floor {
                     // In one sum, so that many small kernels lose nothing to rounding.
                     bytes +=
                         chip.hbm_cycles(kernel.bytes as f64).max(chip.matrix_cycles(kernel.flops as f64))
@@ -97,15 +104,18 @@ impl Module {
         Some(Floor { name: instruction.name.clone(), runs, bytes, flops, cycles: cycles.round() as u64 })
     }
 
-    /// What a kernel without an estimate reads and writes, in bytes.
+    /// What a kernel or a move without an estimate reads and writes, in bytes; a move outside of the chip alone.
     pub(crate) fn unpriced_bytes(&self, instruction: &Instruction) -> Option<u64> {
         let kernel =
             instruction.opcode == "custom-call" && instruction.custom_call_target == "tpu_custom_call";
-        if !kernel || cycles(instruction).is_some() {
+        let moves = MOVES.contains(&&*instruction.opcode);
+        if !(kernel || moves) || cycles(instruction).is_some() {
             return None;
         }
         let operands = instruction.operand_ids.iter().filter_map(|&id| self.instruction(id));
-        Some(operands.chain([instruction]).filter_map(|i| i.shape.as_ref()).map(|s| s.bytes()).sum())
+        let shapes = operands.chain([instruction]).filter_map(|i| i.shape.as_ref());
+        let bytes = shapes.map(|s| if moves { s.hbm_bytes() } else { s.bytes() }).sum();
+        (kernel || bytes >= LEAST).then_some(bytes)
     }
 
     /// Every instruction that runs, in the order in which it does, with how often: loops by their trip counts, of a

@@ -136,6 +136,15 @@ impl Shape {
         });
         self.tuple_shapes.iter().fold(own, |n, s| n.saturating_add(s.bytes()))
     }
+
+    /// Those of `bytes` that are in HBM.
+    pub fn hbm_bytes(&self) -> u64 {
+        match &self.layout {
+            Some(layout) if layout.memory_space != 0 => 0,
+            _ if self.tuple_shapes.is_empty() => self.bytes(),
+            _ => self.tuple_shapes.iter().fold(0, |n, s| n.saturating_add(s.hbm_bytes())),
+        }
+    }
 }
 
 impl std::fmt::Display for Shape {

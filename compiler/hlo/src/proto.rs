@@ -135,6 +135,15 @@ pub struct Shape {
     pub dimensions: Vec<i64>,
     #[prost(message, repeated, tag = "4")]
     pub tuple_shapes: Vec<Shape>,
+    #[prost(message, optional, tag = "5")]
+    pub layout: Option<Layout>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Layout {
+    /// 0 is HBM; libtpu's others are on the chip.
+    #[prost(int64, tag = "8")]
+    pub memory_space: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]

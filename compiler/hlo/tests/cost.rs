@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use prost::Message;
-use torchtpu_hlo::proto::{self, Computation, Instruction, Literal, ReplicaGroup, Shape, SourceTarget};
+use torchtpu_hlo::proto::{
+    self, Computation, Instruction, Layout, Literal, ReplicaGroup, Shape, SourceTarget,
+};
 use torchtpu_hlo::{Chip, Module, Replay, Span};
 
 const F32: i32 = 11;
@@ -14,7 +16,7 @@ fn op(id: i64, opcode: &str, elements: i64, operands: &[i64]) -> Instruction {
     Instruction {
         name: format!("{opcode}.{id}"),
         opcode: opcode.into(),
-        shape: Some(Shape { element_type: F32, dimensions: vec![elements], tuple_shapes: vec![] }),
+        shape: Some(Shape { element_type: F32, dimensions: vec![elements], ..Shape::default() }),
         id,
         operand_ids: operands.to_vec(),
         ..Instruction::default()
@@ -31,7 +33,7 @@ fn work(id: i64, cycles: u64) -> Instruction {
 }
 
 fn constant(id: i64, value: i32) -> Instruction {
-    let shape = Some(Shape { element_type: S32, dimensions: vec![], tuple_shapes: vec![] });
+    let shape = Some(Shape { element_type: S32, ..Shape::default() });
     let literal = Some(Literal { s32s: if value == 0 { vec![] } else { vec![value] }, ..Literal::default() });
     Instruction { shape, literal, ..op(id, "constant", 1, &[]) }
 }
@@ -59,12 +61,34 @@ fn chips() {
     assert_eq!(Chip::of("v99:1x1"), None);
 }
 
+/// A move of one chip's memory, of which libtpu says nothing, between HBM and HBM or from on the chip.
+#[test]
+fn moves_without_an_estimate_take_as_long_as_their_bytes() {
+    let on_chip = |mut instruction: Instruction| {
+        instruction.shape.as_mut().unwrap().layout = Some(Layout { memory_space: 1 });
+        instruction
+    };
+    let million = 1_000_000;
+    let moved = |source: Instruction, opcode: &str| {
+        module(vec![(1, vec![source, op(2, opcode, million, &[1])])]).cost(v5e())
+    };
+    let parameter = || op(1, "parameter", million, &[]);
+    let both = moved(parameter(), "reshape");
+    assert_eq!(
+        both.kernels.iter().map(|k| (&*k.name, k.bytes)).collect::<Vec<_>>(),
+        [("reshape.2", 8_000_000)]
+    );
+    assert_eq!((both.floor, both.unknown.len()), (v5e().hbm_cycles(8e6).round() as u64, 0));
+    assert_eq!(moved(on_chip(parameter()), "copy").kernels[0].bytes, 4_000_000);
+    assert_eq!(moved(parameter(), "bitcast").floor, 0);
+}
+
 #[test]
 fn estimates_add_up_and_gaps_are_named() {
     let all = vec![
         work(1, 100),
         work(2, 20),
-        op(3, "copy", 8, &[]),
+        op(3, "convolution", 8, &[]),
         // What libtpu writes where it does not know.
         work(4, (1 << 62) + 5),
         op(5, "bitcast", 8, &[]),
@@ -73,7 +97,7 @@ fn estimates_add_up_and_gaps_are_named() {
     let cost = module(vec![(1, all)]).cost(v5e());
     assert_eq!((cost.estimated, cost.floor), (123, 0));
     assert_eq!(cost.by_opcode.into_iter().collect::<Vec<_>>(), [("add".into(), 3), ("fusion".into(), 120)]);
-    assert_eq!(cost.unknown, ["copy.3", "fusion.4"]);
+    assert_eq!(cost.unknown, ["convolution.3", "fusion.4"]);
 }
 
 /// `while (i < limit) { work; i += step }`, from `start`.

@@ -13,7 +13,7 @@ fn instruction(id: i64, opcode: &str, called: &[i64], frame: i32) -> Instruction
     Instruction {
         name: format!("{opcode}.{id}"),
         opcode: opcode.into(),
-        shape: Some(Shape { element_type: 16, dimensions: vec![4, 8], tuple_shapes: vec![] }),
+        shape: Some(Shape { element_type: 16, dimensions: vec![4, 8], ..Shape::default() }),
         metadata: Some(Metadata { stack_frame_id: frame, ..Metadata::default() }),
         id,
         called_computation_ids: called.to_vec(),

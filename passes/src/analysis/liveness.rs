@@ -7,9 +7,10 @@
 //! 2     %4 = reduce %3            %0 %1 %4                           %4: the result
 //! ```
 //!
-//! Two answers. `unfused` has every value written to memory, in program order. `fused` writes only what the groups of
-//! a `FusionPlan` exchange: a prediction of XLA. Neither bounds what a plugin takes, and as the orders differ `fused`
-//! can be a little above `unfused`.
+//! Two answers. `unfused` has every value written to memory, in program order. `fused` predicts XLA: it writes only what
+//! the groups of a `FusionPlan` exchange, not what each of several readers computes for itself, and runs a step as soon as
+//! that takes no more memory than it frees. Neither bounds what a plugin takes, and as the orders differ `fused` can be a
+//! little above `unfused`.
 //! Both know what costs no memory of its own: a reshape and a barrier are other names of their operand, a splat is
 //! part of the instruction, a mutated input's new value takes the input's place once nothing reads the old one, and
 //! elementwise operations, updates and loops write over an operand that dies there.
@@ -139,8 +140,14 @@ fn single_steps(graph: &Graph) -> Vec<Step> {
 }
 
 fn group_steps(graph: &Graph, plan: &FusionPlan) -> Vec<Step> {
+    let again = again(graph, plan);
     let step = |group: &Group| {
         let last = *group.nodes.last()?;
+        let writes = memory_of(&group.outputs, &again);
+        let writes: Vec<Value> = writes.into_iter().filter(|v| group.nodes.contains(&v.node)).collect();
+        if writes.is_empty() && !group.outputs.is_empty() {
+            return None; // All of it is computed where it is read.
+        }
         let in_place = match group.kind {
             // Element by element, unless something inside moves elements.
             GroupKind::Elementwise | GroupKind::Single => {
@@ -149,9 +156,113 @@ fn group_steps(graph: &Graph, plan: &FusionPlan) -> Vec<Step> {
             _ => false,
         };
         let inside = inside(graph.op(last), |g| group_steps(g, &FusionPlan::of(g)));
-        Some(Step { last, reads: group.inputs.clone(), writes: group.outputs.clone(), in_place, inside })
+        let reads = memory_of(&group.inputs, &again);
+        Some(Step { last, reads, writes, in_place, inside })
     };
-    plan.groups.iter().filter_map(step).collect()
+    early(graph, plan.groups.iter().filter_map(step).collect())
+}
+
+/// Runs a step as soon as it needs no more memory than it frees, as a scheduler does that minds memory.
+fn early(graph: &Graph, steps: Vec<Step>) -> Vec<Step> {
+    let homes = homes(graph, &steps);
+    let home = |v: &Value| homes.get(v).copied().unwrap_or(*v);
+    let mut made_by: FxHashMap<Value, usize> = FxHashMap::default();
+    let mut readers: FxHashMap<Value, Vec<usize>> = FxHashMap::default();
+    let kept: FxHashSet<Value> = graph.outputs.iter().map(home).collect();
+    let reads: Vec<FxHashSet<Value>> = steps.iter().map(|s| s.reads.iter().map(home).collect()).collect();
+    for (i, step) in steps.iter().enumerate() {
+        made_by.extend(step.writes.iter().map(|&v| (v, i)));
+        reads[i].iter().for_each(|&v| readers.entry(v).or_default().push(i));
+    }
+    let mut missing: Vec<usize> = reads
+        .iter()
+        .enumerate()
+        .map(|(i, of)| of.iter().filter(|v| made_by.get(v).is_some_and(|&m| m != i)).count())
+        .collect();
+    let mut left: FxHashMap<Value, usize> = readers.iter().map(|(&v, of)| (v, of.len())).collect();
+    let mut order = Vec::with_capacity(steps.len());
+    let mut done = vec![false; steps.len()];
+    for first in 0..steps.len() {
+        let mut next = vec![first];
+        while let Some(i) = next.pop() {
+            let frees = |v: &&Value| made_by.contains_key(v) && !kept.contains(v) && left.get(v) == Some(&1);
+            let size = |v: &Value| value_bytes(graph, *v);
+            let freed: u64 = reads[i].iter().filter(frees).map(size).sum();
+            let taken: u64 = steps[i].writes.iter().filter(|v| home(v) == **v).map(size).sum();
+            if done[i] || missing[i] > 0 || (i != first && taken > freed) {
+                continue;
+            }
+            done[i] = true;
+            order.push(i);
+            for v in &reads[i] {
+                left.entry(*v).and_modify(|n| *n -= 1);
+                next.extend(readers[v].iter().filter(|&&r| left[v] == 1 && !done[r]));
+            }
+            for v in &steps[i].writes {
+                let of = readers.get(v).map_or(&[][..], Vec::as_slice);
+                of.iter().filter(|&&r| r != i).for_each(|&r| missing[r] -= 1);
+                next.extend(of.iter().filter(|&&r| !done[r]));
+            }
+        }
+    }
+    let mut steps: Vec<Option<Step>> = steps.into_iter().map(Some).collect();
+    order.into_iter().filter_map(|i| steps[i].take()).collect()
+}
+
+/// Values that each of their readers computes for itself, with what they are computed from that is in memory.
+type Again = FxHashMap<Value, Vec<Value>>;
+
+/// Pointwise results that several groups read: XLA fuses the operation into each of them, and keeps what it reads instead.
+fn again(graph: &Graph, plan: &FusionPlan) -> Again {
+    let returned: FxHashSet<Value> = graph.outputs.iter().copied().collect();
+    let elements = |id: NodeId| graph.node(id).types.first().map(|t| t.elements());
+    let mut again = Again::default();
+    for group in &plan.groups {
+        let of_all = match group.kind {
+            GroupKind::Single => continue,
+            GroupKind::Elementwise => Some(memory_of(&group.inputs, &again)),
+            // Its root is computed once.
+            _ => None,
+        };
+        for &v in &group.outputs {
+            let fuses = |user: NodeId| {
+                plan.group_of(user).is_some_and(|g| match plan.groups[g].kind {
+                    GroupKind::Elementwise | GroupKind::Reduction { .. } => true,
+                    GroupKind::Contraction { root } => root != user,
+                    GroupKind::Single => false,
+                })
+            };
+            let repeats = |user: NodeId| {
+                matches!(graph.op(user), Op::BroadcastInDim(_)) && elements(user) > elements(v.node)
+            };
+            if returned.contains(&v) || graph.users(v.node).any(|(user, ..)| !fuses(user) || repeats(user)) {
+                continue;
+            }
+            if let Some(inputs) = &of_all {
+                again.insert(v, inputs.clone());
+            } else if let Op::Convert(_) = graph.op(v.node) {
+                let narrow = graph.operands(v.node)[0];
+                if value_bytes(graph, narrow) < value_bytes(graph, v)
+                    && plan.group_of(narrow.node) == plan.group_of(v.node)
+                {
+                    again.insert(v, vec![narrow]);
+                }
+            }
+        }
+    }
+    again
+}
+
+fn memory_of(values: &[Value], again: &Again) -> Vec<Value> {
+    let mut found: Vec<Value> = Vec::new();
+    for v in values {
+        for read in again.get(v).map_or(std::slice::from_ref(v), Vec::as_slice) {
+            if !found.contains(read) {
+                found.push(*read);
+            }
+        }
+    }
+    found
 }
 
 /// What the regions need at most, beyond what is passed to them. A loop's next state takes the place of the last.

@@ -16,7 +16,7 @@
 
 use crate::manager::Pass;
 use crate::query::{first, pinned, splat};
-use torchtpu_ir::op::Reduce;
+use torchtpu_ir::op::{DotGeneral, Reduce};
 use torchtpu_ir::{Builder, CompileError, Graph, NodeId, Op, TensorType, Value};
 
 pub struct FlattenRows {
@@ -47,8 +47,33 @@ impl Pass for FlattenRows {
                 rewrites += 1;
             }
         }
-        Ok(rewrites)
+        Ok(rewrites + results(graph)?)
     }
+}
+
+/// Products that are results are of all dimensions again: libtpu likes to put rows last in memory, and then such a reshape
+/// moves everything, which for GPT-2's logits takes as long as a layer.
+fn results(graph: &mut Graph) -> Result<usize, CompileError> {
+    let mut rewrites = 0;
+    for v in graph.outputs.clone() {
+        let Some((from, rows)) = source(graph, v) else { continue };
+        let Op::DotGeneral(dot) = graph.op(from.node).clone() else { continue };
+        let [lhs, rhs] = graph.operands(from.node)[..] else { continue };
+        let by_rows = dot.lhs_batch.is_empty() && dot.lhs_contracting == [1] && graph.ty(lhs).rank() == 2;
+        if !by_rows || graph.users(from.node).count() > 1 || graph.outputs.contains(&from) {
+            continue;
+        }
+        let mut b = Builder::new(graph);
+        b.loc = b.graph.node(from.node).loc;
+        let tokens = &b.shape(v)[..rows.merged];
+        let lhs = b.reshape(lhs, &[tokens, &b.shape(lhs)[1..]].concat())?;
+        let ty = b.ty(v).clone();
+        let dot = DotGeneral { lhs_contracting: vec![rows.merged as i64], ..*dot };
+        let whole = first(b.typed(dot, &[lhs, rhs], [ty].into())?);
+        graph.replace_uses(v, whole);
+        rewrites += 1;
+    }
+    Ok(rewrites)
 }
 
 /// Elements of what a product of a matrix and a weight reads or writes, whichever is fewer: hidden layers are wider.
