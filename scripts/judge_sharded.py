@@ -35,7 +35,16 @@ TOPOLOGIES = {
     "v5p": {4: "v5p:2x2x1", 8: "v5p:2x2x2", 16: "v5p:2x2x4"},
     "tpu7x": {4: "tpu7x:2x2x1", 8: "tpu7x:2x2x1", 16: "tpu7x:2x2x2"},
 }
-HEAD = ("program", "chip", "compute", "exposed", "share", "collectives", "peak, MB (prediction off)", "libtpu")
+HEAD = (
+    "program",
+    "chip",
+    "compute",
+    "exposed",
+    "share",
+    "collectives",
+    "peak, MB (prediction off)",
+    "libtpu",
+)
 
 
 def main() -> None:

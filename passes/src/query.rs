@@ -21,12 +21,7 @@ pub fn splat(graph: &Graph, v: Value) -> Option<Scalar> {
 /// that very node.
 pub fn pinned(graph: &Graph) -> Vec<bool> {
     let mut pinned = vec![false; graph.bound()];
-    for id in graph.node_ids() {
-        for before in graph.control_predecessors(id) {
-            pinned[before.index()] = true;
-            pinned[id.index()] = true;
-        }
-    }
+    graph.node_ids().for_each(|id| pinned[id.index()] = graph.has_control(id));
     pinned
 }
 

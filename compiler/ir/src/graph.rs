@@ -176,6 +176,12 @@ impl Graph {
         newest_first.into_iter().rev()
     }
 
+    /// Is it at either end of a control edge?
+    pub fn has_control(&self, id: NodeId) -> bool {
+        let edges = self.dag.edges_directed(id, Incoming).chain(self.dag.edges_directed(id, Outgoing));
+        edges.into_iter().any(|e| matches!(e.weight(), Edge::Control))
+    }
+
     /// Makes every user and output of `from` read `to`.
     pub fn replace_uses(&mut self, from: Value, to: Value) {
         if from == to {

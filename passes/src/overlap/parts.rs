@@ -4,7 +4,7 @@ use super::order::{Chain, Step, after};
 use super::region::Region;
 use crate::query::first;
 use crate::split::{part_of, split_of};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use torchtpu_ir::graph::Values;
 use torchtpu_ir::op::{CollectivePermute, OptimizationBarrier, ReduceKind};
 use torchtpu_ir::{Builder, CompileError, DType, Graph, NodeId, Op, Scalar, TensorType, Value};
@@ -137,10 +137,25 @@ impl<'r> Parts<'r> {
         self.replace(graph, &order, Self::whole)
     }
 
+    /// What is made in parts, each behind what it is made of.
     fn inside(&self, graph: &Graph) -> Vec<NodeId> {
-        let inside =
-            |id: &NodeId| self.region.gathers.contains(id) || self.region.dims.contains_key(&first(*id));
-        graph.topological().into_iter().filter(inside).collect()
+        let region = self.region;
+        let mut all: Vec<NodeId> = region.dims.keys().map(|v| v.node).chain(region.gathers.clone()).collect();
+        all.sort_by_key(|id| std::cmp::Reverse(id.index()));
+        let inside: FxHashSet<NodeId> = all.iter().copied().collect();
+        let (mut order, mut seen) = (Vec::new(), FxHashSet::default());
+        // A node is on the stack again, below its operands, for when they have been placed.
+        let mut stack: Vec<(NodeId, bool)> = all.into_iter().map(|id| (id, false)).collect();
+        while let Some((id, placed)) = stack.pop() {
+            if placed {
+                order.push(id);
+            } else if seen.insert(id) {
+                stack.push((id, true));
+                let operands = graph.operands(id).into_iter().map(|v| v.node).rev();
+                stack.extend(operands.filter(|node| inside.contains(node)).map(|node| (node, false)));
+            }
+        }
+        order
     }
 
     /// One part of everything inside.

@@ -2,7 +2,7 @@
 
 use super::order::taken;
 use crate::analysis::cost::flops;
-use crate::query::{first, pinned};
+use crate::query::first;
 use crate::split::split_of;
 use rustc_hash::{FxHashMap, FxHashSet};
 use torchtpu_ir::{Graph, NodeId, Op, ReplicaGroups, Value};
@@ -142,64 +142,62 @@ impl Region {
     /// From a value to what it is made of, over at most so many products one behind another: whatever nothing but the
     /// region uses. False where the value itself cannot be made in parts.
     fn grow_back(&mut self, graph: &Graph, from: Value, dim: usize, products: usize) -> bool {
-        struct Demand {
-            dim: usize,
-            uses: usize,
-            products: usize,
-        }
+        let most = graph.ty(from).bytes();
         let mut demands: FxHashMap<Value, Option<Demand>> = FxHashMap::default();
         demands.insert(from, Some(Demand { dim, uses: 1, products: products.max(1) }));
-        let (pinned, most) = (pinned(graph), graph.ty(from).bytes());
-        for id in graph.topological().into_iter().rev() {
-            let v = first(id);
+        // What all users have asked for; and what a gathering gives, behind so many moves, which others may use whole besides.
+        let mut ready = vec![from];
+        let mut shared: Vec<(usize, Value)> = Vec::new();
+        while let Some(v) = ready.pop().or_else(|| furthest(&mut shared)) {
             let Some(Some(demand)) = demands.get(&v) else { continue };
-            let (dim, uses, products) = (demand.dim, demand.uses, demand.products);
+            let (id, dim, products) = (v.node, demand.dim, demand.products);
             if self.gathering(graph, v, dim) == Some(id) {
                 self.gathers.push(id);
-                continue;
-            }
-            let alone = graph.users(id).count() == uses && !graph.outputs.contains(&v);
-            // What is sent on may be used whole besides, and what a gathering gives.
-            let shared = v == from || self.gathering(graph, v, dim).is_some();
-            if pinned[id.index()] || !(alone || shared) || !self.divides(graph, v, dim) {
                 continue;
             }
             // No cut is made where there is more than is sent: scores are larger than what attention gives.
             let large = |v: &Value| graph.ty(*v).bytes() > most;
             let small = !large(&v) && !graph.operands(id).iter().any(large);
-            let product = matches!(graph.op(id), Op::DotGeneral(_));
-            let along = matches!(graph.op(id), Op::Iota(iota) if iota.dimension == dim as i64);
-            let Some(of_operands) = split_of(graph, v, dim).or_else(|| along.then(Vec::new)) else {
-                continue;
-            };
-            if small && products == 0 {
+            if graph.has_control(id) || v != first(id) || (small && products == 0) {
                 continue;
             }
-            let fits = |(operand, dim): (&Value, &Option<usize>)| {
-                dim.is_none_or(|dim| self.divides(graph, *operand, dim))
-            };
-            if !graph.operands(id).iter().zip(&of_operands).all(fits) {
-                continue;
-            }
+            let Some(of_operands) = self.of_operands(graph, v, dim) else { continue };
             self.dims.insert(v, dim);
+            let product = matches!(graph.op(id), Op::DotGeneral(_));
+            let products = products.saturating_sub(usize::from(product));
             for (&operand, of_operand) in graph.operands(id).iter().zip(of_operands) {
-                let products = products.saturating_sub(usize::from(product));
-                match (of_operand, demands.get_mut(&operand)) {
-                    (Some(dim), None) => {
-                        demands.insert(operand, Some(Demand { dim, uses: 1, products }));
-                    }
-                    (Some(dim), Some(Some(known))) if known.dim == dim => {
+                let Some(dim) = of_operand else { continue };
+                let demand = demands.entry(operand).or_insert(Some(Demand { dim, uses: 0, products }));
+                match demand {
+                    Some(known) if known.dim == dim => {
                         known.uses += 1;
                         known.products = known.products.min(products);
                     }
-                    (Some(_), _) => {
-                        demands.insert(operand, None);
+                    _ => *demand = None,
+                }
+                let Some(known) = demand else { continue };
+                if self.gathering(graph, operand, dim).is_some() {
+                    if known.uses == 1 {
+                        shared.push((moves(graph, operand), operand));
                     }
-                    (None, _) => {}
+                } else if graph.users(operand.node).count() == known.uses && !graph.outputs.contains(&operand)
+                {
+                    ready.push(operand);
                 }
             }
         }
+        self.gathers.sort_by_key(|id| std::cmp::Reverse(id.index()));
         self.dims.contains_key(&from)
+    }
+
+    /// By operand, the dimension along which it is in parts where a value is; None where the value cannot be.
+    fn of_operands(&self, graph: &Graph, v: Value, dim: usize) -> Option<Vec<Option<usize>>> {
+        let along = matches!(graph.op(v.node), Op::Iota(iota) if iota.dimension == dim as i64);
+        let found = split_of(graph, v, dim).or_else(|| along.then(Vec::new))?;
+        let operands = graph.operands(v.node);
+        let mut parts = operands.iter().zip(&found).filter_map(|(&operand, of)| Some((operand, (*of)?)));
+        (self.divides(graph, v, dim) && parts.all(|(operand, dim)| self.divides(graph, operand, dim)))
+            .then_some(found)
     }
 
     /// From a gathered value through what moves it to the products that take it.
@@ -261,6 +259,27 @@ impl Region {
 
     pub fn divides(&self, graph: &Graph, v: Value, dim: usize) -> bool {
         graph.ty(v).shape[dim] % self.parts == 0
+    }
+}
+
+/// That a value is made in parts, by those who use it.
+struct Demand {
+    dim: usize,
+    uses: usize,
+    /// Through how many products its region may go on.
+    products: usize,
+}
+
+/// Takes the value that most moves are behind.
+fn furthest(shared: &mut Vec<(usize, Value)>) -> Option<Value> {
+    let most = shared.iter().enumerate().max_by_key(|(_, (moves, _))| *moves)?.0;
+    Some(shared.swap_remove(most).1)
+}
+
+fn moves(graph: &Graph, v: Value) -> usize {
+    match graph.op(v.node) {
+        Op::Reshape(_) | Op::Transpose(_) | Op::Convert(_) => 1 + moves(graph, graph.operands(v.node)[0]),
+        _ => 0,
     }
 }
 
