@@ -145,10 +145,8 @@ fn weights(graph: &Graph, v: Value) -> Vec<(NodeId, u32)> {
     for (user, at, _) in graph.users(v.node).filter(|(.., result)| *result == v.result) {
         match graph.op(user) {
             Op::Reshape(_) | Op::Transpose(_) | Op::Convert(_) => found.extend(weights(graph, first(user))),
-            Op::DotGeneral(_) => {
-                if is_weight(graph, graph.operands(user)[1 - at as usize]) {
-                    found.push((user, 1 - at));
-                }
+            Op::DotGeneral(_) if is_weight(graph, graph.operands(user)[1 - at as usize]) => {
+                found.push((user, 1 - at));
             }
             _ => {}
         }
