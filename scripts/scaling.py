@@ -212,10 +212,10 @@ def chip(name: str) -> Chip:
 
 GATHERS, SUMS, SENDS = "all_gather", "reduce_scatter", "collective_permute"
 LIBTPU: dict[str, tuple[int, tuple[str, ...], bool, float]] = {
-    "v5e": (1, (GATHERS, SENDS), False, 0.84),
-    "v6e": (1, (GATHERS, SUMS, SENDS), True, 0.63),
-    "v5p": (2, (GATHERS, SUMS, SENDS), True, 0.61),
-    "tpu7x": (1, (GATHERS, SUMS, SENDS), True, 0.54),
+    "v5e": (1, (GATHERS, SENDS), False, 0.83),
+    "v6e": (1, (GATHERS, SUMS, SENDS), True, 0.74),
+    "v5p": (2, (GATHERS, SUMS, SENDS), True, 0.70),
+    "tpu7x": (1, (GATHERS, SUMS, SENDS), True, 0.59),
 }
 """By chip: TensorCores of a device, what runs beside the core, whether sums are scattered, and the attained share that
 `points --fit` finds. The middle two are read off what libtpu makes of a layer."""

@@ -379,7 +379,7 @@ proptest! {
         ranks in 2..4i64,
         links in prop_oneof![Just(0.0), Just(3.0), Just(1e9)],
     ) {
-        let early: &'static EarlySums = Box::leak(Box::new(EarlySums { least: 9, balance: links }));
+        let early: &'static EarlySums = Box::leak(Box::new(EarlySums { least: 9, balance: links, vector: 32.0 }));
         let mut graph = Graph::new("backward");
         let mut b = Builder::new(&mut graph);
         let groups = ReplicaGroups::mesh(&[ranks], &[0]);
@@ -433,7 +433,8 @@ proptest! {
         graph.outputs = outputs;
         verify(&graph).unwrap();
         let (after, rewrites) = changed(&graph, &[early]);
-        prop_assert!(rewrites > 0, "{}", print_graph(&graph));
+        // Weights that are gathered beside them can be more than the links have time for.
+        prop_assert!(rewrites > 0 || beside > 0, "{}", print_graph(&graph));
         prop_assert_eq!(changed(&after, &[early]).1, 0, "{}", print_graph(&after));
         let inputs = inputs_of(&graph, ranks as usize, |_| false);
         prop_assert_eq!(interpreter::run_devices(&graph, &inputs), interpreter::run_devices(&after, &inputs));

@@ -45,6 +45,12 @@ impl Chip {
         CHIPS.iter().find(|chip| chip.name == name)
     }
 
+    /// Operations a second of the vector units: 8 x 128 lanes, four units, in each core of a device.
+    pub fn vector(&self) -> f64 {
+        let cores = if matches!(self.name, "v4" | "v5p") { 2.0 } else { 1.0 };
+        cores * 4096.0 * self.clock
+    }
+
     /// Cycles that moving these bytes to or from HBM takes.
     pub fn hbm_cycles(&self, bytes: f64) -> f64 {
         bytes / self.hbm_bandwidth * self.clock

@@ -105,12 +105,13 @@ impl<'a> Replaying<'a> {
         let mut open: HashMap<String, Launched> = HashMap::new();
         for instruction in self.module.scheduled(computation) {
             if let Some((inner, trips)) = self.module.enters(computation, instruction) {
-                let start = self.now;
+                let (start, before) = (self.now, self.found.timeline.links.len());
                 let trips = trips.unwrap_or(1);
                 self.run(inner, runs.saturating_mul(trips), depth + 1);
                 if instruction.opcode == "while" {
                     let (name, length) = (instruction.name.clone(), self.now - start);
                     self.found.timeline.loops.push(Loop { name, start, length, trips });
+                    self.skip(length, trips, before);
                 }
                 continue;
             }
@@ -181,6 +182,21 @@ impl<'a> Replaying<'a> {
         }
     }
 
+    /// The other trips of a loop, of which one is drawn: what was on its way before goes on beside them, as far as the links are
+    /// not taken by what the loop itself sends.
+    fn skip(&mut self, length: f64, trips: u64, before: usize) {
+        let links = &mut self.found.timeline.links;
+        let sent: f64 = links[before..].iter().map(|f| f.done - f.start).sum();
+        let others = (length - sent).max(0.0) * trips.saturating_sub(1) as f64;
+        let now = self.now;
+        let earlier = |at: &mut f64| *at = if *at > now { (*at - others).max(now) } else { *at };
+        self.lanes.iter_mut().for_each(earlier);
+        for flight in links.iter_mut().filter(|f| f.done > now) {
+            earlier(&mut flight.start);
+            earlier(&mut flight.done);
+        }
+    }
+
     /// Takes the links as soon as they are free.
     fn launch(
         &mut self,
@@ -205,8 +221,19 @@ impl<'a> Replaying<'a> {
         *counts.entry(kind.to_owned()).or_default() += runs;
         let line = self.module.line(instruction).or_else(|| self.module.line(transfer.group));
         let name = instruction.name.clone();
-        let flight =
-            Flight { kind, name, line, lane, start, done, exposed: 0.0, synchronous, runs, transfers: 1 };
+        let flight = Flight {
+            kind,
+            name,
+            line,
+            lane,
+            start,
+            done,
+            time,
+            exposed: 0.0,
+            synchronous,
+            runs,
+            transfers: 1,
+        };
         self.found.timeline.links.push(flight);
         Launched(self.found.timeline.links.len() - 1)
     }
@@ -229,7 +256,7 @@ impl<'a> Replaying<'a> {
             let new = Collectives { kind, line: line.clone(), runs: 0, transfers: 0.0, exposed: 0.0 };
             let entry = by_line.entry((kind, line)).or_insert(new);
             entry.runs += flight.runs;
-            entry.transfers += (flight.done - flight.start) * flight.runs as f64;
+            entry.transfers += flight.time * flight.runs as f64;
             entry.exposed += flight.exposed * flight.runs as f64;
         }
         found.collectives = by_line.into_values().collect();

@@ -46,6 +46,9 @@ pub struct Flight {
     pub lane: Option<usize>,
     pub start: f64,
     pub done: f64,
+    /// What it takes; longer than it is drawn where a loop runs beside it, of which one trip is drawn.
+    #[serde(skip)]
+    pub time: f64,
     /// What the core waits for it.
     pub exposed: f64,
     /// Whether the core does nothing else meanwhile.

@@ -324,6 +324,35 @@ fn the_timeline_adds_up_to_the_replay() {
     assert!(replay.collectives[0].exposed > replay.collectives[1].exposed);
 }
 
+/// Of a loop one trip is drawn, but a transfer that is on its way has all of them.
+#[test]
+fn all_trips_of_a_loop_hide_a_transfer() {
+    let exposed = |trips: u64, sends: bool| {
+        let mut body = vec![work(2, 1000)];
+        if sends {
+            body.push(op(3, "all-gather", 1 << 20, &[]));
+        }
+        let config = format!(r#"{{"known_trip_count":{{"n":"{trips}"}}}}"#);
+        let entry = vec![
+            group(op(10, "all-gather-start", 1 << 20, &[]), 4),
+            Instruction { called_computation_ids: vec![1], ..with(op(11, "while", 1, &[]), &config) },
+            op(12, "all-gather-done", 1 << 20, &[10]),
+        ];
+        let replay = module(vec![(1, body), (3, entry)]).replay(v5e(), 4);
+        let gather = replay.timeline.links.iter().find(|f| f.name == "all-gather-start.10").unwrap();
+        (gather.exposed, gather.time)
+    };
+    let ((once, time), (often, _), (always, _)) =
+        (exposed(1, false), exposed(11, false), exposed(1000, false));
+    assert!(
+        (once - (time - 1000.0)).abs() < 1e-6 && (often - (time - 11000.0)).abs() < 1e-6,
+        "{once} {often}"
+    );
+    assert_eq!(always, 0.0);
+    // The loop's own transfers wait for it, and are waited for.
+    assert_eq!(exposed(11, true).0, 0.0);
+}
+
 #[test]
 fn a_timeline_is_small() {
     let all = (0..30_000).flat_map(|i| [work(3 * i, 100), op(3 * i + 1, "collective-permute", 8, &[])]);

@@ -97,6 +97,15 @@ pub fn flops(graph: &Graph, id: NodeId) -> u64 {
     }
 }
 
+/// Those of `flops` that a matrix unit does.
+pub fn matrix_flops(graph: &Graph, id: NodeId) -> u64 {
+    match graph.op(id) {
+        Op::DotGeneral(_) | Op::Convolution(_) => flops(graph, id),
+        Op::If(_) | Op::While(_) | Op::Call(_) => inside(graph, id, matrix_flops),
+        _ => 0,
+    }
+}
+
 /// Those of `flops` that are a convolution's.
 pub fn convolution_flops(graph: &Graph, id: NodeId) -> u64 {
     match graph.op(id) {

@@ -20,7 +20,7 @@
 
 use super::order::{Chain, Step, Waits, bind, reach, ready, taken};
 use super::region::feeds_products;
-use crate::analysis::cost::flops;
+use crate::analysis::cost::{flops, matrix_flops, transcendentals};
 use crate::manager::{Pass, Remark};
 use crate::query::first;
 use torchtpu_ir::op::OptimizationBarrier;
@@ -31,10 +31,18 @@ pub struct EarlySums {
     pub least: i64,
     /// Operations of products that take as long as a byte of a transfer, which has one direction of a ring.
     pub balance: f64,
+    /// Operations of products that take as long as one of a vector unit.
+    pub vector: f64,
 }
 
 /// Of the peak, what a program reaches: the rest is between the products.
 const SHARE: f64 = 0.9;
+
+/// Of the vector units', what is between the products reaches: attention's scores above all.
+const VECTOR_SHARE: f64 = 0.5;
+
+/// Vector operations of a transcendental function.
+const SLOW: f64 = 8.0;
 
 /// What is due too early is waited for: transfers count as so much longer than they are.
 const MARGIN: f64 = 1.5;
@@ -69,6 +77,13 @@ impl Pass for EarlySums {
         if sums.len() < 2 {
             return Ok(0);
         }
+        if !self.links_keep_up(graph, &sums) {
+            for sum in &sums {
+                let text = "stays: from the first gradient on the links have more to do than the core";
+                remarks.push(Remark::of(graph, sum.sum, text));
+            }
+            return Ok(0);
+        }
         let chains = self.chains(graph, &sums);
         for (sum, chain) in sums.iter().zip(&chains) {
             let last = chain.steps.last().copied().flatten();
@@ -99,16 +114,40 @@ impl EarlySums {
         Some(Sum { sum: id, product: v.node, takes })
     }
 
-    /// Operations in the time that a sum is on its way.
+    /// Whether sums and weights that are gathered beside them, as in a backward of its own, take no longer than the work that is
+    /// left behind the first gradient: else an order costs more than it hides. Where few weights are gathered, it does not.
+    fn links_keep_up(&self, graph: &Graph, sums: &[Sum]) -> bool {
+        let takes: Vec<&[Value]> = sums.iter().map(|sum| &sum.takes[..]).collect();
+        let mut seen = vec![false; graph.bound()];
+        if let Some(&(_, first)) = ready(graph, &takes).first() {
+            reach(graph, sums[first].product, &mut seen, |_| {});
+        }
+        let sent: f64 = sums.iter().map(|sum| self.transfer(graph, sum.sum)).sum();
+        let (mut work, mut gathered) = (0.0, 0.0);
+        for id in graph.node_ids().filter(|id| !seen[id.index()]) {
+            work += self.work(graph, id);
+            gathered += if let Op::AllGather(_) = graph.op(id) { self.transfer(graph, id) } else { 0.0 };
+        }
+        2.0 * gathered < sent || sent + gathered <= work
+    }
+
+    /// Operations in the time that a node takes.
+    fn work(&self, graph: &Graph, id: NodeId) -> f64 {
+        let (all, matrix, slow) = (flops(graph, id), matrix_flops(graph, id), transcendentals(graph, id));
+        let vector = (all - matrix) as f64 + (SLOW - 1.0) * slow as f64;
+        matrix as f64 / SHARE + vector * self.vector / VECTOR_SHARE
+    }
+
+    /// Operations in the time that a sum or a gathering is on its way.
     fn transfer(&self, graph: &Graph, id: NodeId) -> f64 {
-        let bytes = graph.ty(graph.operands(id)[0]).bytes() as f64;
-        let (rounds, groups) = match graph.op(id) {
-            Op::ReduceScatter(op) => (1.0, &op.groups),
-            Op::AllReduce(op) => (2.0, &op.groups),
+        let (rounds, groups, whole) = match graph.op(id) {
+            Op::ReduceScatter(op) => (1.0, &op.groups, graph.operands(id)[0]),
+            Op::AllReduce(op) => (2.0, &op.groups, first(id)),
+            Op::AllGather(op) => (1.0, &op.groups, first(id)),
             _ => return 0.0,
         };
-        let devices = groups.size().max(1) as f64;
-        MARGIN * rounds * bytes * (devices - 1.0) / devices * self.balance / 2.0
+        let (bytes, devices) = (graph.ty(whole).bytes() as f64, groups.size().max(1) as f64);
+        rounds * bytes * (devices - 1.0) / devices * self.balance / 2.0
     }
 
     /// When each is due, by the work in front of the gradients and the links, which send one after another.
@@ -128,7 +167,7 @@ impl EarlySums {
         let mut links: f64 = 0.0;
         for (k, &(_, i)) in ready.iter().enumerate() {
             let done = starts[k] + flops(graph, sums[i].product) as f64 / SHARE;
-            links = links.max(done) + self.transfer(graph, sums[i].sum);
+            links = links.max(done) + MARGIN * self.transfer(graph, sums[i].sum);
             let steps = &mut chains[i].steps;
             steps.push(Some(Step { sum: first(sums[i].product), next: None }));
             if let Some(due) = starts[k + 1..].iter().position(|&start| start >= links) {

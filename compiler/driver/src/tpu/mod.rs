@@ -125,6 +125,7 @@ fn links(device: &str) -> Links {
     let link = |chip: &Chip| Links {
         balance: chip.peak / (chip.ring / 2.0),
         latency: (chip.ring * Chip::STEP) as i64,
+        vector: chip.peak / chip.vector(),
     };
     Chip::of(chip(device)).map_or(Links::V5E, link)
 }
