@@ -94,12 +94,21 @@ pub fn run_list(
     let enabled = passes.iter().filter(|pass| !options.disabled.iter().any(|name| name == pass.name()));
     let mut before = options.dump.map(|_| dump(graph));
     let mut reports = Vec::with_capacity(passes.len());
+    // Passes that have run since something changed: a clean-up that comes again finds nothing.
+    let mut settled: Vec<&str> = Vec::new();
     for (application, pass) in enabled.take(options.stop_after.unwrap_or(usize::MAX)).enumerate() {
         let nodes_before = graph.len();
         let start = Instant::now();
         let mut remarks = Vec::new();
-        let rewrites = pass.run_and_tell(graph, &mut remarks)?;
+        let rewrites = match settled.contains(&pass.name()) {
+            true => 0,
+            false => pass.run_and_tell(graph, &mut remarks)?,
+        };
         let time = start.elapsed();
+        if rewrites > 0 || graph.len() != nodes_before {
+            settled.clear();
+        }
+        settled.push(pass.name());
         reports.push(PassReport {
             name: pass.name(),
             time,

@@ -18,6 +18,7 @@
 //! It earns its place where libtpu runs sums beside the core, as on the SparseCores of v5p and v6e; docs/overlap.md has the figures.
 //! Elsewhere `ring_gradients` takes them apart.
 
+use super::has_collectives;
 use super::order::{Chain, Step, Waits, bind, reach, ready, taken};
 use super::region::feeds_products;
 use crate::analysis::cost::{flops, matrix_flops, transcendentals};
@@ -64,6 +65,9 @@ impl Pass for EarlySums {
     }
 
     fn run_and_tell(&self, graph: &mut Graph, remarks: &mut Vec<Remark>) -> Result<usize, CompileError> {
+        if !has_collectives(graph) {
+            return Ok(0);
+        }
         let mut sums: Vec<Sum> =
             graph.topological().into_iter().filter_map(|id| self.sum(graph, id)).collect();
         let held = |sum: &Sum| {

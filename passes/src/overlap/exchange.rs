@@ -19,6 +19,7 @@
 //!
 //! What a backward needs of the rows between the products would have to be put together: there the exchanges stay.
 
+use super::has_collectives;
 use super::parts::Parts;
 use super::region::Region;
 use super::ring::{mb, too_many_or_small};
@@ -45,6 +46,9 @@ impl Pass for Exchange {
     }
 
     fn run_and_tell(&self, graph: &mut Graph, remarks: &mut Vec<Remark>) -> Result<usize, CompileError> {
+        if !has_collectives(graph) {
+            return Ok(0);
+        }
         let mut regions: Vec<(NodeId, Region)> = Vec::new();
         let mut refused: Vec<(NodeId, String)> = Vec::new();
         for id in graph.topological() {

@@ -15,6 +15,7 @@
 //! core wait for every small gathering. Between two devices a step is as long as the kernel of a slice. What is merged is together no more than `most`: over many devices
 //! the shards of large weights are small as well, and those are gathered where they are needed.
 
+use super::has_collectives;
 use crate::manager::{Pass, Remark};
 use crate::overlap::ring::is_there;
 use crate::query::first;
@@ -38,6 +39,9 @@ impl Pass for MergeGathers {
     }
 
     fn run_and_tell(&self, graph: &mut Graph, remarks: &mut Vec<Remark>) -> Result<usize, CompileError> {
+        if !has_collectives(graph) {
+            return Ok(0);
+        }
         let mut merged = 0;
         for gathers in self.find(graph) {
             let bytes: i64 = gathers.iter().map(|&id| graph.ty(graph.operands(id)[0]).bytes()).sum();

@@ -24,6 +24,7 @@
 //!
 //! A gathering of what is there from the start, as a shard of a weight, stays: libtpu starts it early.
 
+use super::has_collectives;
 use super::order::{Waits, bind};
 use super::parts::Parts;
 use super::region::Region;
@@ -55,6 +56,9 @@ impl Pass for Ring {
     }
 
     fn run_and_tell(&self, graph: &mut Graph, remarks: &mut Vec<Remark>) -> Result<usize, CompileError> {
+        if !has_collectives(graph) {
+            return Ok(0);
+        }
         let mut chains = Vec::new();
         let mut rewrites = 0;
         // Reductions first: gatherings that flow into them are theirs.

@@ -14,6 +14,7 @@
 //! An all-reduce is a reduce-scatter and an all-gather, so that as much is sent, and `ring` hides either behind the products
 //! around them. It is done where no more is gathered than was summed up.
 
+use super::has_collectives;
 use super::parts::Parts;
 use super::region::Region;
 use super::ring::too_many_or_small;
@@ -40,6 +41,9 @@ impl Pass for ScatterSums {
     }
 
     fn run_and_tell(&self, graph: &mut Graph, remarks: &mut Vec<Remark>) -> Result<usize, CompileError> {
+        if !has_collectives(graph) {
+            return Ok(0);
+        }
         let mut rewrites = 0;
         for id in graph.topological() {
             if let Op::AllReduce(_) = graph.op(id)
