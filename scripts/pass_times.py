@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scripts import judging
+from scripts.scaling import Compiled
 
 PROGRAMS = {
     "llama32": "Llama, 32 layers",
@@ -48,8 +48,6 @@ def program(name: str) -> tuple[Any, tuple[Any, ...]]:
 
 def one(name: str, topology: str) -> list[str]:
     """The rows of a program."""
-    from torchtpu_dynamo._torchtpu import Program, Source
-
     from torchtpu_dynamo.ahead.capture import captured
     from torchtpu_dynamo.options import parse_options
 
@@ -59,22 +57,17 @@ def one(name: str, topology: str) -> list[str]:
     capture = captured(module.train(train), inputs, {}, train, options)
     rows = []
     for kind, graph in capture.graphs.items():
-        text, found = graph.graph.source_payload({})[0], []
-        for _ in range(ROUNDS):
-            start = time.perf_counter()
-            made = Program.of_ranks([Source(text)], options.program_json(None), False)
-            prepared = made.for_tpu(topology, options.compile_json())
-            prepared.as_bytecode()
-            found.append((time.perf_counter() - start, made.pass_reports(), prepared.pass_reports()))
-        seconds, general, special = min(found, key=lambda f: f[0])
+        text = graph.graph.source_payload({})[0]
+        best = min((Compiled.of(text, topology) for _ in range(ROUNDS)), key=lambda c: c.ours)
+        general, special = best.program.pass_reports(), best.prepared.pass_reports()
         of = [sum(report["seconds"] for report in reports) for reports in (general, special)]
         longest: dict[str, float] = {}
         for report in (*general, *special):
             longest[report["name"]] = longest.get(report["name"], 0.0) + report["seconds"]
         three = sorted(longest.items(), key=lambda item: -item[1])[:3]
         shown = PROGRAMS[name] + (f", {kind}" if train else "")
-        cells = [shown, f"{len(json.loads(text)['nodes']):,}", f"{seconds * 1e3:.1f}"]
-        cells += [f"{s * 1e3:.1f}" for s in of] + [f"{sum(of) / seconds:.0%}"]
+        cells = [shown, f"{len(json.loads(text)['nodes']):,}", f"{best.ours * 1e3:.1f}"]
+        cells += [f"{s * 1e3:.1f}" for s in of] + [f"{sum(of) / best.ours:.0%}"]
         cells += [", ".join(f"`{name}` {s * 1e3:.1f}" for name, s in three)]
         rows.append("| " + " | ".join(cells) + " |")
     return rows

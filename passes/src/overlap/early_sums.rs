@@ -13,7 +13,8 @@
 //!
 //! A gradient is computed before the next one's operand is used, and its sum is there before the operand of one that is so much
 //! later that the transfer takes no longer than the work between. Small sums, for which the core waits, come last: in front of
-//! others they would wait for the links.
+//! others they would wait for the links. A backward that gathers its weights beside the sums stays as it is where the links cannot
+//! keep up with both.
 //!
 //! It earns its place where libtpu runs sums beside the core, as on the SparseCores of v5p and v6e; docs/overlap.md has the figures.
 //! Elsewhere `ring_gradients` takes them apart.

@@ -13,6 +13,7 @@
 //! Gradients of weights become ready one after another. The first step of each reduction is done before the next gradient's
 //! operand is used, the second before the next but one: while a part is on its way, there is the work between two.
 
+use super::ring::is_there;
 use crate::query::first;
 use rustc_hash::FxHashSet;
 use torchtpu_ir::op::OptimizationBarrier;
@@ -156,15 +157,12 @@ fn weights(graph: &Graph, v: Value) -> Vec<(NodeId, u32)> {
 
 /// Is this an argument, or all of one that is sharded?
 fn is_weight(graph: &Graph, v: Value) -> bool {
-    let v = moved(graph, v);
-    match graph.op(v.node) {
-        Op::AllGather(_) => is_weight(graph, graph.operands(v.node)[0]),
-        op => matches!(op, Op::Parameter(_)),
-    }
+    is_there(graph, v) || is_gathered(graph, v)
 }
 
 fn is_gathered(graph: &Graph, v: Value) -> bool {
-    is_weight(graph, v) && matches!(graph.op(moved(graph, v).node), Op::AllGather(_))
+    let v = moved(graph, v);
+    matches!(graph.op(v.node), Op::AllGather(_)) && is_weight(graph, graph.operands(v.node)[0])
 }
 
 /// What a value is in another form.
