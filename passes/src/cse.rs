@@ -23,7 +23,7 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 use std::collections::hash_map::Entry;
 use std::hash::{Hash, Hasher};
 use torchtpu_ir::graph::{Types, Values};
-use torchtpu_ir::{CompileError, Direction, Graph, Literal, LocId, NodeId, Op, Value};
+use torchtpu_ir::{CompileError, Direction, Graph, Literal, LocId, NodeId, Op, Operands, Value};
 
 pub struct Cse;
 
@@ -101,13 +101,14 @@ fn find(graph: &Graph) -> Vec<(NodeId, NodeId)> {
     let mut seen: FxHashMap<Key<'_>, NodeId> =
         FxHashMap::with_capacity_and_hasher(graph.len(), FxBuildHasher);
     let mut merges = Vec::new();
+    let read = Operands::of(graph);
     for id in graph.topological() {
         let node = graph.node(id);
         let own = matches!(node.op, Op::OptimizationBarrier(_) | Op::Allocate(_));
         if !node.op.is_pure() || own || pinned[id.index()] {
             continue;
         }
-        let mut operands = graph.operands(id);
+        let mut operands = Values::from_slice(read.get(id));
         for v in &mut operands {
             v.node = to[v.node.index()];
         }

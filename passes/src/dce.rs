@@ -16,7 +16,7 @@
 //! A control edge is part of a path: what a live node waits for is live.
 
 use crate::manager::Pass;
-use torchtpu_ir::{CompileError, Graph, NodeId, Op};
+use torchtpu_ir::{CompileError, Graph, NodeId, Op, Operands};
 
 pub struct Dce;
 
@@ -43,13 +43,10 @@ fn find(graph: &Graph) -> Vec<NodeId> {
     for v in &graph.outputs {
         mark(v.node, &mut stack);
     }
+    let operands = Operands::of(graph);
     while let Some(id) = stack.pop() {
-        for v in graph.operands(id) {
-            mark(v.node, &mut stack);
-        }
-        for before in graph.control_predecessors(id) {
-            mark(before, &mut stack);
-        }
+        operands.get(id).iter().for_each(|v| mark(v.node, &mut stack));
+        operands.waits(id).iter().for_each(|&before| mark(before, &mut stack));
     }
     graph.node_ids().filter(|&id| !live[id.index()] && !matches!(graph.op(id), Op::Parameter(_))).collect()
 }

@@ -5,10 +5,10 @@ use crate::{Canonicalize, Cse, Dce, FoldConstants, OneHotSums, Redistribute, tpu
 
 /// `canonicalize` first, because it turns moved constants into splats that `fold_constants` computes on at no cost.
 /// It runs again behind `cse`, which makes operands equal that were not (`x - y` with `y` merged into `x`).
-/// `redistribute` finds slices of slices composed, and not yet shared. Replaced nodes leave dead operands behind: `dce` is
-/// last.
+/// `redistribute` finds slices of slices composed, and not yet shared. Constants are folded once for all layers, so behind
+/// `cse`, which then finds the equal ones. Replaced nodes leave dead operands behind: `dce` is last.
 static PIPELINE: &[&dyn Pass] =
-    &[&Canonicalize, &OneHotSums, &Redistribute, &FoldConstants, &Cse, &Canonicalize, &Dce];
+    &[&Canonicalize, &OneHotSums, &Redistribute, &Cse, &FoldConstants, &Cse, &Canonicalize, &Dce];
 
 pub fn pipeline() -> &'static [&'static dyn Pass] {
     PIPELINE

@@ -1,6 +1,6 @@
 //! Questions that several passes ask of a graph.
 
-use torchtpu_ir::{Graph, Literal, NodeId, Op, Scalar, Value};
+use torchtpu_ir::{Edge, Graph, Literal, NodeId, Op, Scalar, Value};
 
 pub fn literal(graph: &Graph, v: Value) -> Option<&Literal> {
     match graph.op(v.node) {
@@ -21,7 +21,8 @@ pub fn splat(graph: &Graph, v: Value) -> Option<Scalar> {
 /// that very node.
 pub fn pinned(graph: &Graph) -> Vec<bool> {
     let mut pinned = vec![false; graph.bound()];
-    graph.node_ids().for_each(|id| pinned[id.index()] = graph.has_control(id));
+    let controls = graph.edges().filter(|(_, _, edge)| *edge == Edge::Control);
+    controls.for_each(|(before, after, _)| [before, after].iter().for_each(|id| pinned[id.index()] = true));
     pinned
 }
 

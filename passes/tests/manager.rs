@@ -25,7 +25,7 @@ fn graph() -> Graph {
 
 #[test]
 fn names_are_those_of_the_pipeline() {
-    let general = ["canonicalize", "one_hot_sums", "redistribute", "fold_constants", "cse", "dce"];
+    let general = ["canonicalize", "one_hot_sums", "redistribute", "cse", "fold_constants", "dce"];
     let for_tpus = [
         "repeat_heads",
         "flatten_rows",
@@ -69,7 +69,7 @@ fn disabled_passes_do_not_run_and_unknown_ones_are_refused() {
     let options = PassOptions { disabled: vec!["cse".into()], ..PassOptions::default() };
     let reports = run(&mut g, &options).unwrap();
     assert!(reports.iter().all(|r| r.name != "cse"));
-    assert_eq!(reports.len(), pipeline().len() - 1);
+    assert_eq!(reports.len(), pipeline().iter().filter(|pass| pass.name() != "cse").count());
     let options = PassOptions { disabled: vec!["common_subexpression".into()], ..PassOptions::default() };
     let error = run(&mut graph(), &options).unwrap_err();
     insta::with_settings!({ snapshot_path => "../../snapshots/passes", prepend_module_to_snapshot => false }, {
@@ -111,10 +111,10 @@ fn bisect_names_the_application() {
         calls += 1;
         exponentials(g) == 2
     });
-    assert_eq!(found, Some(Culprit { pass: "cse", application: 4 }));
+    assert_eq!(found, Some(Culprit { pass: "cse", application: 3 }));
     assert!(calls <= 5);
     // What `stop_after` makes of it.
-    for (n, good) in [(4, true), (5, false)] {
+    for (n, good) in [(3, true), (4, false)] {
         let mut g = graph();
         run(&mut g, &PassOptions { stop_after: Some(n), ..PassOptions::default() }).unwrap();
         assert_eq!(exponentials(&g) == 2, good);

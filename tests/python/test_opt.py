@@ -27,7 +27,7 @@ def test_pipeline_is_that_of_the_compiler(graph, capsys):
     assert said.out == program.graph_text("after")
     rows = [line.split() for line in said.err.splitlines()]
     assert [row[0] for row in rows[1:]] == [
-        "canonicalize", "one_hot_sums", "redistribute", "fold_constants", "cse", "canonicalize", "dce",
+        "canonicalize", "one_hot_sums", "redistribute", "cse", "fold_constants", "cse", "canonicalize", "dce",
     ]  # fmt: skip
     assert int(rows[1][1]) > 0
     assert main(["opt", str(file), "--tpu"]) == 0
@@ -62,7 +62,7 @@ def test_bisection_names_the_pass(tmp_path, capsys):
     )
     # The command fails where there is one exponential.
     assert main(["opt", str(file), "--bisect", "sh -c 'test $(grep -c exponential $0) = 2'"]) == 0
-    assert capsys.readouterr().out == "cse, which is application 4 of the pipeline\n"
+    assert capsys.readouterr().out == "cse, which is application 3 of the pipeline\n"
     assert main(["opt", str(file), "--bisect", "grep -q exponential"]) == 1
 
 

@@ -2,10 +2,11 @@
 
 use crate::location::{LocId, Location};
 use crate::op::{Op, ParamRole};
+use crate::operands::Operands;
 use crate::types::TensorType;
 use petgraph::Direction::{Incoming, Outgoing};
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
-use petgraph::visit::EdgeRef;
+use petgraph::visit::{EdgeRef, IntoEdgeReferences};
 use smallvec::SmallVec;
 
 pub type NodeId = NodeIndex<u32>;
@@ -141,16 +142,18 @@ impl Graph {
 
     /// Operands in order.
     pub fn operands(&self, id: NodeId) -> Values {
-        let mut found: SmallVec<[(u32, Value); 4]> = self
-            .dag
-            .edges_directed(id, Incoming)
-            .filter_map(|e| match *e.weight() {
-                Edge::Data { operand, result } => Some((operand, Value { node: e.source(), result })),
-                Edge::Control => None,
-            })
-            .collect();
-        found.sort_unstable_by_key(|(i, _)| *i);
-        found.into_iter().map(|(_, v)| v).collect()
+        let mut found = Values::new();
+        // petgraph gives the last one first.
+        for e in self.dag.edges_directed(id, Incoming) {
+            if let Edge::Data { operand, result } = *e.weight() {
+                let (at, v) = (operand as usize, Value { node: e.source(), result });
+                if found.len() <= at {
+                    found.resize(at + 1, v);
+                }
+                found[at] = v;
+            }
+        }
+        found
     }
 
     /// Operand positions as stored, for the verifier.
@@ -174,6 +177,11 @@ impl Graph {
         let newest_first: SmallVec<[NodeId; 2]> =
             edges.filter(|e| matches!(e.weight(), Edge::Control)).map(|e| e.source()).collect();
         newest_first.into_iter().rev()
+    }
+
+    /// Source, target and meaning of every edge, in no particular order.
+    pub fn edges(&self) -> impl Iterator<Item = (NodeId, NodeId, Edge)> + '_ {
+        self.dag.edge_references().map(|e| (e.source(), e.target(), *e.weight()))
     }
 
     /// Is it at either end of a control edge?
@@ -230,9 +238,13 @@ impl Graph {
     /// Removes many nodes, of which nothing that stays uses a result. Parameters stay.
     ///
     /// petgraph finds an edge by walking the list of its source, so that node by node the removal of a constant's
-    /// thousands of users would be quadratic. A rebuild is linear, and keeps every index.
+    /// thousands of users would be quadratic. A rebuild is linear, and keeps every index; where the walks are short it is
+    /// the longer way.
     pub fn remove_all(&mut self, ids: &[NodeId]) {
-        if ids.len() < 8 {
+        let sources = ids.iter().flat_map(|&id| self.dag.neighbors_directed(id, Incoming));
+        let walked = sources.flat_map(|source| self.dag.edges_directed(source, Outgoing));
+        let short = (self.len() / 4).max(8);
+        if walked.take(short).count() < short {
             ids.iter().for_each(|&id| self.remove(id));
             return;
         }
@@ -254,23 +266,26 @@ impl Graph {
             state[p.index()] = 2;
             order.push(p);
         }
-        let mut stack: Vec<(NodeId, Values, usize)> = Vec::new();
+        let operands = Operands::of(self);
+        // A node, and how many of those that come before it have been looked at.
+        let mut stack: Vec<(NodeId, usize)> = Vec::new();
         let roots: Vec<NodeId> = self.outputs.iter().map(|v| v.node).chain(self.dag.node_indices()).collect();
         for root in roots {
             if state[root.index()] != 0 {
                 continue;
             }
             state[root.index()] = 1;
-            stack.push((root, self.dependencies(root), 0));
-            while let Some((id, deps, next)) = stack.last_mut() {
-                match deps.get(*next) {
-                    Some(dep) => {
-                        *next += 1;
-                        let dep = dep.node;
-                        if state[dep.index()] == 0 {
-                            state[dep.index()] = 1;
-                            let deps = self.dependencies(dep);
-                            stack.push((dep, deps, 0));
+            stack.push((root, 0));
+            while let Some((id, next)) = stack.last_mut() {
+                let (read, waits) = (operands.get(*id), operands.waits(*id));
+                let before =
+                    read.get(*next).map(|v| v.node).or_else(|| waits.get(*next - read.len()).copied());
+                *next += 1;
+                match before {
+                    Some(before) => {
+                        if state[before.index()] == 0 {
+                            state[before.index()] = 1;
+                            stack.push((before, 0));
                         }
                     }
                     None => {
@@ -282,12 +297,6 @@ impl Graph {
             }
         }
         order
-    }
-
-    fn dependencies(&self, id: NodeId) -> Values {
-        let mut deps = self.operands(id);
-        deps.extend(self.control_predecessors(id).map(|node| Value { node, result: 0 }));
-        deps
     }
 
     /// petgraph's own check; text input is the only way to make a cycle.

@@ -2,7 +2,7 @@
 //!
 //! `types` and `literal` are the values' static side, `op` the table of operations, `infer` their result types, `groups` which
 //! devices a collective joins,
-//! `graph` the dag with its ordered edges, `build` the typed constructors, `text` the form that people read and
+//! `graph` the dag with its ordered edges, `operands` these of all nodes at once, `build` the typed constructors, `text` the form that people read and
 //! tests start from, `verify` the invariants, `error` the one error that a user sees.
 //!
 //! Shapes are static here. Symbolic sizes live in the FX payload and are bound before lowering, so that no pass
@@ -19,6 +19,7 @@ pub mod infer;
 pub mod literal;
 pub mod location;
 pub mod op;
+pub mod operands;
 pub mod region;
 pub mod stablehlo;
 pub mod text;
@@ -32,6 +33,7 @@ pub use groups::ReplicaGroups;
 pub use literal::{Literal, Scalar};
 pub use location::{Frame, LocId, Location};
 pub use op::{BinaryOp, Direction, Op, ParamRole, Precision, ReduceKind, RngAlgorithm, ScatterKind, UnaryOp};
+pub use operands::Operands;
 pub use region::Region;
 pub use stablehlo::StableHlo;
 pub use types::{DType, Ints, TensorType};

@@ -152,6 +152,11 @@ fn elementwise(b: &mut Builder<'_>, id: NodeId, rows: Rows) -> Result<Value, Com
 fn flattened(b: &mut Builder<'_>, v: Value, rows: Rows) -> Result<Value, CompileError> {
     let ty = b.ty(v).clone();
     let shape = rows.shape(&ty.shape);
+    if let Some((from, _)) = source(b.graph, v)
+        && b.shape(from) == shape
+    {
+        return Ok(from);
+    }
     if let Some(value) = splat(b.graph, v) {
         return Ok(b.splat(TensorType::new(ty.dtype, shape), value));
     }

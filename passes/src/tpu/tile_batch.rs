@@ -25,11 +25,11 @@
 mod repeat;
 
 use crate::manager::Pass;
-use crate::split::{part_of, repeated, split_of};
+use crate::split::{Repeated, part_of, repeated, split_of};
 use rustc_hash::FxHashMap;
 use torchtpu_ir::graph::Values;
 use torchtpu_ir::op::OptimizationBarrier;
-use torchtpu_ir::{Builder, CompileError, Graph, NodeId, Op, Value};
+use torchtpu_ir::{Builder, CompileError, Graph, Node, NodeId, Op, Value};
 
 pub struct TileBatch {
     /// Bytes of the largest value that stays whole; half of it where that is of many small matrices.
@@ -69,7 +69,8 @@ impl Pass for TileBatch {
 
 impl TileBatch {
     fn find(&self, graph: &Graph) -> Option<Region> {
-        graph.topological().into_iter().find_map(|id| {
+        let nodes = graph.topological();
+        nodes.iter().find_map(|&id| {
             let Op::DotGeneral(dot) = graph.op(id) else { return None };
             let result = Value { node: id, result: 0 };
             if bytes(graph, result) <= self.limit_of(graph, result) {
@@ -81,7 +82,7 @@ impl TileBatch {
             let rows = graph.ty(graph.operands(id)[0]).rank() - dot.lhs_contracting.len();
             let large = |dims: std::ops::Range<usize>| dims.into_iter().find(|&dim| shape[dim] > 1);
             let dim = if batch == 0 { None } else { large(0..batch).or_else(|| large(batch..rows)) };
-            dim.and_then(|dim| self.grow(graph, result, dim))
+            dim.and_then(|dim| self.grow(graph, &nodes, result, dim))
         })
     }
 
@@ -91,7 +92,8 @@ impl TileBatch {
         if matrix * (ty.dtype.size() as i64) < Self::SMALL { self.limit / 2 } else { self.limit }
     }
 
-    fn grow(&self, graph: &Graph, seed: Value, dim: usize) -> Option<Region> {
+    /// `nodes` in topological order.
+    fn grow(&self, graph: &Graph, nodes: &[NodeId], seed: Value, dim: usize) -> Option<Region> {
         let mut dims: FxHashMap<Value, usize> = FxHashMap::default();
         let is_tile = |v: Value| graph.ty(v).elements() > graph.ty(seed).elements() / 4;
         let mut work = vec![(seed, dim)];
@@ -137,7 +139,9 @@ impl TileBatch {
         let small_enough = possible.iter().copied().find(|n| largest / n <= limit);
         let parts = small_enough.or(possible.last().copied())?;
         let large = largest / limit > MOST;
-        let region = Region { dims, parts, large };
+        let values = nodes.iter().map(|&node| Value { node, result: 0 });
+        let order = values.filter(|v| dims.contains_key(v)).collect();
+        let region = Region { dims, order, parts, large };
         (!large || region.is_closed(graph)).then_some(region)
     }
 }
@@ -150,78 +154,113 @@ fn bytes(graph: &Graph, v: Value) -> i64 {
 /// Values that are made in parts, and along which dimension.
 struct Region {
     dims: FxHashMap<Value, usize>,
+    /// They, in topological order.
+    order: Vec<Value>,
     parts: i64,
     /// There are more small parts of it than are compiled each; those of this dimension are split again.
     large: bool,
 }
 
-impl Region {
-    /// In topological order.
-    fn values<'a>(&'a self, graph: &Graph) -> impl Iterator<Item = Value> + use<'a> {
-        let order = graph.topological().into_iter().map(|node| Value { node, result: 0 });
-        order.filter(|v| self.dims.contains_key(v))
-    }
+/// What makes a part of a value.
+struct Step {
+    node: Node,
+    /// With the dimension along which each is split; None for one that every part needs whole.
+    operands: Vec<(Value, Option<usize>)>,
+}
 
+/// Repeated heads, by what is sliced and along which dimension: what they are made of, and the copies of a few of them.
+#[derive(Default)]
+struct Copies {
+    of: FxHashMap<(Value, usize), Option<Repeated>>,
+    sources: FxHashMap<(Value, usize), Value>,
+    made: FxHashMap<(Value, usize, i64), Value>,
+}
+
+impl Region {
     /// How many make tiles of what comes from outside.
     fn products(&self, graph: &Graph) -> usize {
         let product = |v: &Value| matches!(graph.op(v.node), Op::DotGeneral(_));
         let outside = |v: &Value| graph.operands(v.node).iter().all(|o| !self.dims.contains_key(o));
-        self.values(graph).filter(|v| product(v) && outside(v)).count()
+        self.order.iter().filter(|v| product(v) && outside(v)).count()
     }
 
     /// A part of what comes from around the region. Of repeated heads it is repeated by itself, which libtpu does on the
     /// chip; all of them it writes to HBM first, at a fifth of the bandwidth.
-    fn slice(&self, b: &mut Builder<'_>, v: Value, dim: usize, part: i64) -> Result<Value, CompileError> {
+    fn slice(
+        &self,
+        b: &mut Builder<'_>,
+        copies: &mut Copies,
+        v: Value,
+        dim: usize,
+        part: i64,
+    ) -> Result<Value, CompileError> {
         let size = b.shape(v)[dim] / self.parts;
         let start = part * size;
-        if let Some(repeated) = repeated(b.graph, v, dim)
+        let heads = copies.of.entry((v, dim)).or_insert_with(|| repeated(b.graph, v, dim));
+        if let Some(repeated) = heads
             && let Some(few) = repeated.made_of(size)
         {
             let first = start / repeated.times;
-            let source = repeated.source(b)?;
-            let slice = b.slice_dim(source, dim, first, first + few, 1)?;
-            let repeated = repeated.repeat(b, slice, size / few)?;
-            let (ty, loc) = (b.ty(repeated).clone(), b.loc);
-            let node = b.graph.add(OptimizationBarrier {}.into(), &[repeated], [ty], loc);
+            let made = match copies.made.get(&(v, dim, first)) {
+                Some(&made) => made,
+                None => {
+                    let source = match copies.sources.get(&(v, dim)) {
+                        Some(&source) => source,
+                        None => repeated.source(b)?,
+                    };
+                    copies.sources.insert((v, dim), source);
+                    let slice = b.slice_dim(source, dim, first, first + few, 1)?;
+                    let made = repeated.repeat(b, slice, size / few)?;
+                    copies.made.insert((v, dim, first), made);
+                    made
+                }
+            };
+            let (ty, loc) = (b.ty(made).clone(), b.loc);
+            let node = b.graph.add(OptimizationBarrier {}.into(), &[made], [ty], loc);
             return Ok(Value { node, result: 0 });
         }
         b.slice_dim(v, dim, start, start + size, 1)
     }
 
+    fn step(&self, graph: &Graph, v: Value) -> Step {
+        let dim = self.dims[&v];
+        let mut node = graph.node(v.node).clone();
+        node.types[0].shape[dim] /= self.parts;
+        node.op = part_of(&node.op, dim, node.types[0].shape[dim]);
+        let split = split_of(graph, v, dim).unwrap_or_default();
+        Step { operands: graph.operands(v.node).into_iter().zip(split).collect(), node }
+    }
+
     fn split(&self, graph: &mut Graph) -> Result<(), CompileError> {
-        let order: Vec<Value> = self.values(graph).collect();
+        let order = &self.order;
+        let steps: Vec<Step> = order.iter().map(|&v| self.step(graph, v)).collect();
         let mut made: FxHashMap<Value, Vec<Value>> = FxHashMap::default();
+        let mut copies = Copies::default();
         for part in 0..self.parts {
             let mut sliced: FxHashMap<(Value, usize), Value> = FxHashMap::default();
-            for &v in &order {
-                let of_operands = split_of(graph, v, self.dims[&v]).unwrap_or_default();
-                let node = graph.node(v.node).clone();
+            for (&v, step) in order.iter().zip(&steps) {
                 let mut b = Builder::new(graph);
-                b.loc = node.loc;
+                b.loc = step.node.loc;
                 let mut operands = Values::new();
-                for (&operand, dim) in b.graph.operands(v.node).iter().zip(of_operands) {
+                for &(operand, dim) in &step.operands {
                     operands.push(match (dim, made.get(&operand)) {
                         (None, _) => operand,
                         (Some(dim), Some(parts)) if self.dims[&operand] == dim => parts[part as usize],
                         (Some(dim), _) => match sliced.get(&(operand, dim)) {
                             Some(&slice) => slice,
                             None => {
-                                let slice = self.slice(&mut b, operand, dim, part)?;
+                                let slice = self.slice(&mut b, &mut copies, operand, dim, part)?;
                                 sliced.insert((operand, dim), slice);
                                 slice
                             }
                         },
                     });
                 }
-                let mut types = node.types.clone();
-                let dim = self.dims[&v];
-                types[0].shape[dim] /= self.parts;
-                let op = part_of(&node.op, dim, types[0].shape[dim]);
-                let id = graph.add(op, &operands, types, node.loc);
+                let id = graph.add(step.node.op.clone(), &operands, step.node.types.clone(), step.node.loc);
                 made.entry(v).or_default().push(Value { node: id, result: 0 });
             }
         }
-        for &v in &order {
+        for &v in order {
             let outside = graph.outputs.contains(&v)
                 || graph
                     .users(v.node)

@@ -42,8 +42,8 @@ struct Result {
 impl Region {
     /// Is nothing that the parts take made of what they give? A loop takes all of it before it gives any.
     pub(super) fn is_closed(&self, graph: &Graph) -> bool {
-        let order: Vec<Value> = self.values(graph).collect();
-        let taken = self.taken(graph, &order);
+        let order = &self.order;
+        let taken = self.taken(graph, order);
         let mut work: Vec<NodeId> = order.iter().map(|v| v.node).collect();
         let mut after: FxHashSet<NodeId> = work.iter().copied().collect();
         while let Some(node) = work.pop() {
@@ -59,9 +59,9 @@ impl Region {
         graph: &mut Graph,
         of_part: &dyn Pass,
     ) -> std::result::Result<(), CompileError> {
-        let order: Vec<Value> = self.values(graph).collect();
-        let taken = self.taken(graph, &order);
-        let results = self.results(graph, &order);
+        let order = &self.order;
+        let taken = self.taken(graph, order);
+        let results = self.results(graph, order);
         let loc = order.first().map_or(LocId::UNKNOWN, |v| graph.node(v.node).loc);
 
         let mut b = Builder::new(graph);
@@ -86,7 +86,7 @@ impl Region {
             state.push(Value { node, result: 0 });
         }
         let types: Vec<TensorType> = state.iter().map(|&v| b.ty(v).clone()).collect();
-        let mut body = self.body(b.graph, &order, &taken, &results, &types, loc)?;
+        let mut body = self.body(b.graph, order, &taken, &results, &types, loc)?;
         of_part.run(&mut body)?;
         let cond = self.condition(b.graph, &types, loc)?;
         let node = b.op(While { cond, body: Body::new(body) }, &state)?;
