@@ -45,6 +45,7 @@ fn names_are_those_of_the_pipeline() {
         "merge_vectors",
         "tile_batch",
         "join_late",
+        "tiles_in_turn",
     ];
     assert_eq!(names(), [&general[..], &for_tpus[..]].concat());
     for pass in pipeline() {

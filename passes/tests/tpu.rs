@@ -5,14 +5,16 @@
 mod interpreter;
 
 use proptest::prelude::*;
-use torchtpu_ir::op::{DotGeneral, Iota, Precision};
+use torchtpu_ir::op::{AllGather, DotGeneral, Iota, Precision};
 use torchtpu_ir::text::print_graph;
 use torchtpu_ir::verify::verify;
 use torchtpu_ir::{
-    BinaryOp, Builder, DType, Direction, Graph, Op, ParamRole, ReduceKind, Scalar, TensorType, UnaryOp, Value,
+    BinaryOp, Builder, DType, Direction, Graph, LocId, NodeId, Op, ParamRole, ReduceKind, ReplicaGroups,
+    Scalar, TensorType, UnaryOp, Value,
 };
 use torchtpu_passes::tpu::{
     self, AddHeads, FenceGates, FlattenRows, JoinLate, MergeVectors, NarrowDots, OnePassVariance, TileBatch,
+    TilesInTurn,
 };
 use torchtpu_passes::{Canonicalize, Dce, Pass, PassOptions, run_list};
 
@@ -220,6 +222,31 @@ proptest! {
         let (after, rewrites) = changed(&graph, &[&LIMITS[limit]]);
         prop_assert_eq!(interpreter::run(&graph, &inputs), interpreter::run(&after, &inputs), "{}", print_graph(&after));
         prop_assert!(rewrites == 0 || largest_product(&after) <= largest_product(&graph));
+    }
+
+    /// Of a program that gathers its results from one device, which is all that the interpreter needs.
+    #[test]
+    fn tiles_in_turn_keep_every_bit(attention in attention(), limit in 0..LIMITS.len()) {
+        let mut graph = attention.graph();
+        let inputs = attention.inputs(&graph);
+        let last = graph.outputs[0];
+        let ty = graph.ty(last).clone();
+        let groups = ReplicaGroups::all(1);
+        let gathered = graph.add(AllGather { dimension: 0, groups }.into(), &[last], [ty], LocId::UNKNOWN);
+        graph.outputs[0] = Value { node: gathered, result: 0 };
+        let (tiled, _) = changed(&graph, &[&LIMITS[limit]]);
+        let (after, rewrites) = changed(&tiled, &[&TilesInTurn { least: 0 }]);
+        prop_assert_eq!(interpreter::run(&graph, &inputs), interpreter::run(&after, &inputs), "{}", print_graph(&after));
+        let waits = |graph: &Graph| {
+            let barrier = |&id: &NodeId| matches!(graph.op(id), Op::OptimizationBarrier(_)) && graph.node(id).types.len() == 2;
+            graph.node_ids().filter(barrier).count()
+        };
+        prop_assert_eq!(rewrites > 0, waits(&after) > waits(&tiled));
+        // Iterations come in turn by themselves.
+        let any = |is: fn(&Op) -> bool| tiled.node_ids().any(|id| is(tiled.op(id)));
+        if any(|op| matches!(op, Op::Concatenate(_))) && !any(|op| matches!(op, Op::While(_))) {
+            prop_assert!(rewrites > 0, "{}", print_graph(&tiled));
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub use scatter_sums::ScatterSums;
 use torchtpu_ir::{Graph, Op};
 
 /// Whether a graph has collectives at all: the others are not put in order to look for them.
-fn has_collectives(graph: &Graph) -> bool {
+pub(crate) fn has_collectives(graph: &Graph) -> bool {
     graph.node_ids().any(|id| {
         matches!(graph.op(id), Op::AllGather(_) | Op::AllReduce(_) | Op::AllToAll(_) | Op::ReduceScatter(_))
     })

@@ -14,6 +14,7 @@ mod normalize_first;
 mod one_pass_variance;
 mod repeat_heads;
 mod tile_batch;
+mod tiles_in_turn;
 
 pub use add_heads::AddHeads;
 pub use fence_gates::FenceGates;
@@ -27,6 +28,7 @@ pub use normalize_first::NormalizeFirst;
 pub use one_pass_variance::OnePassVariance;
 pub use repeat_heads::RepeatHeads;
 pub use tile_batch::TileBatch;
+pub use tiles_in_turn::TilesInTurn;
 
 use crate::manager::Pass;
 use crate::overlap::{EarlySums, Exchange, MergeGathers, Ring, ScatterSums};
@@ -41,6 +43,8 @@ static ADD_HEADS: AddHeads = AddHeads { least: 1 << 20 };
 static NARROW: NarrowDots = NarrowDots { least: 1 << 18 };
 
 static GATES: FenceGates = FenceGates { least: 1 << 20 };
+
+static IN_TURN: TilesInTurn = TilesInTurn { least: 1 << 20 };
 
 static VECTORS: MergeVectors = MergeVectors { most: 1 << 16 };
 
@@ -75,6 +79,7 @@ static PIPELINE: &[&dyn Pass] = &[
     &VECTORS,
     &TARGET.tile,
     &JoinLate,
+    &IN_TURN,
     &Cse,
     &Canonicalize,
     &Dce,

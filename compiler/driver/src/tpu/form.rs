@@ -59,10 +59,10 @@ const TABLE: &[Row] = &[
 /// SparseCores, and of tpu7x, where libtpu hides them by itself (docs/overlap.md).
 const NEVER: &[(&str, &[&str])] = &[
     ("v5e", &["early_sums", "fence_gates"]),
-    ("v5p", &["fence_gates", "flatten_rows", "join_late", "ring_gradients"]),
+    ("v5p", &["fence_gates", "flatten_rows", "join_late", "ring_gradients", "tiles_in_turn"]),
     ("v6e", &["join_late", "ring_gradients"]),
     ("tpu7x", &["fence_gates", "flatten_rows", "join_late", "ring_gradients"]),
-    ("", &["early_sums", "fence_gates", "flatten_rows", "join_late"]),
+    ("", &["early_sums", "fence_gates", "flatten_rows", "join_late", "tiles_in_turn"]),
 ];
 
 const SMALL: i64 = TileBatch::SMALL;
