@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use torchtpu_ir::verify::parse_verified;
 use torchtpu_ir::{Graph, Op};
 use torchtpu_passes::analysis::cost::{flops, total, trip_count, unknown_loops};
-use torchtpu_passes::analysis::{FusionPlan, Liveness, Role};
+use torchtpu_passes::analysis::{Buffer, FusionPlan, Liveness, Role};
 
 fn graph(text: &str) -> Graph {
     parse_verified(text).unwrap_or_else(|e| panic!("{e}"))
@@ -105,6 +105,41 @@ fn a_product_writes_what_is_narrow() {
          %4 = reduce %2 {dimensions=[1], kind=max} : f32[16]\nreturn %3, %4 }",
     );
     assert_eq!(fused(&g).peak, T / 2 + T / 2 + 2 * 64);
+}
+
+/// Of four weights of 128 MiB the second is there while the first is read, and the fourth only when the second is done.
+#[test]
+fn weights_are_gathered_ahead() {
+    let mut text = String::from("graph \"g\" { %0 = parameter {role=input, index=0} : f32[256,4096]\n");
+    for i in 1..5 {
+        text += &format!("%{i} = parameter {{role=input, index={i}}} : f32[4096,4096]\n");
+    }
+    for i in 0..4 {
+        let (gather, product) = (5 + 2 * i, 6 + 2 * i);
+        let x = if i == 0 { 0 } else { product - 2 };
+        text += &format!(
+            "%{gather} = all_gather %{} {{dimension=0, groups=[2] along [0]}} : f32[8192,4096]\n\
+             %{product} = dot_general %{x}, %{gather} {{lhs_batch=[], rhs_batch=[], lhs_contracting=[1], \
+             rhs_contracting=[1], precision=default}} : f32[256,8192]\n",
+            i + 1
+        );
+        if i < 3 {
+            text = text.replace(&format!("%{product} = dot"), &format!("%{} = dot", product + 20));
+            text += &format!(
+                "%{product} = slice %{} {{start=[0,0], limit=[256,4096], strides=[1,1]}} : f32[256,4096]\n",
+                product + 20
+            );
+        }
+    }
+    let g = graph(&(text + "return %12 }"));
+    let live = fused(&g);
+    let weights = |at: usize| {
+        let held = |b: &&Buffer| b.bytes == 128 << 20 && b.born <= at && at <= b.dies;
+        live.buffers.iter().filter(held).count()
+    };
+    let core = live.steps.iter().enumerate().filter(|(_, id)| !matches!(g.op(**id), Op::AllGather(_)));
+    // Products, and between them the slices, when only the next is there.
+    assert_eq!(core.map(|(at, _)| weights(at)).collect::<Vec<_>>(), [2, 1, 2, 1, 2, 1, 1]);
 }
 
 #[test]

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Two answers. `unfused` has every value written to memory, in program order. `fused` predicts XLA: it writes only what
-//! the groups of a `FusionPlan` exchange, not what each of several readers computes for itself, and runs a step as soon as
-//! that takes no more memory than it frees. Neither bounds what a plugin takes, and as the orders differ `fused` can be a
+//! the groups of a `FusionPlan` exchange, not what each of several readers computes for itself, runs a step as soon as
+//! that takes no more memory than it frees, and gathers arguments ahead of their turn. Neither bounds what a plugin takes, and as the orders differ `fused` can be a
 //! little above `unfused`.
 //! Both know what costs no memory of its own: a reshape and a barrier are other names of their operand, a splat is
 //! part of the instruction, a mutated input's new value takes the input's place once nothing reads the old one, and
@@ -22,6 +22,7 @@ use super::cost::value_bytes;
 use super::fusion::{FusionPlan, Group, GroupKind};
 use crate::query::splat;
 use rustc_hash::{FxHashMap, FxHashSet};
+use std::collections::VecDeque;
 use torchtpu_ir::{Graph, NodeId, Op, Region, Value};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,7 +160,7 @@ fn group_steps(graph: &Graph, plan: &FusionPlan) -> Vec<Step> {
         let reads = memory_of(&group.inputs, &again);
         Some(Step { last, reads, writes, in_place, inside })
     };
-    early(graph, plan.groups.iter().filter_map(step).collect())
+    ahead(graph, early(graph, plan.groups.iter().filter_map(step).collect()))
 }
 
 /// Runs a step as soon as it needs no more memory than it frees, as a scheduler does that minds memory.
@@ -203,6 +204,57 @@ fn early(graph: &Graph, steps: Vec<Step>) -> Vec<Step> {
                 of.iter().filter(|&&r| r != i).for_each(|&r| missing[r] -= 1);
                 next.extend(of.iter().filter(|&&r| !done[r]));
             }
+        }
+    }
+    let mut steps: Vec<Option<Step>> = steps.into_iter().map(Some).collect();
+    order.into_iter().filter_map(|i| steps[i].take()).collect()
+}
+
+/// Bytes of what is gathered and waits for its turn when the next gathering begins.
+const AHEAD: u64 = 128 << 20;
+
+/// Gathers arguments, as a layer's weights, before their turn: what runs beside the core begins early.
+fn ahead(graph: &Graph, steps: Vec<Step>) -> Vec<Step> {
+    let of_argument = |v: &Value| matches!(graph.op(v.node), Op::Parameter(_));
+    let gathers =
+        |step: &Step| matches!(graph.op(step.last), Op::AllGather(_)) && step.reads.iter().all(of_argument);
+    if !steps.iter().any(gathers) {
+        return steps;
+    }
+    let homes = homes(graph, &steps);
+    let home = |v: &Value| homes.get(v).copied().unwrap_or(*v);
+    let mut turns: FxHashMap<Value, usize> = FxHashMap::default();
+    for (at, step) in steps.iter().enumerate() {
+        // Another name of what was gathered is not its turn.
+        if step.writes.iter().any(|v| home(v) == *v) {
+            step.reads.iter().for_each(|v| _ = turns.entry(home(v)).or_insert(at));
+        }
+    }
+    // With what each gathers, and when that is read.
+    let mut next: VecDeque<(usize, u64, usize)> = steps
+        .iter()
+        .enumerate()
+        .filter(|(_, step)| gathers(step))
+        .map(|(at, step)| {
+            let bytes = step.writes.iter().map(|v| value_bytes(graph, *v)).sum();
+            (at, bytes, step.writes.iter().filter_map(|v| turns.get(v).copied()).min().unwrap_or(at))
+        })
+        .collect();
+    let mut waiting: Vec<(usize, u64)> = Vec::new();
+    let mut order: Vec<usize> = Vec::with_capacity(steps.len());
+    for (at, step) in steps.iter().enumerate() {
+        waiting.retain(|(turn, _)| *turn > at);
+        while let Some(&(gather, bytes, turn)) = next.front() {
+            let held: u64 = waiting.iter().map(|(_, bytes)| bytes).sum();
+            if gather != at && held >= AHEAD {
+                break;
+            }
+            next.pop_front();
+            order.push(gather);
+            waiting.push((turn, bytes));
+        }
+        if !gathers(step) {
+            order.push(at);
         }
     }
     let mut steps: Vec<Option<Step>> = steps.into_iter().map(Some).collect();

@@ -9,15 +9,16 @@
 //! %5 = slice %k ... : bf16[2,2048,128]              %5 = slice %k ... : bf16[2,2048,128]
 //! %6 = dot_general %q1, %5 : f32[2,2048,2048]       %6, %7 = optimization_barrier %5, %4
 //! ...                                               %8 = dot_general %q1, %6 : f32[2,2048,2048]
-//! %9 = concatenate %4, ... : f32[32,2048,128]       ...
-//!                                                   %11 = concatenate %7, ... : f32[32,2048,128]
+//! %10 = concatenate %4, ... : f32[32,2048,128]      ...
+//!                                                   %12 = concatenate %7, ... : f32[32,2048,128]
 //! ```
 //!
 //! It earns its place where weights arrive from other devices: libtpu's scheduler computes what needs none of them while it
 //! waits, which are the scores of all heads, and these are written to HBM and read back. docs/overlap.md has the figures.
 //! A program without collectives has nothing to wait for, and its parts come in turn by themselves.
 //!
-//! Copies of key heads have a barrier already, which waits as well; other keys get one, and are written once more.
+//! Copies of key heads have barriers already, which wait as well. Other keys get one, and are written once more, as is the part
+//! in front of the concatenation.
 
 use crate::manager::Pass;
 use crate::overlap::has_collectives;
@@ -49,38 +50,40 @@ impl Pass for TilesInTurn {
         for join in order {
             let Op::Concatenate(_) = graph.op(join) else { continue };
             let parts = graph.operands(join);
-            let tiles: Option<Vec<NodeId>> = parts.iter().map(|&v| self.tile(graph, v)).collect();
+            let tiles: Option<Vec<Tile>> = parts.iter().map(|&v| self.tile(graph, v)).collect();
             let Some(tiles) = tiles.filter(|tiles| tiles.len() > 1) else { continue };
             let next = || parts.iter().zip(&tiles[1..]).enumerate();
-            if next().all(|(_, (part, tile))| place[part.node.index()] < place[tile.index()]) {
-                next().for_each(|(i, (&part, &tile))| {
-                    let behind = wait(graph, tile, part);
-                    graph.set_operand(join, i as u32, behind);
-                });
-                rewrites += 1;
+            if !next().all(|(_, (part, tile))| place[part.node.index()] < place[tile.first.index()]) {
+                continue;
             }
+            let mut waits = 0;
+            for (i, (&part, tile)) in next() {
+                let Some(behind) = tile.wait(graph, part) else { continue };
+                graph.set_operand(join, i as u32, behind);
+                waits += 1;
+            }
+            rewrites += usize::from(waits > 0);
         }
         Ok(rewrites)
     }
 }
 
 impl TilesInTurn {
-    /// The product that makes the tile of a part of attention, which is a product of what is computed of that, brought into another
-    /// order or not.
-    fn tile(&self, graph: &Graph, part: Value) -> Option<NodeId> {
+    /// What a part of a concatenation is a tile's, brought into another order or not.
+    fn tile(&self, graph: &Graph, part: Value) -> Option<Tile> {
         let mut result = part;
         while let Op::Convert(_) | Op::Reshape(_) | Op::Transpose(_) = graph.op(result.node) {
             result = graph.operands(result.node)[0];
         }
-        // From the second product through what is computed of the tile, up to the product that makes it.
-        let mut work = is_batched(graph, result.node).then(|| graph.operands(result.node))?;
+        let second = Some(result.node).filter(|&id| is_batched(graph, id))?;
+        let mut work = graph.operands(second);
         let mut seen = FxHashSet::default();
         while let Some(v) = work.pop() {
             if graph.ty(v).elements() < self.least || !seen.insert(v) {
                 continue;
             }
             match graph.op(v.node) {
-                _ if is_batched(graph, v.node) => return Some(v.node),
+                _ if is_batched(graph, v.node) => return Some(Tile { first: v.node, second }),
                 op if op.is_elementwise() || matches!(op, Op::Reshape(_)) => {
                     work.extend(graph.operands(v.node))
                 }
@@ -95,19 +98,43 @@ fn is_batched(graph: &Graph, id: NodeId) -> bool {
     matches!(graph.op(id), Op::DotGeneral(dot) if !dot.lhs_batch.is_empty())
 }
 
-/// Lets what a tile is made of wait for a value: the copies of its keys where it has them, which have a barrier. What the
-/// value is behind that takes its place, since libtpu drops from a barrier what nobody reads.
-fn wait(graph: &mut Graph, tile: NodeId, before: Value) -> Value {
-    let operands = graph.operands(tile);
-    let of_barrier = |v: &Value| match graph.op(v.node) {
-        Op::OptimizationBarrier(_) => Some(graph.operands(v.node)[v.result as usize]),
-        _ => None,
-    };
-    let at = operands.iter().position(|v| of_barrier(v).is_some()).unwrap_or(1);
-    let held = of_barrier(&operands[at]).unwrap_or(operands[at]);
-    let types: Types = [held, before].map(|v| graph.ty(v).clone()).into_iter().collect();
-    let loc = graph.node(tile).loc;
-    let node = graph.add(OptimizationBarrier {}.into(), &[held, before], types, loc);
-    graph.set_operand(tile, at as u32, Value { node, result: 0 });
-    Value { node, result: 1 }
+/// The product that makes a tile, and the one of what is computed of that.
+struct Tile {
+    first: NodeId,
+    second: NodeId,
+}
+
+impl Tile {
+    /// Lets the tile wait for a value. What the value is then, or None where it waits already.
+    ///
+    /// libtpu drops from some barriers what nobody reads behind them, as that of the copies of keys alone on v6e, and keeps it
+    /// where the copies of both products wait. A barrier of the value itself costs a kernel for each part.
+    fn wait(&self, graph: &mut Graph, before: Value) -> Option<Value> {
+        let copies = [self.first, self.second].map(|product| {
+            let operands = graph.operands(product);
+            let at = operands.iter().position(|v| matches!(graph.op(v.node), Op::OptimizationBarrier(_)))?;
+            let (made, result) = (operands[at].node, operands[at].result as usize);
+            Some((product, at, graph.operands(made), result))
+        });
+        let [Some(keys), Some(values)] = copies else {
+            let keys = graph.operands(self.first)[1];
+            return Some(Value { node: self.fence(graph, self.first, 1, keys, before), result: 1 });
+        };
+        if keys.2.contains(&before) {
+            return None;
+        }
+        for (product, at, held, result) in [keys, values] {
+            self.fence(graph, product, at, held[result], before);
+        }
+        Some(before)
+    }
+
+    /// Lets an operand of a product wait.
+    fn fence(&self, graph: &mut Graph, product: NodeId, at: usize, held: Value, before: Value) -> NodeId {
+        let types: Types = [held, before].map(|v| graph.ty(v).clone()).into_iter().collect();
+        let loc = graph.node(product).loc;
+        let node = graph.add(OptimizationBarrier {}.into(), &[held, before], types, loc);
+        graph.set_operand(product, at as u32, Value { node, result: 0 });
+        node
+    }
 }
