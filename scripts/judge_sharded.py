@@ -1,7 +1,7 @@
 """What libtpu makes of the sharded programs of docs/overlap.md, compiled from PyTorch source, as `make judge` prints it.
 
     python scripts/judge_sharded.py tp4_all_reduce --chip v5e
-    python scripts/judge_sharded.py --disable ring ring_gradients scatter_sums early_sums merge_gathers   # without passes
+    python scripts/judge_sharded.py --disable ring ring_gradients scatter_sums early_sums merge_gathers tiles_in_turn
     python scripts/judge_sharded.py mixtral_ep8 --disable exchange   # not among those of the default
 
 Millions of cycles of one chip: what the core works, and what it waits for the links (`compiler/hlo/src/replay.rs` has the
