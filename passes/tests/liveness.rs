@@ -115,23 +115,20 @@ fn weights_are_gathered_ahead() {
         text += &format!("%{i} = parameter {{role=input, index={i}}} : f32[4096,4096]\n");
     }
     for i in 0..4 {
-        let (gather, product) = (5 + 2 * i, 6 + 2 * i);
-        let x = if i == 0 { 0 } else { product - 2 };
-        text += &format!(
-            "%{gather} = all_gather %{} {{dimension=0, groups=[2] along [0]}} : f32[8192,4096]\n\
-             %{product} = dot_general %{x}, %{gather} {{lhs_batch=[], rhs_batch=[], lhs_contracting=[1], \
-             rhs_contracting=[1], precision=default}} : f32[256,8192]\n",
-            i + 1
-        );
-        if i < 3 {
-            text = text.replace(&format!("%{product} = dot"), &format!("%{} = dot", product + 20));
+        let (weight, gather, product, x) = (1 + i, 10 + i, 20 + i, if i == 0 { 0 } else { 30 + i });
+        if i > 0 {
+            let last = product - 1;
             text += &format!(
-                "%{product} = slice %{} {{start=[0,0], limit=[256,4096], strides=[1,1]}} : f32[256,4096]\n",
-                product + 20
+                "%{x} = slice %{last} {{start=[0,0], limit=[256,4096], strides=[1,1]}} : f32[256,4096]\n"
             );
         }
+        text += &format!(
+            "%{gather} = all_gather %{weight} {{dimension=0, groups=[2] along [0]}} : f32[8192,4096]\n\
+             %{product} = dot_general %{x}, %{gather} {{lhs_batch=[], rhs_batch=[], lhs_contracting=[1], \
+             rhs_contracting=[1], precision=default}} : f32[256,8192]\n"
+        );
     }
-    let g = graph(&(text + "return %12 }"));
+    let g = graph(&(text + "return %23 }"));
     let live = fused(&g);
     let weights = |at: usize| {
         let held = |b: &&Buffer| b.bytes == 128 << 20 && b.born <= at && at <= b.dies;

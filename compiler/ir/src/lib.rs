@@ -2,8 +2,8 @@
 //!
 //! `types` and `literal` are the values' static side, `op` the table of operations, `infer` their result types, `groups` which
 //! devices a collective joins,
-//! `graph` the dag with its ordered edges, `operands` these of all nodes at once, `build` the typed constructors, `text` the form that people read and
-//! tests start from, `verify` the invariants, `error` the one error that a user sees.
+//! `graph` the dag with its ordered edges, `operands` these of all nodes at once, `build` the typed constructors,
+//! `text` the form that people read and tests start from, `verify` the invariants, `error` the one error that a user sees.
 //!
 //! Shapes are static here. Symbolic sizes live in the FX payload and are bound before lowering, so that no pass
 //! and no emitter has to ask whether a dimension is known.

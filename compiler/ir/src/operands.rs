@@ -23,6 +23,8 @@ impl Operands {
                 Edge::Control => waiting.push(user),
             }
         }
+        waiting.sort_unstable();
+        waiting.dedup();
         for i in 1..starts.len() {
             starts[i] += starts[i - 1];
         }

@@ -69,7 +69,7 @@ impl Pass for TilesInTurn {
 }
 
 impl TilesInTurn {
-    /// What a part of a concatenation is a tile's, brought into another order or not.
+    /// The tile that a part of a concatenation is made of; the part may have been brought into another order.
     fn tile(&self, graph: &Graph, part: Value) -> Option<Tile> {
         let mut result = part;
         while let Op::Convert(_) | Op::Reshape(_) | Op::Transpose(_) = graph.op(result.node) {
@@ -107,8 +107,8 @@ struct Tile {
 impl Tile {
     /// Lets the tile wait for a value. What the value is then, or None where it waits already.
     ///
-    /// libtpu drops from some barriers what nobody reads behind them, as that of the copies of keys alone on v6e, and keeps it
-    /// where the copies of both products wait. A barrier of the value itself costs a kernel for each part.
+    /// Found by trying: a barrier of the copies of keys alone holds on v5e and not on v6e, as if libtpu dropped what nobody reads
+    /// behind it; those of the copies of both products hold on each chip. A barrier of the value itself costs a kernel for each part.
     fn wait(&self, graph: &mut Graph, before: Value) -> Option<Value> {
         let copies = [self.first, self.second].map(|product| {
             let operands = graph.operands(product);
@@ -118,23 +118,23 @@ impl Tile {
         });
         let [Some(keys), Some(values)] = copies else {
             let keys = graph.operands(self.first)[1];
-            return Some(Value { node: self.fence(graph, self.first, 1, keys, before), result: 1 });
+            return Some(Value { node: fence(graph, self.first, 1, keys, before), result: 1 });
         };
         if keys.2.contains(&before) {
             return None;
         }
         for (product, at, held, result) in [keys, values] {
-            self.fence(graph, product, at, held[result], before);
+            fence(graph, product, at, held[result], before);
         }
         Some(before)
     }
+}
 
-    /// Lets an operand of a product wait.
-    fn fence(&self, graph: &mut Graph, product: NodeId, at: usize, held: Value, before: Value) -> NodeId {
-        let types: Types = [held, before].map(|v| graph.ty(v).clone()).into_iter().collect();
-        let loc = graph.node(product).loc;
-        let node = graph.add(OptimizationBarrier {}.into(), &[held, before], types, loc);
-        graph.set_operand(product, at as u32, Value { node, result: 0 });
-        node
-    }
+/// Lets an operand of a product wait, by a barrier.
+fn fence(graph: &mut Graph, product: NodeId, at: usize, held: Value, before: Value) -> NodeId {
+    let types: Types = [held, before].map(|v| graph.ty(v).clone()).into_iter().collect();
+    let loc = graph.node(product).loc;
+    let node = graph.add(OptimizationBarrier {}.into(), &[held, before], types, loc);
+    graph.set_operand(product, at as u32, Value { node, result: 0 });
+    node
 }

@@ -56,7 +56,7 @@ const TABLE: &[Row] = &[
 ];
 
 /// The passes that no program of a chip is better with. Sums of gradients run beside the cores of v5p and v6e, on their
-/// SparseCores, and of tpu7x, where libtpu hides them by itself (docs/overlap.md).
+/// SparseCores, and of tpu7x, where libtpu hides them by itself; attention's parts in turn are slower on v5p (docs/overlap.md).
 const NEVER: &[(&str, &[&str])] = &[
     ("v5e", &["early_sums", "fence_gates"]),
     ("v5p", &["fence_gates", "flatten_rows", "join_late", "ring_gradients", "tiles_in_turn"]),
