@@ -6,4 +6,4 @@ pub mod liveness;
 
 pub use cost::{bytes, flops, transcendentals};
 pub use fusion::{FusionPlan, Group, GroupKind};
-pub use liveness::{Buffer, Liveness, Role};
+pub use liveness::{Buffer, Device, Liveness, Role};

@@ -8,14 +8,14 @@ use proptest::prelude::*;
 use torchtpu_ir::verify::parse_verified;
 use torchtpu_ir::{Graph, Op};
 use torchtpu_passes::analysis::cost::{flops, total, trip_count, unknown_loops};
-use torchtpu_passes::analysis::{Buffer, FusionPlan, Liveness, Role};
+use torchtpu_passes::analysis::{Buffer, Device, FusionPlan, Liveness, Role};
 
 fn graph(text: &str) -> Graph {
     parse_verified(text).unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn fused(graph: &Graph) -> Liveness {
-    Liveness::fused(graph, &FusionPlan::of(graph))
+    Liveness::fused(graph, &FusionPlan::of(graph), Device::default())
 }
 
 /// Kilobytes of one `f32[256]`.
@@ -78,11 +78,12 @@ fn what_several_read_is_computed_by_each() {
          %2 = convert %1 : f32[256]\n\
          %3 = reduce %2 {dimensions=[0], kind=add} : f32[]\n\
          %4 = sort %0 {dimension=0, descending=true} : bf16[256]\n\
-         %5 = reduce %2 {dimensions=[0], kind=max} : f32[]\nreturn %3, %4, %5 }",
+         %5 = reduce %2 {dimensions=[0], kind=max} : f32[]\n\
+         %6 = reduce %4 {dimensions=[0], kind=max} : bf16[]\nreturn %3, %5, %6 }",
     );
     let live = fused(&g);
     assert!(live.buffers.iter().all(|b| b.bytes != T), "{:?}", live.buffers);
-    assert_eq!(live.peak, T + 8, "the argument, one sort at a time, and what is summed");
+    assert_eq!(live.peak, T + 10, "the argument, one sort at a time, and what is summed");
     // A sort reads memory: then it is written, and all read that.
     let g = graph(
         "graph \"g\" { %0 = parameter {role=input, index=0} : bf16[256]\n\
@@ -107,6 +108,60 @@ fn a_product_writes_what_is_narrow() {
     assert_eq!(fused(&g).peak, T / 2 + T / 2 + 2 * 64);
 }
 
+/// Where a device computes operands inside a product, it does of what is there in any case.
+#[test]
+fn products_compute_what_arguments_give() {
+    let text = "graph \"g\" { %0 = parameter {role=input, index=0} : f32[16,16]\n\
+         %1 = sort %0 {dimension=0, descending=false} : f32[16,16]\n\
+         %2 = exponential OF : f32[16,16]\n\
+         %3 = dot_general %2, %0 {lhs_batch=[], rhs_batch=[], lhs_contracting=[1], rhs_contracting=[0], precision=default} : f32[16,16]\n\
+         %4 = dot_general %2, %1 {lhs_batch=[], rhs_batch=[], lhs_contracting=[0], rhs_contracting=[0], precision=default} : f32[16,16]\nreturn %3, %4 }";
+    let temporaries = |of: &str| {
+        let (g, device) =
+            (graph(&text.replace("OF", of)), Device { fuses_operands: true, ..Device::default() });
+        let live = Liveness::fused(&g, &FusionPlan::of(&g), device);
+        live.buffers.iter().filter(|b| b.role == Role::Temporary).count()
+    };
+    assert_eq!(temporaries("%0"), 1, "what is sorted");
+    assert_eq!(temporaries("%1"), 2, "and its exponentials");
+}
+
+#[test]
+fn results_have_memory_from_the_beginning() {
+    let g = graph(
+        "graph \"g\" { %0 = parameter {role=input, index=0} : f32[256]\n\
+         %1 = sort %0 {dimension=0, descending=false} : f32[256]\n\
+         %2 = reduce %1 {dimensions=[0], kind=add} : f32[]\n\
+         %3 = broadcast_in_dim %2 {dimensions=[]} : f32[256]\nreturn %3 }",
+    );
+    assert_eq!(fused(&g).profile[0], 3 * T);
+    assert_eq!(Liveness::unfused(&g).profile[0], 2 * T);
+}
+
+/// Weights of 1 MiB: three of them beside the product that runs, and as many as have a place.
+#[test]
+fn what_products_read_is_copied_ahead() {
+    let mut text = String::from("graph \"g\" { %0 = parameter {role=input, index=0} : f32[8,512]\n");
+    (1..6).for_each(|i| text += &format!("%{i} = parameter {{role=input, index={i}}} : f32[512,512]\n"));
+    for i in 1..6 {
+        let (x, product) = (if i == 1 { 0 } else { 9 + i }, 10 + i);
+        text += &format!(
+            "%{product} = dot_general %{x}, %{i} {{lhs_batch=[], rhs_batch=[], lhs_contracting=[1], \
+             rhs_contracting=[0], precision=default}} : f32[8,512]\n"
+        );
+    }
+    let g = graph(&(text + "return %15 }"));
+    let plain = fused(&g).profile;
+    let copies = |copied: u64| {
+        let live = Liveness::fused(&g, &FusionPlan::of(&g), Device { copied, ..Device::default() });
+        assert_eq!(Some(live.peak), live.profile.iter().copied().max());
+        live.profile.iter().zip(&plain).map(|(with, without)| (with - without) >> 20).collect::<Vec<_>>()
+    };
+    assert_eq!(copies(64 << 20), [3, 3, 3, 2, 1]);
+    assert_eq!(copies(5 << 19), [2, 2, 2, 2, 1]);
+    assert_eq!(copies(1 << 19), [0, 0, 0, 0, 0]);
+}
+
 /// Of four weights of 128 MiB the second is there while the first is read, and the fourth only when the second is done.
 #[test]
 fn weights_are_gathered_ahead() {
@@ -129,7 +184,7 @@ fn weights_are_gathered_ahead() {
         );
     }
     let g = graph(&(text + "return %23 }"));
-    let live = fused(&g);
+    let live = Liveness::fused(&g, &FusionPlan::of(&g), Device { gathered: 128 << 20, ..Device::default() });
     let weights = |at: usize| {
         let held = |b: &&Buffer| b.bytes == 128 << 20 && b.born <= at && at <= b.dies;
         live.buffers.iter().filter(held).count()
@@ -137,6 +192,28 @@ fn weights_are_gathered_ahead() {
     let core = live.steps.iter().enumerate().filter(|(_, id)| !matches!(g.op(**id), Op::AllGather(_)));
     // Products, and between them the slices, when only the next is there.
     assert_eq!(core.map(|(at, _)| weights(at)).collect::<Vec<_>>(), [2, 1, 2, 1, 2, 1, 1]);
+}
+
+/// Two products of 1 MiB are summed up over devices, and what they are read from waits for the third.
+#[test]
+fn what_is_summed_up_waits() {
+    let mut text = String::from("graph \"g\" { %0 = parameter {role=input, index=0} : f32[512,512]\n");
+    for i in 0..3 {
+        let (product, sum) = (1 + i, 11 + i);
+        text += &format!(
+            "%{product} = dot_general %{i}, %0 {{lhs_batch=[], rhs_batch=[], lhs_contracting=[1], \
+             rhs_contracting=[0], precision=default}} : f32[512,512]\n\
+             %{sum} = reduce_scatter %{product} {{dimension=0, groups=[2] along [0], kind=add}} : f32[256,512]\n"
+        );
+    }
+    let g = graph(&(text + "return %11, %12, %13 }"));
+    let waits = |sent: u64| {
+        let live = Liveness::fused(&g, &FusionPlan::of(&g), Device { sent, ..Device::default() });
+        let temporary = |b: &&Buffer| b.role == Role::Temporary;
+        live.buffers.iter().filter(temporary).map(|b| b.dies - b.born).collect::<Vec<_>>()
+    };
+    assert_eq!(waits(0), [2, 2, 1]);
+    assert_eq!(waits(8 << 20), [5, 3, 1]);
 }
 
 #[test]

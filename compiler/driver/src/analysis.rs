@@ -11,7 +11,7 @@ use torchtpu_hlo::Summary;
 use torchtpu_ir::text::parse_graph;
 use torchtpu_ir::verify::verify;
 use torchtpu_ir::{CompileError, Graph, NodeId, Stage};
-use torchtpu_passes::analysis::{Buffer, FusionPlan, Liveness, cost};
+use torchtpu_passes::analysis::{Buffer, Device, FusionPlan, Liveness, cost};
 use torchtpu_pjrt::CompiledMemoryStats;
 
 type Result<T> = std::result::Result<T, CompileError>;
@@ -114,7 +114,7 @@ impl ExecutableAnalysis {
 impl Program {
     /// Cost, memory over the schedule, and the nodes of the program after the passes.
     pub fn analysis(&self) -> ProgramAnalysis {
-        ProgramAnalysis::of(self.graph())
+        ProgramAnalysis::of(self.graph(), Device::default())
     }
 }
 
@@ -127,15 +127,15 @@ impl ProgramAnalysis {
     pub fn of_text(text: &str) -> Result<ProgramAnalysis> {
         let graph = parse_graph(text).map_err(|e| CompileError::new(Stage::Import, e))?;
         verify(&graph)?;
-        Ok(ProgramAnalysis::of(&graph))
+        Ok(ProgramAnalysis::of(&graph, Device::default()))
     }
 
-    pub fn of(graph: &Graph) -> ProgramAnalysis {
+    pub fn of(graph: &Graph, device: Device) -> ProgramAnalysis {
         let plan = FusionPlan::of(graph);
         let order = graph.topological();
         let mut position = vec![0; graph.bound()];
         order.iter().enumerate().for_each(|(i, id)| position[id.index()] = i);
-        let (fused, unfused) = (Liveness::fused(graph, &plan), Liveness::unfused(graph));
+        let (fused, unfused) = (Liveness::fused(graph, &plan, device), Liveness::unfused(graph));
         let sum = |values: &mut dyn Iterator<Item = u64>| values.fold(0u64, u64::saturating_add);
         ProgramAnalysis {
             flops: cost::total(graph, cost::flops),

@@ -13,6 +13,8 @@ pub struct Chip {
     pub hbm_bandwidth: f64,
     /// Bytes.
     pub hbm: u64,
+    /// Bytes of vector memory that one core has.
+    pub vmem: u64,
     /// Floating-point operations a second, bfloat16.
     pub peak: f64,
     /// Usable bytes a second that a ring of devices passes on: two links one way each, at nine tenths of their speed.
@@ -20,19 +22,28 @@ pub struct Chip {
 }
 
 const GIB: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
 
 pub const CHIPS: [Chip; 7] = [
-    chip("v2", 0.7e9, 3.5e11, 8 * GIB, 2.3e13, 1.1e11),
-    chip("v3", 0.94e9, 4.5e11, 16 * GIB, 6.15e13, 1.5e11),
-    chip("v4", 1.05e9, 1.228e12, 32 * GIB, 2.75e14, 9.0e10),
-    chip("v5e", 1.5e9, 8.19e11, 16 * GIB, 1.97e14, 9.0e10),
-    chip("v5p", 1.75e9, 2.765e12, 95 * GIB, 4.59e14, 1.8e11),
-    chip("v6e", 1.75e9, 1.64e12, 32 * GIB, 9.18e14, 1.8e11),
-    chip("tpu7x", 2.2e9, 3.69e12, 96 * GIB, 1.1535e15, 1.8e11),
+    chip("v2", 0.7e9, 3.5e11, 8 * GIB, 16 * MIB, 2.3e13, 1.1e11),
+    chip("v3", 0.94e9, 4.5e11, 16 * GIB, 16 * MIB, 6.15e13, 1.5e11),
+    chip("v4", 1.05e9, 1.228e12, 32 * GIB, 16 * MIB, 2.75e14, 9.0e10),
+    chip("v5e", 1.5e9, 8.19e11, 16 * GIB, 128 * MIB, 1.97e14, 9.0e10),
+    chip("v5p", 1.75e9, 2.765e12, 95 * GIB, 64 * MIB, 4.59e14, 1.8e11),
+    chip("v6e", 1.75e9, 1.64e12, 32 * GIB, 128 * MIB, 9.18e14, 1.8e11),
+    chip("tpu7x", 2.2e9, 3.69e12, 96 * GIB, 64 * MIB, 1.1535e15, 1.8e11),
 ];
 
-const fn chip(name: &'static str, clock: f64, hbm_bandwidth: f64, hbm: u64, peak: f64, ring: f64) -> Chip {
-    Chip { name, clock, hbm_bandwidth, hbm, peak, ring }
+const fn chip(
+    name: &'static str,
+    clock: f64,
+    hbm_bandwidth: f64,
+    hbm: u64,
+    vmem: u64,
+    peak: f64,
+    ring: f64,
+) -> Chip {
+    Chip { name, clock, hbm_bandwidth, hbm, vmem, peak, ring }
 }
 
 impl Chip {

@@ -231,6 +231,10 @@ impl ForTpu {
     fn graph_text(&self) -> String {
         self.prepared.graph_text()
     }
+    /// JSON: as `Program.analysis`, of the program as libtpu gets it and by how the chip uses memory.
+    fn analysis(&self, py: Python<'_>) -> PyResult<String> {
+        self.prepared.analysis().to_json().map_err(|e| raise(py, e))
+    }
     /// Of the passes for TPUs, as `Program.pass_reports`.
     fn pass_reports<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         reports(py, &self.prepared.passes)

@@ -9,8 +9,8 @@
 //!
 //! Two answers. `unfused` has every value written to memory, in program order. `fused` predicts XLA: it writes only what
 //! the groups of a `FusionPlan` exchange, not what each of several readers computes for itself, runs a step as soon as
-//! that takes no more memory than it frees, and gathers arguments ahead of their turn. Neither bounds what a plugin takes, and as the orders differ `fused` can be a
-//! little above `unfused`.
+//! that takes no more memory than it frees, and has memory for the results from the beginning. What a device does besides
+//! is `Device`'s. Neither bounds what a plugin takes, and `fused` can be a little above `unfused`.
 //! Both know what costs no memory of its own: a reshape and a barrier are other names of their operand, a splat is
 //! part of the instruction, a mutated input's new value takes the input's place once nothing reads the old one, and
 //! elementwise operations, updates and loops write over an operand that dies there.
@@ -59,6 +59,19 @@ pub struct Buffer {
     pub dies: usize,
 }
 
+/// How a device uses memory beyond what the graph needs; sizes are bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Device {
+    /// Of what was gathered and waits for its turn, when the next gathering begins.
+    pub gathered: u64,
+    /// Of what waits to be summed up over devices, which the core does not wait for.
+    pub sent: u64,
+    /// Vector memory for copies of what the next products read.
+    pub copied: u64,
+    /// Are operands computed inside a product, of what is there in any case?
+    pub fuses_operands: bool,
+}
+
 /// A schedule and its memory. All sizes are bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Liveness {
@@ -91,12 +104,100 @@ struct Step {
 impl Liveness {
     /// One step a node, and every value in memory.
     pub fn unfused(graph: &Graph) -> Liveness {
-        schedule(graph, single_steps(graph), false)
+        schedule(graph, &single_steps(graph), false)
     }
 
     /// One step a group, and in memory what groups exchange.
-    pub fn fused(graph: &Graph, plan: &FusionPlan) -> Liveness {
-        schedule(graph, group_steps(graph, plan), false)
+    pub fn fused(graph: &Graph, plan: &FusionPlan, device: Device) -> Liveness {
+        let steps = gather(graph, group_steps(graph, plan, device), device.gathered);
+        let mut live = schedule(graph, &steps, false);
+        live.reserve_results();
+        live.wait_for_sums(graph, &steps, device.sent);
+        live.copy(graph, plan, &steps, device.copied);
+        live.find_peak(&steps);
+        live
+    }
+
+    /// The caller's memory for the results is there before the first step.
+    fn reserve_results(&mut self) {
+        for buffer in self.buffers.iter_mut().filter(|b| b.role == Role::Output) {
+            self.profile[..buffer.born].iter_mut().for_each(|held| *held = held.saturating_add(buffer.bytes));
+            buffer.born = 0;
+        }
+    }
+
+    /// What is summed up over devices is held until too much waits.
+    fn wait_for_sums(&mut self, graph: &Graph, steps: &[Step], most: u64) {
+        let homes = homes(graph, steps);
+        let mut waiting: VecDeque<usize> = VecDeque::new();
+        let mut bytes = 0;
+        for (at, step) in steps.iter().enumerate() {
+            if matches!(graph.op(step.last), Op::AllReduce(_) | Op::ReduceScatter(_)) {
+                let reads: FxHashSet<Value> =
+                    step.reads.iter().map(|v| homes.get(v).copied().unwrap_or(*v)).collect();
+                for (i, buffer) in self.buffers.iter().enumerate() {
+                    if buffer.role == Role::Temporary && reads.contains(&buffer.value) {
+                        bytes += buffer.bytes;
+                        waiting.push_back(i);
+                    }
+                }
+            }
+            while bytes > most {
+                bytes -= waiting.pop_front().map_or(bytes, |i| self.buffers[i].bytes);
+            }
+            for &i in &waiting {
+                let buffer = &mut self.buffers[i];
+                if buffer.dies < at {
+                    buffer.dies = at;
+                    self.profile[at] = self.profile[at].saturating_add(buffer.bytes);
+                }
+            }
+        }
+    }
+
+    /// Copies what the next products read to vector memory, beside the temporaries that have a place there.
+    fn copy(&mut self, graph: &Graph, plan: &FusionPlan, steps: &[Step], vector_memory: u64) {
+        if vector_memory == 0 {
+            return;
+        }
+        let copied = |step: &Step| {
+            let product = plan.group_of(step.last).map(|g| plan.groups[g].kind);
+            let from_hbm = |v: &Value| matches!(graph.op(v.node), Op::Parameter(_) | Op::AllGather(_));
+            let worth = |v: &Value| from_hbm(v) && value_bytes(graph, *v) >= COPY_LEAST;
+            let reads = step.reads.iter().filter(|v| worth(v));
+            match product {
+                Some(GroupKind::Contraction { .. }) => reads.copied().collect(),
+                _ => Vec::new(),
+            }
+        };
+        let copied: Vec<Vec<Value>> = steps.iter().map(copied).collect();
+        for (at, held) in self.profile.iter_mut().enumerate() {
+            let there = |b: &&Buffer| {
+                b.role == Role::Temporary && b.born <= at && at <= b.dies && b.bytes <= vector_memory
+            };
+            let there: u64 = self.buffers.iter().filter(there).map(|b| b.bytes).sum();
+            let mut free = vector_memory.saturating_sub(there);
+            let mut next: Vec<Value> = Vec::new();
+            for &v in copied[at..].iter().flatten() {
+                let bytes = value_bytes(graph, v);
+                if next.contains(&v) {
+                    continue;
+                }
+                if next.len() == COPIES || bytes > free {
+                    break;
+                }
+                next.push(v);
+                free -= bytes;
+                *held = held.saturating_add(bytes);
+            }
+        }
+    }
+
+    fn find_peak(&mut self, steps: &[Step]) {
+        let peak = self.profile.iter().enumerate().rev().max_by_key(|(_, held)| **held);
+        if let Some((at, &held)) = peak {
+            (self.peak, self.peak_step, self.peak_inside) = (held, at, steps[at].inside);
+        }
     }
 
     /// What is held at the peak, the largest first.
@@ -112,6 +213,10 @@ impl Liveness {
         self.peak - self.arguments - self.constants
     }
 }
+
+/// How many operands are copied ahead, and bytes of the smallest. Found by libtpu's peaks of the programs in docs/ahead.md.
+const COPIES: usize = 3;
+const COPY_LEAST: u64 = 1 << 20;
 
 fn is_memory(op: &Op) -> bool {
     matches!(op, Op::Parameter(_) | Op::Constant(_))
@@ -140,8 +245,8 @@ fn single_steps(graph: &Graph) -> Vec<Step> {
     graph.topological().into_iter().filter(|&id| !is_memory(graph.op(id))).map(step).collect()
 }
 
-fn group_steps(graph: &Graph, plan: &FusionPlan) -> Vec<Step> {
-    let again = again(graph, plan);
+fn group_steps(graph: &Graph, plan: &FusionPlan, device: Device) -> Vec<Step> {
+    let again = again(graph, plan, device);
     let step = |group: &Group| {
         let last = *group.nodes.last()?;
         let writes = memory_of(&group.outputs, &again);
@@ -156,11 +261,11 @@ fn group_steps(graph: &Graph, plan: &FusionPlan) -> Vec<Step> {
             }
             _ => false,
         };
-        let inside = inside(graph.op(last), |g| group_steps(g, &FusionPlan::of(g)));
+        let inside = inside(graph.op(last), |g| group_steps(g, &FusionPlan::of(g), device));
         let reads = memory_of(&group.inputs, &again);
         Some(Step { last, reads, writes, in_place, inside })
     };
-    ahead(graph, early(graph, plan.groups.iter().filter_map(step).collect()))
+    early(graph, plan.groups.iter().filter_map(step).collect())
 }
 
 /// Runs a step as soon as it needs no more memory than it frees, as a scheduler does that minds memory.
@@ -210,11 +315,9 @@ fn early(graph: &Graph, steps: Vec<Step>) -> Vec<Step> {
     order.into_iter().filter_map(|i| steps[i].take()).collect()
 }
 
-/// Bytes of what is gathered and waits for its turn when the next gathering begins.
-const AHEAD: u64 = 128 << 20;
-
-/// Gathers arguments, as a layer's weights, before their turn: what runs beside the core begins early.
-fn ahead(graph: &Graph, steps: Vec<Step>) -> Vec<Step> {
+/// Gathers arguments, as a layer's weights, before their turn: what runs beside the core begins early, until so many bytes
+/// wait.
+fn gather(graph: &Graph, steps: Vec<Step>, most: u64) -> Vec<Step> {
     let of_argument = |v: &Value| matches!(graph.op(v.node), Op::Parameter(_));
     let gathers =
         |step: &Step| matches!(graph.op(step.last), Op::AllGather(_)) && step.reads.iter().all(of_argument);
@@ -246,7 +349,7 @@ fn ahead(graph: &Graph, steps: Vec<Step>) -> Vec<Step> {
         waiting.retain(|(turn, _)| *turn > at);
         while let Some(&(gather, bytes, turn)) = next.front() {
             let held: u64 = waiting.iter().map(|(_, bytes)| bytes).sum();
-            if gather != at && held >= AHEAD {
+            if gather != at && held >= most {
                 break;
             }
             next.pop_front();
@@ -264,8 +367,9 @@ fn ahead(graph: &Graph, steps: Vec<Step>) -> Vec<Step> {
 /// Values that each of their readers computes for itself, with what they are computed from that is in memory.
 type Again = FxHashMap<Value, Vec<Value>>;
 
-/// Pointwise results that several groups read: XLA fuses the operation into each of them, and keeps what it reads instead.
-fn again(graph: &Graph, plan: &FusionPlan) -> Again {
+/// Pointwise results that are computed where they are read: XLA fuses the operation into each reader, and keeps what it reads
+/// instead. A device may do so with a product's operands, where that is there in any case.
+fn again(graph: &Graph, plan: &FusionPlan, device: Device) -> Again {
     let returned: FxHashSet<Value> = graph.outputs.iter().copied().collect();
     let elements = |id: NodeId| graph.node(id).types.first().map(|t| t.elements());
     let mut again = Again::default();
@@ -277,10 +381,15 @@ fn again(graph: &Graph, plan: &FusionPlan) -> Again {
             _ => None,
         };
         for &v in &group.outputs {
+            let free = |read: &Value| {
+                let small = value_bytes(graph, *read) <= value_bytes(graph, v) / 8;
+                small || matches!(graph.op(read.node), Op::Parameter(_))
+            };
+            let operand = device.fuses_operands && of_all.as_ref().is_some_and(|all| all.iter().all(free));
             let fuses = |user: NodeId| {
                 plan.group_of(user).is_some_and(|g| match plan.groups[g].kind {
                     GroupKind::Elementwise | GroupKind::Reduction { .. } => true,
-                    GroupKind::Contraction { root } => root != user,
+                    GroupKind::Contraction { root } => root != user || operand,
                     GroupKind::Single => false,
                 })
             };
@@ -321,7 +430,7 @@ fn memory_of(values: &[Value], again: &Again) -> Vec<Value> {
 fn inside(op: &Op, steps: impl Fn(&Graph) -> Vec<Step>) -> u64 {
     let need = |region: &&Region| {
         let carried = matches!(op, Op::While(op) if std::ptr::eq(*region, &op.body));
-        schedule(region, steps(region), carried).working()
+        schedule(region, &steps(region), carried).working()
     };
     op.regions().iter().map(need).max().unwrap_or(0)
 }
@@ -347,8 +456,8 @@ fn homes(graph: &Graph, steps: &[Step]) -> FxHashMap<Value, Value> {
 }
 
 /// Gives every buffer its lifetime, in the order of the steps.
-fn schedule(graph: &Graph, steps: Vec<Step>, carried: bool) -> Liveness {
-    let homes = homes(graph, &steps);
+fn schedule(graph: &Graph, steps: &[Step], carried: bool) -> Liveness {
+    let homes = homes(graph, steps);
     let home = |v: Value| homes.get(&v).copied().unwrap_or(v);
     let end = steps.len();
     let mut last_read: FxHashMap<Value, usize> = FxHashMap::default();

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .. import report_text as words
-from .._torchtpu import ForTpu, TorchTPUError, analyse
+from .._torchtpu import ForTpu, TorchTPUError
 
 MOST = 10
 """How many tensors an error names."""
@@ -41,7 +41,7 @@ def needed(message: str) -> tuple[int, int] | None:
 
 def analysis(prepared: ForTpu) -> dict[str, Any]:
     """Our own estimate, of the program as libtpu gets it: attention that is tiled needs a fraction of its scores."""
-    return dict(json.loads(analyse(prepared.graph_text())))
+    return dict(json.loads(prepared.analysis()))
 
 
 def explained(

@@ -4,17 +4,23 @@ mod form;
 
 pub use form::products;
 
+use crate::analysis::ProgramAnalysis;
 use crate::options::{CompileSettings, Form};
 use torchtpu_emit::{EmitOptions, emit_bytecode};
 use torchtpu_hlo::Chip;
 use torchtpu_ir::text::print_graph;
 use torchtpu_ir::{Builder, CompileError, Graph, Op, Value};
+use torchtpu_passes::analysis::Device;
 use torchtpu_passes::tpu::{Links, Target};
 use torchtpu_passes::{PassOptions, PassReport, run_list};
 
 pub const PLATFORM: &str = "tpu";
 
 const SCOPED_VMEM: &str = "xla_tpu_scoped_vmem_limit_kib";
+/// Bytes of a layer's large weights; Llama-3-8B's MLP has as many.
+const LAYER: u64 = 336 << 20;
+/// libtpu's own value.
+const SCOPED_KIB: u64 = 16384;
 /// What runs on SparseCores. Beyond 8 devices a transfer goes along several axes.
 const SPARSE_CORE: [&str; 6] =
     ["all_gather", "2d_all_gather", "3d_all_gather", "reduce_scatter", "nd_reduce_scatter", "all_reduce"];
@@ -30,6 +36,7 @@ pub struct Prepared {
     pub passes: Vec<PassReport>,
     /// The user's, and those that suit the program where the user says nothing.
     pub settings: CompileSettings,
+    memory: Device,
 }
 
 impl Prepared {
@@ -40,6 +47,11 @@ impl Prepared {
     pub fn graph_text(&self) -> String {
         print_graph(&self.graph)
     }
+
+    /// As `Program::analysis`, as the chip uses memory.
+    pub fn analysis(&self) -> ProgramAnalysis {
+        ProgramAnalysis::of(&self.graph, self.memory)
+    }
 }
 
 /// The graph behind the passes for TPUs that pay on a device, by a topology's name or a device's kind; an empty name stands
@@ -48,7 +60,8 @@ pub fn prepare(graph: &Graph, device: &str, given: &CompileSettings) -> Result<P
     let form = form_of(graph, device, given);
     let (prepared, passes) = run(graph, device, &form, given)?;
     let settings = settings(graph, device, given, &form);
-    Ok(Prepared { graph: prepared, form, passes, settings })
+    let memory = memory(device, &settings);
+    Ok(Prepared { graph: prepared, form, passes, settings, memory })
 }
 
 fn form_of(graph: &Graph, device: &str, given: &CompileSettings) -> Form {
@@ -88,6 +101,17 @@ fn settings(graph: &Graph, device: &str, given: &CompileSettings, form: &Form) -
         }
     }
     settings
+}
+
+/// How libtpu uses memory, by its reported peaks (docs/ahead.md). Chips with SparseCores gather a layer of weights,
+/// and v5e one large weight; all send a layer's gradients when they come to it. Vector memory that is not set aside for one fusion has copies of what is read next.
+fn memory(device: &str, settings: &CompileSettings) -> Device {
+    let Some(found) = Chip::of(chip(device)) else { return Device::default() };
+    let kib = settings.xla_options.get(SCOPED_VMEM);
+    let kib = kib.and_then(|kib| kib.as_u64().or_else(|| kib.as_str()?.parse().ok())).unwrap_or(SCOPED_KIB);
+    let gathered = if found.name == "v5e" { 96 << 20 } else { LAYER };
+    let copied = found.vmem.saturating_sub(kib << 10);
+    Device { gathered, sent: LAYER, copied, fuses_operands: true }
 }
 
 /// The graph as another target can run it, which shows whether the passes keep its numbers.
