@@ -332,6 +332,9 @@ BUDGET = 20_000_000
 STATE = 16
 """Bytes of a parameter: it and its gradient in bfloat16, in float32 a copy and two moments."""
 
+WAITING = 2 * (336 << 20)
+"""Bytes of weights that are gathered ahead, and of gradients that wait to be sent (compiler/driver/src/tpu/mod.rs)."""
+
 UPDATE = 28
 """Bytes that an update of AdamW moves for a parameter."""
 
@@ -385,7 +388,7 @@ def step(
     hops = {group: steps for group, steps in hops.items() if group != tensor}
     time, ring = roofline.replay(whole, on, hops), roofline.replay(whole, on)
     parameters = shape.layers * layer.shards + ends.shards
-    memory = STATE * parameters + shape.layers * layer.saved + roofline.AHEAD
+    memory = STATE * parameters + shape.layers * layer.saved + WAITING
     memory += max(layer.working, ends.saved + ends.working)
     needed = shape.layers * plain.operations + ends.operations
     seconds = time.total + UPDATE * parameters / on.hbm_bandwidth

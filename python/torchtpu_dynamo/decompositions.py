@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch._decomp import decomposition_table
+from torch._inductor import inductor_prims
 from torch._ops import OpOverload
 
 from . import attention, nn_decompositions, signal_decompositions
@@ -55,6 +56,8 @@ def table() -> Table:
             found[op] = decomposition_table[op]
     found.update(foreach_decompositions())
     found.update(nn_decompositions.defaults())
+    if fma := getattr(inductor_prims, "fma", None):
+        found[fma] = _fma
     for name, function in (_OWN | signal_decompositions.OWN).items():
         for op in overloads(name):
             found[op] = function
@@ -125,6 +128,13 @@ def _foreach(op: OpOverload, element: Callable[..., Any]) -> Callable[..., Any]:
 
 
 # Our own.
+
+
+def _fma(a: torch.Tensor, b: torch.Tensor | float, c: torch.Tensor) -> torch.Tensor:
+    """`a * b + c`, rounded once: what dynamo makes of `c.addcmul_(x, y, value=b)` and `addcdiv_`, as optimizers use them."""
+    if isinstance(b, torch.Tensor):
+        return torch.addcmul(c, a, b)
+    return torch.add(c, a, alpha=b)
 
 
 def _cdist_forward(x1: torch.Tensor, x2: torch.Tensor, p: float, compute_mode: int | None) -> torch.Tensor:

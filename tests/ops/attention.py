@@ -48,6 +48,15 @@ CASES = [
         fixture=False,
     ),
     case(
+        "one_hidden_key",
+        lambda q, k, v, m: sdpa(q, k, v, m),
+        Q,
+        f32(2, 4, 1, 8),
+        f32(2, 4, 1, 8),
+        mask(5, 1, then=hide_row),
+        train=True,
+    ),
+    case(
         "grouped_queries",
         lambda q, k, v: sdpa(q, k, v, is_causal=True, enable_gqa=True),
         Q,

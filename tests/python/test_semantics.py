@@ -158,6 +158,44 @@ def test_training_step_with_optimizer(compile: Compile) -> None:
     testing.assert_same(actual, expected)
 
 
+OPTIMIZERS = "ASGD Adadelta Adafactor Adagrad Adam AdamW Adamax NAdam RAdam RMSprop Rprop SGD"
+"""Not Muon, which multiplies in bfloat16, five times over: inductor's result is 0.007 from eager's, ours 0.005."""
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS.split())
+def test_compiled_optimizers(name: str) -> None:
+    """As torch makes them, which on the CPU is a parameter at a time."""
+
+    def steps(wrap: Callable[..., Any]) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        weights = [nn.Parameter(torch.randn(3, 5, generator=generator)) for _ in range(2)]
+        optimizer = getattr(torch.optim, name)(weights, lr=0.1)
+        update = wrap(lambda: optimizer.step())
+        for _ in range(3):
+            for weight in weights:
+                weight.grad = torch.randn(3, 5, generator=generator)
+            update()
+        return [weight.detach() for weight in weights]
+
+    torch.testing.assert_close(steps(lambda f: torch.compile(f, backend="tpu")), steps(lambda f: f))
+
+
+def test_in_place_products(compile: Compile) -> None:
+    """Dynamo makes one operator of these that ATen does not have."""
+
+    def update(x: Tensor, a: Tensor, b: Tensor, rate: Tensor) -> list[Tensor]:
+        return [
+            x.clone().addcmul_(a, b, value=0.3),
+            x.clone().addcdiv_(a, b, value=-0.3),
+            x.clone().add_(a, alpha=rate),
+        ]
+
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        x, a, b = (torch.rand(3, 4, dtype=dtype) + 1 for _ in range(3))
+        rate = torch.tensor(0.7, dtype=dtype)
+        torch.testing.assert_close(compile(update)(x, a, b, rate), update(x, a, b, rate))
+
+
 # Aliasing and shapes
 
 

@@ -505,6 +505,46 @@ def test_ranks_that_differ_in_more_than_numbers_are_refused():
     with pytest.raises(TorchTPUError, match=r"is f32\[4\] on rank 1 and f32\[3\] on rank 0"):
         lower_spmd(other_shape, 2)
 
+    def other_source():
+        rank = dist.get_rank()
+        return lambda x: broadcast(x, rank, dist.group.WORLD), torch.ones(2)
+
+    with pytest.raises(
+        TorchTPUError, match=r"\[0, 1, 2\] broadcast .* rank 0 from 0, rank 1 from 1"
+    ) as caught:
+        lower_spmd(other_source, 3)
+    assert "test_spmd.py" in str(caught.value)
+
+
+def test_each_group_has_its_own_source():
+    def build():
+        mesh, rank = init_device_mesh("cpu", (2, 3)), dist.get_rank()
+        group = mesh.get_group(1)
+        return lambda x: broadcast(x, rank // 3, group), torch.full((2,), float(rank))
+
+    results = lower_spmd(build, 6).run_spmd()
+    assert [result.tolist() for (result,) in results] == [[source] * 2 for source in (0, 0, 0, 4, 4, 4)]
+
+
+def test_no_rows():
+    def build():
+        group = dist.group.WORLD
+
+        def fn(x):
+            return [
+                all_gather_tensor(x, 0, group),
+                all_gather_tensor(x, 1, group),
+                all_reduce(x, "sum", group),
+                all_to_all_single(x, None, None, group),
+                broadcast(x, 1, group),
+                reduce_scatter_tensor(x, "sum", 0, group),
+            ]
+
+        return fn, torch.ones(0, 3)
+
+    for results in lower_spmd(build, 3).run_spmd():
+        assert [tuple(result.shape) for result in results] == [(0, 3), (0, 9), *[(0, 3)] * 4]
+
 
 def test_what_one_rank_traced_is_not_run_for_all():
     program = lower(lambda x: x + 1, torch.ones(2)).programs["inference"]

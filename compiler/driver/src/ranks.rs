@@ -34,8 +34,11 @@ type Nodes = Vec<NodeId>;
 /// Tells every rank what the others send and get: how large the parts are, or from and to whom. A rank's own do not make
 /// a collective.
 pub fn share_exchanges(ranks: &mut [Payload]) {
-    const SHARED: [(&str, &[usize]); 2] =
-        [("all_to_all_single.default", &[1, 2]), ("batch_p2p_ops.default", &[1])];
+    const SHARED: [(&str, &[usize]); 3] = [
+        ("all_to_all_single.default", &[1, 2]),
+        ("_c10d_functional.broadcast.default", &[1]),
+        ("batch_p2p_ops.default", &[1]),
+    ];
     let exchange = |payload: &Payload, node: usize| {
         let target = payload.targets.get(payload.nodes.get(node)?.target)?;
         SHARED.iter().find(|(name, _)| target.name.ends_with(name))

@@ -272,20 +272,19 @@ pub fn spec<'a>(op: &'a Op, operands: &[&TensorType]) -> Result<Spec<'a>, String
 /// The combiner of a reduction and its identity over `dtype`.
 fn reduction(kind: ReduceKind, dtype: DType) -> Result<(BinaryOp, Scalar), String> {
     let refuse = || Err(format!("{} over {dtype} has no meaning", kind.name()));
-    Ok(match kind {
-        ReduceKind::Add => (BinaryOp::Add, Scalar::zero()),
-        ReduceKind::Mul => (BinaryOp::Multiply, Scalar::one(dtype)),
+    let identity = match kind {
         ReduceKind::Max | ReduceKind::Min if dtype.is_complex() => return refuse(),
-        ReduceKind::Max => (BinaryOp::Maximum, Scalar::lowest(dtype)),
-        ReduceKind::Min => (BinaryOp::Minimum, Scalar::highest(dtype)),
         ReduceKind::And | ReduceKind::Or | ReduceKind::Xor if dtype.is_float() || dtype.is_complex() => {
             return refuse();
         }
-        ReduceKind::And if dtype == DType::Bool => (BinaryOp::And, Scalar(1)),
-        ReduceKind::And => (BinaryOp::And, Scalar::from_i64(dtype, -1)),
-        ReduceKind::Or => (BinaryOp::Or, Scalar::zero()),
-        ReduceKind::Xor => (BinaryOp::Xor, Scalar::zero()),
-    })
+        ReduceKind::Add | ReduceKind::Or | ReduceKind::Xor => Scalar::zero(),
+        ReduceKind::Mul => Scalar::one(dtype),
+        ReduceKind::Max => Scalar::lowest(dtype),
+        ReduceKind::Min => Scalar::highest(dtype),
+        ReduceKind::And if dtype == DType::Bool => Scalar(1),
+        ReduceKind::And => Scalar::from_i64(dtype, -1),
+    };
+    Ok((kind.combiner(), identity))
 }
 
 /// `(old, new) -> op(old, new)`, or `new` without an operation.

@@ -281,6 +281,15 @@ impl<'g> Builder<'g> {
         start: Scalar,
         dimensions: &[i64],
     ) -> Result<Value> {
+        let shape = self.shape(a).to_vec();
+        if dimensions.iter().all(|&d| shape[d as usize] == 1) {
+            // XLA takes the start for the identity, and leaves it out where there is one element.
+            let kept: Vec<i64> =
+                (0..).zip(&shape).filter(|(d, _)| !dimensions.contains(d)).map(|(_, n)| *n).collect();
+            let start = self.splat(TensorType::new(self.dtype(a), kept.clone()), start);
+            let only = self.reshape(a, &kept)?;
+            return self.binary(kind.combiner(), only, start);
+        }
         let start = self.splat(TensorType::scalar(self.dtype(a)), start);
         self.one(Reduce { dimensions: dimensions.to_vec(), kind }, &[a, start])
     }

@@ -157,6 +157,21 @@ word_enum! {
     /// `max` and `min` propagate NaN, as StableHLO's maximum and minimum do.
     ReduceKind { Add "add", Mul "mul", Max "max", Min "min", And "and", Or "or", Xor "xor", }
 }
+
+impl ReduceKind {
+    pub fn combiner(self) -> BinaryOp {
+        match self {
+            ReduceKind::Add => BinaryOp::Add,
+            ReduceKind::Mul => BinaryOp::Multiply,
+            ReduceKind::Max => BinaryOp::Maximum,
+            ReduceKind::Min => BinaryOp::Minimum,
+            ReduceKind::And => BinaryOp::And,
+            ReduceKind::Or => BinaryOp::Or,
+            ReduceKind::Xor => BinaryOp::Xor,
+        }
+    }
+}
+
 word_enum! {
     /// What a scatter does where an update lands.
     ScatterKind { Assign "assign", Add "add", Mul "mul", Max "max", Min "min", }

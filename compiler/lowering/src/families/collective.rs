@@ -81,6 +81,9 @@ impl Reduction {
 
     fn reduce_scatter(&self, cx: &mut Cx<'_>, v: Value) -> Result<Value> {
         let (mut shape, size) = (cx.b.shape(v).to_vec(), self.groups.size());
+        if cx.b.ty(v).elements() == 0 && shape.first().is_some_and(|rows| rows % size == 0) {
+            return nothing(cx, v, |rows| rows / size);
+        }
         if !reduces_between_devices(self.kind, cx.b.dtype(v)) && shape.first().is_some_and(|rows| rows % size == 0) {
             shape[0] /= size;
             let parts = cx.b.all_to_all(v, 0, 0, self.groups.clone())?;
@@ -119,7 +122,17 @@ fn reduce_scatter_coalesced(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
 /// Along the first dimension, which a number gets.
 fn gathered(cx: &mut Cx<'_>, v: Value, groups: &ReplicaGroups) -> Result<Value> {
     let v = if cx.b.rank(v) == 0 { cx.b.reshape(v, &[1])? } else { v };
+    if cx.b.ty(v).elements() == 0 {
+        return nothing(cx, v, |rows| rows * groups.size());
+    }
     cx.b.all_gather(v, 0, groups.clone())
+}
+
+/// StableHLO has no gathering of no rows, and no sum of none that is scattered.
+fn nothing(cx: &mut Cx<'_>, v: Value, rows: impl Fn(i64) -> i64) -> Result<Value> {
+    let mut ty = cx.b.ty(v).clone();
+    ty.shape[0] = rows(ty.shape[0]);
+    Ok(cx.b.splat(ty, Scalar::zero()))
 }
 
 /// `all_gather_into_tensor(input, group_size, group_name)`.
@@ -260,9 +273,19 @@ fn rows_of_device(cx: &mut Cx<'_>, v: Value, rows: &[Vec<i64>]) -> Result<Value>
 /// `broadcast(input, src, group_name)`, `src` counted in the group: the sum of one rank's bits and the others' zeros, since
 /// a float's sum would lose the sign of a zero. libtpu has not implemented StableHLO's `collective_broadcast`.
 fn broadcast(cx: &mut Cx<'_>) -> Result<Value> {
-    let (v, groups, source) = (cx.tensor("input")?, groups(cx)?, cx.int("src")?);
-    let mut is_source = vec![0u8; usize::try_from(groups.devices()).unwrap_or_default()];
+    let (v, groups) = (cx.tensor("input")?, groups(cx)?);
+    let sources = sources(cx, usize::try_from(groups.devices()).unwrap_or_default())?;
+    let mut is_source = vec![0u8; sources.len()];
     for group in groups.groups() {
+        let says = |rank: i64| usize::try_from(rank).ok().and_then(|rank| sources.get(rank)).copied();
+        let source = group.first().and_then(|&rank| says(rank)).unwrap_or(-1);
+        if let Some(&other) = group.iter().find(|&&rank| says(rank) != Some(source)) {
+            return Err(CompileError::lowering(format!(
+                "ranks {group:?} broadcast from different ranks of their group: rank {} from {source}, rank {other} from {}",
+                group[0],
+                says(other).unwrap_or(-1)
+            )));
+        }
         let rank = usize::try_from(source).ok().and_then(|i| group.get(i));
         let rank = rank.and_then(|&rank| is_source.get_mut(usize::try_from(rank).ok()?));
         *rank.ok_or_else(|| {
@@ -279,6 +302,15 @@ fn broadcast(cx: &mut Cx<'_>) -> Result<Value> {
     let (re, im) = (cx.b.unary(UnaryOp::Real, v)?, cx.b.unary(UnaryOp::Imag, v)?);
     let (re, im) = (of_source(cx, re, is_source, &groups)?, of_source(cx, im, is_source, &groups)?);
     cx.b.binary(BinaryOp::Complex, re, im)
+}
+
+/// By rank, from which rank of its group it gets a broadcast. Where all ranks were traced, each has said so itself.
+fn sources(cx: &Cx<'_>, devices: usize) -> Result<Vec<i64>> {
+    let Arg::List(all) = cx.arg("src") else { return Ok(vec![cx.int("src")?; devices]) };
+    let number = |arg: &Arg| if let Arg::Int(n) = arg { Some(*n) } else { None };
+    let all: Option<Vec<i64>> = all.iter().map(number).collect();
+    all.filter(|all| all.len() == devices)
+        .ok_or_else(|| CompileError::lowering("from which rank a broadcast comes is no number on every rank"))
 }
 
 fn of_source(cx: &mut Cx<'_>, v: Value, is_source: Value, groups: &ReplicaGroups) -> Result<Value> {
