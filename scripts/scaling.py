@@ -217,8 +217,8 @@ def chip(name: str) -> Chip:
 
 GATHERS, SUMS, SENDS = "all_gather", "reduce_scatter", "collective_permute"
 LIBTPU: dict[str, tuple[int, tuple[str, ...], bool, float]] = {
-    "v5e": (1, (GATHERS, SENDS), False, 0.84),
-    "v6e": (1, (GATHERS, SUMS, SENDS), True, 0.73),
+    "v5e": (1, (GATHERS, SENDS), False, 0.86),
+    "v6e": (1, (GATHERS, SUMS, SENDS), True, 0.82),
     "v5p": (2, (GATHERS, SUMS, SENDS), True, 0.70),
     "tpu7x": (1, (GATHERS, SUMS, SENDS), True, 0.56),
 }

@@ -15,23 +15,27 @@
 //! well, but only after the other passes here have gone without the answer.
 //!
 //! Folded are pointwise arithmetic, compare, select, clamp, convert, and the moves reshape, transpose, broadcast,
-//! slice, reverse and concatenate. The arithmetic is the target's, bit for bit (`arith`, which also says what is
+//! slice, reverse, concatenate and gather. The arithmetic is the target's, bit for bit (`arith`, which also says what is
 //! left alone and why: transcendental functions, for one). Splats fold at any shape; dense values up to
 //! `MAX_ELEMENTS`, because a program should not carry tables that it can compute faster than read. An iota counts as
-//! a constant but stays where it is read: it costs nothing to make.
+//! a constant but stays where it is read: it costs nothing to make. So integers that count up become one, also where they
+//! are more, as the positions that a mask of transformers' models looks up in a table of positions.
 
 use crate::arith;
 use crate::manager::Pass;
 use crate::query::{first, pinned};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use torchtpu_ir::graph::Values;
-use torchtpu_ir::op::Constant;
+use torchtpu_ir::op::{Constant, Gather, Iota};
 use torchtpu_ir::{
     BinaryOp, CompileError, DType, Graph, Literal, NodeId, Op, Scalar, TensorType, UnaryOp, Value,
 };
 
 /// 16 KiB of f32.
 const MAX_ELEMENTS: i64 = 4096;
+
+/// What is worked out, to see whether it counts up or is all the same: positions of 32,768 tokens, of two numbers each.
+const MAX_KNOWN: i64 = 65536;
 
 pub struct FoldConstants;
 
@@ -45,7 +49,9 @@ impl Pass for FoldConstants {
         let replaced: Vec<NodeId> = folded.iter().map(|(id, _)| *id).collect();
         for (id, value) in folded {
             let (ty, loc) = (graph.node(id).types[0].clone(), graph.node(id).loc);
-            let constant = graph.add(Constant { value }.into(), &[], [ty], loc);
+            let op = counts_along(&ty, &value)
+                .map_or_else(|| Constant { value }.into(), |dimension| Iota { dimension }.into());
+            let constant = graph.add(op, &[], [ty], loc);
             graph.replace_uses(first(id), first(constant));
         }
         graph.remove_all(&replaced);
@@ -84,16 +90,36 @@ fn find(graph: &Graph) -> Vec<(NodeId, Literal)> {
         }
     }
     let mut computed = known.computed;
-    // Users come later than what they use, and take their value out of `computed` last.
-    let read: Vec<NodeId> = order
-        .into_iter()
-        .filter(|&id| {
-            !matches!(graph.op(id), Op::Iota(_))
-                && (graph.outputs.contains(&first(id))
-                    || graph.users(id).any(|(user, _, _)| !computed.contains_key(&user)))
-        })
-        .collect();
+    // Users come later than what they use. Too large a value stays an operation, which reads what it is made of.
+    let mut read: Vec<NodeId> = Vec::new();
+    let mut stays: FxHashSet<NodeId> = FxHashSet::default();
+    for id in order.into_iter().rev() {
+        let reads = |user: NodeId| !computed.contains_key(&user) || stays.contains(&user);
+        if !graph.outputs.contains(&first(id)) && !graph.users(id).any(|(user, _, _)| reads(user)) {
+            continue;
+        }
+        let ty = &graph.node(id).types[0];
+        let small = |value: &Literal| {
+            let few = ty.elements() <= MAX_ELEMENTS || matches!(value, Literal::Splat(_));
+            few || counts_along(ty, value).is_some()
+        };
+        if !matches!(graph.op(id), Op::Iota(_)) && computed.get(&id).is_some_and(small) {
+            read.push(id);
+        } else {
+            stays.insert(id);
+        }
+    }
+    read.reverse();
     read.into_iter().filter_map(|id| computed.remove(&id).map(|value| (id, value))).collect()
+}
+
+/// The dimension along which integers are 0, 1, 2 and so on.
+fn counts_along(ty: &TensorType, value: &Literal) -> Option<i64> {
+    let Literal::Dense(_) = value else { return None };
+    let counts = |&d: &usize| ty.shape[d] > 1 && iota_literal(ty, d).as_ref() == Some(value);
+    // Shorter ones may wrap around, which an iota need not.
+    let wide = ty.dtype.is_int() && ty.dtype.size() >= 4;
+    if wide { (0..ty.rank()).find(counts).map(|d| d as i64) } else { None }
 }
 
 fn foldable(op: &Op) -> bool {
@@ -107,6 +133,7 @@ fn foldable(op: &Op) -> bool {
                 | Op::Slice(_)
                 | Op::Reverse(_)
                 | Op::Concatenate(_)
+                | Op::Gather(_)
         )
 }
 
@@ -114,6 +141,11 @@ fn fold(graph: &Graph, known: &Known<'_>, id: NodeId) -> Option<Literal> {
     let node = graph.node(id);
     let ty = &node.types[0];
     let operands = graph.operands(id);
+    if let Op::Gather(_) = node.op
+        && let Some(Literal::Splat(s)) = known.get(operands[0])
+    {
+        return Some(Literal::Splat(*s)); // Wherever it looks.
+    }
     if operands.iter().any(|v| known.get(*v).is_none()) {
         return None;
     }
@@ -122,7 +154,7 @@ fn fold(graph: &Graph, known: &Known<'_>, id: NodeId) -> Option<Literal> {
     }
     let all_splat = operands.iter().all(|v| matches!(known.get(*v), Some(Literal::Splat(_))));
     if let Op::Iota(iota) = &node.op {
-        return (ty.elements() <= MAX_ELEMENTS).then(|| iota_literal(ty, iota.dimension as usize)).flatten();
+        return (ty.elements() <= MAX_KNOWN).then(|| iota_literal(ty, iota.dimension as usize)).flatten();
     }
     if node.op.is_elementwise() {
         return elementwise(graph, known, &node.op, &operands, ty, all_splat);
@@ -132,7 +164,7 @@ fn fold(graph: &Graph, known: &Known<'_>, id: NodeId) -> Option<Literal> {
     {
         return Some(Literal::Splat(*s));
     }
-    if ty.elements() > MAX_ELEMENTS {
+    if ty.elements() > MAX_KNOWN {
         return None;
     }
     let from = graph.ty(operands[0]);
@@ -173,6 +205,9 @@ fn fold(graph: &Graph, known: &Known<'_>, id: NodeId) -> Option<Literal> {
             moved(view)
         }
         Op::Concatenate(c) => concatenate(graph, known, &operands, ty, c.dimension as usize),
+        Op::Gather(op) => {
+            gather(op, from, known.get(operands[0])?, graph.ty(operands[1]), known.get(operands[1])?, ty)
+        }
         _ => None,
     }
 }
@@ -215,7 +250,7 @@ fn elementwise(
     if all_splat {
         return at(0).map(Literal::Splat);
     }
-    if ty.elements() > MAX_ELEMENTS {
+    if ty.elements() > MAX_KNOWN {
         return None;
     }
     let size = ty.dtype.size();
@@ -304,7 +339,7 @@ fn concatenate(
     {
         return Some(Literal::Splat(*s));
     }
-    if ty.elements() > MAX_ELEMENTS {
+    if ty.elements() > MAX_KNOWN {
         return None;
     }
     let size = ty.dtype.size();
@@ -320,6 +355,46 @@ fn concatenate(
                 );
             }
         }
+    }
+    Some(dense(bytes, ty.dtype))
+}
+
+/// StableHLO's gather, element by element; where a slice would begin too late, it begins at the last place that has room.
+fn gather(
+    op: &Gather,
+    from: &TensorType,
+    table: &Literal,
+    indices: &TensorType,
+    at: &Literal,
+    ty: &TensorType,
+) -> Option<Literal> {
+    if !op.operand_batching_dims.is_empty() || indices.dtype == DType::U64 {
+        return None;
+    }
+    let (size, width) = (ty.dtype.size(), indices.dtype.size());
+    let (steps, strides_of, strides_at) = (strides(&ty.shape), strides(&from.shape), strides(&indices.shape));
+    let vector = op.index_vector_dim as usize;
+    let kept: Vec<usize> =
+        (0..from.rank()).filter(|&d| !op.collapsed_slice_dims.contains(&(d as i64))).collect();
+    let mut bytes = Vec::with_capacity(ty.elements() as usize * size);
+    for i in 0..ty.elements() {
+        let place = |d: usize| i / steps[d] % ty.shape[d];
+        let batch = (0..ty.rank()).filter(|&d| !op.offset_dims.contains(&(d as i64)));
+        let rows = (0..indices.rank()).filter(|&d| d != vector);
+        let row: i64 = batch.zip(rows).map(|(d, of)| place(d) * strides_at[of]).sum();
+        let mut element_at = 0;
+        for (k, &d) in op.start_index_map.iter().enumerate() {
+            let step = strides_at.get(vector).copied().unwrap_or(0);
+            let start = element(at, usize::try_from(row + k as i64 * step).ok()?, width)?;
+            let start = start.as_i64(indices.dtype);
+            let last = from.shape[d as usize] - op.slice_sizes[d as usize];
+            element_at += start.clamp(0, last.max(0)) * strides_of[d as usize];
+        }
+        for (&d, &of) in op.offset_dims.iter().zip(&kept) {
+            element_at += place(d as usize) * strides_of[of];
+        }
+        let found = element(table, usize::try_from(element_at).ok()?, size)?;
+        bytes.extend_from_slice(&found.0.to_le_bytes()[..size]);
     }
     Some(dense(bytes, ty.dtype))
 }

@@ -131,7 +131,7 @@ def _foreach(op: OpOverload, element: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _fma(a: torch.Tensor, b: torch.Tensor | float, c: torch.Tensor) -> torch.Tensor:
-    """`a * b + c`, rounded once: what dynamo makes of `c.addcmul_(x, y, value=b)` and `addcdiv_`, as optimizers use them."""
+    """`a * b + c`, rounded once. Dynamo makes it of `c.addcmul_(x, y, value=b)` and `addcdiv_`, as optimizers use them."""
     if isinstance(b, torch.Tensor):
         return torch.addcmul(c, a, b)
     return torch.add(c, a, alpha=b)

@@ -592,8 +592,10 @@ def may_be_cut(gm: GraphModule, options: Options) -> bool:
 
 
 def reads_data(gm: GraphModule) -> bool:
-    """Whether a node gives a size or a number that only the data decide."""
-    return any(n.meta.get("unbacked_bindings") for n in gm.graph.nodes)
+    """Whether a node gives a size or a number that only the data decide, in dynamo's graph or in AOTAutograd's."""
+    # What is read of an argument itself may be bound already.
+    reads = ("item", torch.ops.aten._local_scalar_dense.default)
+    return any(n.meta.get("unbacked_bindings") or n.target in reads for n in gm.graph.nodes)
 
 
 def stated_bounds(node: Node, fresh: set[str], options: Options) -> dict[str, int]:

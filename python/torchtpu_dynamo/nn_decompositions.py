@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # Fractional pooling: the windows of each image and channel start where its random samples say.
@@ -559,7 +560,55 @@ def weight_norm_backward(
     return grad_v.to(saved_v.dtype), (along / saved_norms).to(saved_g.dtype)
 
 
+def transformer_encoder_layer(
+    src: Tensor,
+    embed_dim: int,
+    num_heads: int,
+    qkv_weight: Tensor,
+    qkv_bias: Tensor,
+    proj_weight: Tensor,
+    proj_bias: Tensor,
+    use_gelu: bool,
+    norm_first: bool,
+    eps: float,
+    norm_weight_1: Tensor,
+    norm_bias_1: Tensor,
+    norm_weight_2: Tensor,
+    norm_bias_2: Tensor,
+    ffn_weight_1: Tensor,
+    ffn_bias_1: Tensor,
+    ffn_weight_2: Tensor,
+    ffn_bias_2: Tensor,
+    mask: Tensor | None = None,
+    mask_type: int | None = None,
+) -> Tensor:
+    """What `nn.TransformerEncoderLayer` is in inference. The mask says what is hidden, whatever its dtype: 0 of `[L, L]`, 1
+    of keys, `[B, L]`, 2 of both, `[B, heads, L, L]`."""
+    seen = None if mask is None else mask.to(torch.bool).logical_not()
+    if seen is not None and mask_type == 1:
+        seen = seen[:, None, None, :]
+
+    def attend(x: Tensor) -> Tensor:
+        heads = F.linear(x, qkv_weight, qkv_bias).unflatten(-1, (3, num_heads, embed_dim // num_heads))
+        query, key, value = heads.permute(2, 0, 3, 1, 4).unbind()
+        result = F.scaled_dot_product_attention(query, key, value, seen)
+        return F.linear(result.transpose(1, 2).flatten(-2), proj_weight, proj_bias)
+
+    def feed(x: Tensor) -> Tensor:
+        hidden = F.linear(x, ffn_weight_1, ffn_bias_1)
+        return F.linear(F.gelu(hidden) if use_gelu else F.relu(hidden), ffn_weight_2, ffn_bias_2)
+
+    x = src
+    for block, weight, bias in ((attend, norm_weight_1, norm_bias_1), (feed, norm_weight_2, norm_bias_2)):
+        if norm_first:
+            x = x + block(F.layer_norm(x, (embed_dim,), weight, bias, eps))
+        else:
+            x = F.layer_norm(x + block(x), (embed_dim,), weight, bias, eps)
+    return x
+
+
 OWN: dict[str, Callable[..., Any]] = {
+    "aten::_transformer_encoder_layer_fwd": transformer_encoder_layer,
     "aten::soft_margin_loss_backward": soft_margin_loss_backward,
     "aten::_embedding_bag": embedding_bag,
     "aten::_embedding_bag_backward": embedding_bag_backward,

@@ -54,6 +54,14 @@ CASES = [
         f32(2, 4, 1, 8),
         f32(2, 4, 1, 8),
         mask(5, 1, then=hide_row),
+    ),
+    case(
+        "large_bool_mask",
+        lambda q, k, v, m: sdpa(q, k, v, m),
+        f32(1, 2, 1500, 4),
+        f32(1, 2, 1500, 4),
+        f32(1, 2, 1500, 4),
+        mask(1500, 1500, then=hide_row),
         train=True,
     ),
     case(

@@ -63,6 +63,12 @@ CASES = [
     case("repeat_zero", lambda x: x.repeat(0, 2), f32(3), fixture=False),
     case("tile_rot90", lambda x: (x.tile(2), x.rot90(), x.repeat_interleave(2, 1)), i64(2, 3), fixture=False),
     case("unfold", lambda x: x.unfold(1, 3, 2), f32(2, 8), train=True, fixture=False),
+    case(
+        "unfold_backward_of_one_row",
+        lambda x: torch.ops.aten.unfold_backward(x, [2, 40], 1, 8, 4),
+        f32(1, 9, 8),
+        fixture=False,
+    ),
     case("unfold_blocks", lambda x: x.unfold(0, 2, 2), f32(5, 3), train=True, fixture=False),
     case("unfold_images", lambda x: F.unfold(x, 2), f32(1, 2, 4, 5), train=True, fixture=False),
     case("fold_images", lambda x: F.fold(x, (4, 5), 2), f32(1, 8, 12), train=True, fixture=False),

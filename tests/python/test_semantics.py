@@ -158,6 +158,65 @@ def test_training_step_with_optimizer(compile: Compile) -> None:
     testing.assert_same(actual, expected)
 
 
+def test_gradients_of_attention_with_one_hidden_key(compile: Compile) -> None:
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        return nn.functional.scaled_dot_product_attention(q, k, v, mask)
+
+    mask = torch.tensor([[True], [False], [True]])
+    given = [torch.randn(1, 2, rows, 4) for rows in (3, 1, 1)]
+    found = []
+    for fn in (compile(attend), attend):
+        inputs = [t.clone().requires_grad_() for t in given]
+        fn(*inputs, mask).square().sum().backward()
+        found.append([t.grad for t in inputs])
+    torch.testing.assert_close(found[0], found[1])
+
+
+@torch._dynamo.config.patch(capture_scalar_outputs=True)
+def test_numbers_of_arguments_and_buffers(compile: Compile) -> None:
+    """What is read is an argument of the graph, and no result in it."""
+    net = nn.Linear(4, 4)
+    net.register_buffer("step", torch.tensor(3))
+
+    def scaled(x: Tensor, factor: Tensor) -> Tensor:
+        return net(x) * net.step.item() + x * factor.item()
+
+    x = torch.randn(2, 4)
+    fn = compile(scaled)
+    for factor in (torch.tensor(2), torch.tensor(5)):
+        torch.testing.assert_close(fn(x, factor), scaled(x, factor))
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_transformer_encoder_in_inference(norm_first: bool, activation: str) -> None:
+    """Which torch makes one operator of each layer."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(
+        8, 2, 16, batch_first=True, norm_first=norm_first, activation=activation
+    )
+    net = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    x, padding = torch.randn(2, 5, 8), torch.tensor([[0, 0, 0, 1, 1], [0, 0, 0, 0, 0]]).bool()
+    causal = nn.Transformer.generate_square_subsequent_mask(5)
+    masks: list[dict[str, Any]] = [
+        {},
+        {"src_key_padding_mask": padding},
+        {"mask": causal},
+        {"mask": causal.bool(), "src_key_padding_mask": padding},
+    ]
+    for given in masks:
+        torch._dynamo.reset()
+        with torch.no_grad():
+            torch.testing.assert_close(torch.compile(net, backend="tpu")(x, **given), net(x, **given))
+
+
+def test_inverse_stft_of_a_batch(compile: Compile) -> None:
+    window = torch.hann_window(8)
+    spectrum = torch.stft(torch.randn(2, 32), 8, 4, window=window, return_complex=True)
+    inverse = lambda s: torch.istft(s, 8, 4, window=window)
+    torch.testing.assert_close(compile(inverse)(spectrum), inverse(spectrum))
+
+
 OPTIMIZERS = "ASGD Adadelta Adafactor Adagrad Adam AdamW Adamax NAdam RAdam RMSprop Rprop SGD"
 """Not Muon, which multiplies in bfloat16, five times over: inductor's result is 0.007 from eager's, ours 0.005."""
 

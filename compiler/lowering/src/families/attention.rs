@@ -4,7 +4,7 @@ use crate::cx::Cx;
 use crate::families::linear::{dot_with, precision};
 use crate::table::{Result, Row, Rule::*, row};
 use torchtpu_ir::{
-    BinaryOp, CompileError, DType, Direction, Precision, ReduceKind, Scalar, TensorType, UnaryOp, Value,
+    BinaryOp, CompileError, DType, Direction, Graph, Literal, Op, Precision, ReduceKind, Scalar, TensorType, UnaryOp, Value,
 };
 
 #[rustfmt::skip]
@@ -88,9 +88,14 @@ impl Attention {
             let mask = cx.b.broadcast_to(mask, &ty.shape)?;
             return hide(cx, mask, scores);
         }
-        let mask = cx.convert(mask, ty.dtype)?;
-        let mask = cx.b.broadcast_to(mask, &ty.shape)?;
-        cx.b.add(scores, mask)
+        let large = self.queries.saturating_mul(self.keys) >= LARGE_MASK;
+        let Some([is_seen, seen, unseen]) = choice(cx, mask).filter(|_| large) else {
+            return masked(cx, scores, mask);
+        };
+        // Torch makes numbers of a mask of booleans. Those take a quarter of the memory, and all heads read it again.
+        let (seen, unseen) = (masked(cx, scores, seen)?, masked(cx, scores, unseen)?);
+        let is_seen = cx.b.broadcast_to(is_seen, &ty.shape)?;
+        cx.b.select(is_seen, seen, unseen)
     }
 
     /// A query sees the keys up to its own position.
@@ -104,6 +109,32 @@ impl Attention {
         let shape = cx.b.shape(scores).to_vec();
         let seen = cx.b.broadcast_to(seen, &shape)?;
         hide(cx, seen, scores)
+    }
+}
+
+fn masked(cx: &mut Cx<'_>, scores: Value, mask: Value) -> Result<Value> {
+    let ty = cx.b.ty(scores).clone();
+    let mask = cx.convert(mask, ty.dtype)?;
+    let mask = cx.b.broadcast_to(mask, &ty.shape)?;
+    cx.b.add(scores, mask)
+}
+
+/// Elements of a mask that is worth a choice for each score; by docs/variants.md.
+const LARGE_MASK: i64 = 1 << 21;
+
+/// The operands of a choice between two numbers.
+fn choice(cx: &Cx<'_>, v: Value) -> Option<[Value; 3]> {
+    let operands = cx.b.graph.operands(v.node);
+    let chosen = matches!(cx.b.graph.op(v.node), Op::Select(_));
+    let chosen = chosen && is_number(cx.b.graph, operands[1]) && is_number(cx.b.graph, operands[2]);
+    chosen.then(|| [operands[0], operands[1], operands[2]])
+}
+
+fn is_number(graph: &Graph, v: Value) -> bool {
+    match graph.op(v.node) {
+        Op::Constant(c) => matches!(c.value, Literal::Splat(_)),
+        Op::BroadcastInDim(_) | Op::Convert(_) | Op::Reshape(_) => is_number(graph, graph.operands(v.node)[0]),
+        _ => false,
     }
 }
 

@@ -565,6 +565,11 @@ fn unfold_backward(cx: &mut Cx<'_>) -> Result<Value> {
     }
     let dim = cx.dim("dim", rank)?;
     let (size, step) = (cx.int("size")?, cx.int("step")?);
+    // `istft` gives windows of one row for all.
+    let mut all = out.shape.to_vec();
+    all[dim] = cx.b.shape(grad)[dim];
+    all.push(size);
+    let grad = cx.b.broadcast_to(grad, &all)?;
     let back: Vec<i64> = (0..=dim).chain([rank]).chain(dim + 1..rank).map(|d| d as i64).collect();
     let grad = cx.b.transpose(grad, &back)?;
     let positions = windows(cx, cx.b.shape(grad)[dim], size, step)?;
