@@ -192,7 +192,9 @@ class Cuts:
             return
         if node.target is operator.getitem and isinstance(node.args[0], Node):
             source = node.args[0]
-            if node.name in self.failed and source in self.compiled:
+            # Of sizes that the data decide the survey knows no results.
+            known = not free_symbols(source.meta.get("val")) & self.late
+            if node.name in self.failed and source in self.compiled and known:
                 self.allow(node, self.failed[node.name][2])
                 self.move(source, self.failed[node.name][2])
             if source in self.on_host:
@@ -232,6 +234,9 @@ class Cuts:
             if op_name(node) not in _VIEWS:
                 self.allow(node, why)
             self.on_host[node] = why if self.whole.options.fallback == "eager" else ""
+        elif node.name in self.failed and decides_sizes(node) and symbols & self.late:
+            # As an earlier one of the same tensor, whose sizes these are.
+            self.on_host[node] = ""
         elif node.name in self.failed and not needed & self.late and not numbers:
             self.allow(node, self.failed[node.name][2])
             self.on_host[node] = self.failed[node.name][2]
@@ -615,7 +620,7 @@ def stated_bounds(node: Node, fresh: set[str], options: Options) -> dict[str, in
     return found if fresh <= found.keys() else {}
 
 
-_VIEWS = ("aten.scalar_tensor.default", "aten.slice.Tensor")
+_VIEWS = ("aten.scalar_tensor.default", "aten.select.int", "aten.slice.Tensor")
 """What computes nothing: with a number that the data decide, the host does it as soon as it knows."""
 
 _OFFSET = -1
@@ -666,6 +671,12 @@ def is_number(value: Any) -> bool:
 
 def reads_tensor(node: Node) -> bool:
     return any(isinstance(n.meta.get("val"), torch.Tensor) for n in node.all_input_nodes)
+
+
+def decides_sizes(node: Node) -> bool:
+    """Whether the data decide how large the result is, but not by a mask, which our compiler takes as well."""
+    tags = getattr(node.target, "tags", ())
+    return torch.Tag.dynamic_output_shape in tags and op_name(node) != "aten.index.Tensor"
 
 
 def is_dropped(node: Node) -> bool:

@@ -135,6 +135,11 @@ class Graph:
                 return found
             bindings = dict(zip(self.exported.symbols, key, strict=True))
             try:
+                if any(isinstance(value, torch.SymInt) for value in key):
+                    raise TorchTPUError(
+                        "a jagged nested tensor is an argument of the graph, and its ragged size is no number\n"
+                        "help: pass its values() and offsets(), or torch.nested.to_padded_tensor(it, 0.0)"
+                    )
                 fitted = self.fit(key, bindings) if any(wanted for wanted, _ in self.uppers) else None
                 if fitted is None:
                     _, runs = self.build(bindings, None, self.why(key))

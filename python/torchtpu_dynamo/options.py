@@ -143,10 +143,15 @@ def parse_options(options: Mapping[str, Any] | None) -> Options:
         fits = isinstance(value, classes) and (name == "buckets" or _elements_fit(value))
         if not fits or (choices and value not in choices):
             raise TorchTPUError(f"option {name!r} takes {written}, not {value!r}; {_table()[name][2]}")
-    if options.get("opt_level", 2) not in range(4):
+    level = options.get("opt_level", 2)
+    if level not in range(4) or isinstance(level, bool):
         raise TorchTPUError(f"option 'opt_level' takes 0 to 3, not {options['opt_level']}")
     if not options.get("collective_timeout", 1) > 0:
         raise TorchTPUError("option 'collective_timeout' takes a number of seconds above 0")
+    if (options.get("max_data_dependent_size") or 0) < 0:
+        raise TorchTPUError(
+            f"option 'max_data_dependent_size' takes a size, 0 or more, not {options['max_data_dependent_size']}"
+        )
     if (options.get("activation_memory") or 0) < 0:
         raise TorchTPUError(
             f"option 'activation_memory' takes bytes, 0 or more, not {options['activation_memory']}"

@@ -384,3 +384,50 @@ def test_an_error_of_the_operator_is_its_own() -> None:
 def test_the_option_is_checked() -> None:
     with pytest.raises(TorchTPUError, match="'error', 'eager'"):
         torch.compile(lambda x: x + 1, backend="torchtpu_dynamo", options={"fallback": "host"})(torch.ones(2))
+
+
+DECIDED: dict[str, Callable[[torch.Tensor], Any]] = {
+    "several results": lambda t: [t[t > 0].sort()[0], t.nonzero().unbind(1), torch.where(t > 0)],
+    "one result twice": lambda t: torch.cat([t.nonzero(), t.nonzero()]),
+    "chunks": lambda t: (t[t > 0].float()[:, None] * torch.arange(4.0)).chunk(2, 1),
+    "norm": lambda t: torch.nn.functional.layer_norm(t[t > 0].float()[:, None] * torch.arange(4.0), (4,)),
+}
+
+
+@pytest.mark.parametrize("name", DECIDED)
+def test_what_is_made_of_sizes_that_the_data_decide(name: str) -> None:
+    fn = torch.compile(DECIDED[name], backend="tpu", fullgraph=True, options={"max_data_dependent_size": 16})
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        for values in ([1, 0, 3, 0, 3, 5], [0, 2, 3, 0, 3, 5]):
+            t = torch.tensor(values)
+            torch.testing.assert_close(fn(t), DECIDED[name](t))
+
+
+@torch._dynamo.config.patch(capture_scalar_outputs=True)
+def test_a_row_by_a_number_needs_no_bound() -> None:
+    def row(x: torch.Tensor, i: torch.Tensor) -> torch.Tensor:
+        n = (i + 1).item()
+        torch._check(n >= 0)
+        torch._check(n < 3)
+        return x[n] * 2
+
+    x = torch.randn(3, 4)
+    fn = torch.compile(row, backend="tpu", fullgraph=True)
+    for i in (0, 1):
+        torch.testing.assert_close(fn(x, torch.tensor(i)), row(x, torch.tensor(i)))
+
+
+def test_a_branch_by_a_size() -> None:
+    def branch(x: torch.Tensor) -> torch.Tensor:
+        return torch.cond(x.shape[0] > 3, torch.sin, torch.cos, (x,))
+
+    fn = torch.compile(branch, backend="tpu", fullgraph=True, dynamic=True)
+    for rows in (2, 3, 4, 5):
+        x = torch.randn(rows, 4)
+        torch.testing.assert_close(fn(x), branch(x))
+
+
+def test_jagged_nested_tensors_are_refused() -> None:
+    nested = torch.nested.nested_tensor([torch.randn(2, 4), torch.randn(3, 4)], layout=torch.jagged)
+    with pytest.raises(TorchTPUError, match=r"jagged nested tensor[\s\S]*to_padded_tensor"):
+        torch.compile(lambda n: n * 2, backend="tpu")(nested)

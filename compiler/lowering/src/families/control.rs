@@ -96,7 +96,11 @@ fn predicate(cx: &mut Cx<'_>, value: Value) -> Result<Value> {
 fn cond(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
     let (yes, no) = (cx.nested("arg1")?, cx.nested("arg2")?);
     let operands = cx.operands("arg3")?;
-    let pred = cx.tensor("arg0")?;
+    let pred = match cx.arg("arg0") {
+        Arg::Value(_) => cx.tensor("arg0")?,
+        // What a size says, which is known here.
+        _ => cx.operand("arg0", DType::Bool)?,
+    };
     let pred = predicate(cx, pred)?;
     let draws = draws(yes) || draws(no);
     let operands = with_state(cx, draws, operands)?;
