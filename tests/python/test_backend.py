@@ -75,6 +75,8 @@ def test_unknown_option_lists_the_known_ones() -> None:
         {"disable_passes": "cse"},
         {"disable_passes": [1]},
         {"opt_level": 4},
+        {"opt_level": True},
+        {"max_data_dependent_size": -1},
         {"xla_options": {"a": []}},
     ],
 )

@@ -83,9 +83,10 @@ unsafe extern "C" fn delete(managed: *mut Managed) {
 
 const CPU: i32 = 1;
 
-/// PyTorch's own reason, as our error.
+/// PyTorch's own reason, without the frames of its C++ behind the first line, as our error.
 fn refused(py: Python<'_>, otherwise: &str) -> PyErr {
     let reason = PyErr::take(py).map_or_else(|| otherwise.to_string(), |e| e.value(py).to_string());
+    let reason = reason.lines().next().unwrap_or(otherwise);
     TorchTPUError::new_err(format!("a tensor cannot be used by a compiled function: {reason}"))
 }
 
