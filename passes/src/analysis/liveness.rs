@@ -9,8 +9,8 @@
 //!
 //! Two answers. `unfused` has every value written to memory, in program order. `fused` predicts XLA: it writes only what
 //! the groups of a `FusionPlan` exchange, not what each of several readers computes for itself, runs a step as soon as
-//! that takes no more memory than it frees, and has memory for the results from the beginning. What a device does besides
-//! is `Device`'s. Neither bounds what a plugin takes, and `fused` can be a little above `unfused`.
+//! that takes no more memory than it frees, and has memory for the results from the beginning; `Device` says what a device
+//! does besides. Neither bounds what a plugin takes, and `fused` can be a little above `unfused`.
 //! Both know what costs no memory of its own: a reshape and a barrier are other names of their operand, a splat is
 //! part of the instruction, a mutated input's new value takes the input's place once nothing reads the old one, and
 //! elementwise operations, updates and loops write over an operand that dies there.

@@ -48,7 +48,7 @@ impl Prepared {
         print_graph(&self.graph)
     }
 
-    /// As `Program::analysis`, as the chip uses memory.
+    /// As `Program::analysis`, with memory as the chip uses it.
     pub fn analysis(&self) -> ProgramAnalysis {
         ProgramAnalysis::of(&self.graph, self.memory)
     }
@@ -103,8 +103,9 @@ fn settings(graph: &Graph, device: &str, given: &CompileSettings, form: &Form) -
     settings
 }
 
-/// How libtpu uses memory, by its reported peaks (docs/ahead.md). Chips with SparseCores gather a layer of weights,
-/// and v5e one large weight; all send a layer's gradients when they come to it. Vector memory that is not set aside for one fusion has copies of what is read next.
+/// How libtpu uses memory, by its reported peaks (docs/ahead.md). v5e gathers one large weight ahead, chips with SparseCores a
+/// layer of them; on each chip a layer of gradients waits to be sent. Vector memory that is not set aside for one fusion has
+/// copies of what is read next.
 fn memory(device: &str, settings: &CompileSettings) -> Device {
     let Some(found) = Chip::of(chip(device)) else { return Device::default() };
     let kib = settings.xla_options.get(SCOPED_VMEM);

@@ -92,7 +92,7 @@ impl Attention {
         let Some([is_seen, seen, unseen]) = choice(cx, mask).filter(|_| large) else {
             return masked(cx, scores, mask);
         };
-        // Torch makes numbers of a mask of booleans. Those take a quarter of the memory, and all heads read it again.
+        // Torch makes numbers of a mask of booleans, which all heads read. The booleans take a quarter of their memory.
         let (seen, unseen) = (masked(cx, scores, seen)?, masked(cx, scores, unseen)?);
         let is_seen = cx.b.broadcast_to(is_seen, &ty.shape)?;
         cx.b.select(is_seen, seen, unseen)
