@@ -327,12 +327,53 @@ def _int4_weight_mm(
     return (self.to(torch.float32) @ weight.t()).to(self.dtype)
 
 
+# Quantization that training is to learn of: rounded to the steps that an integer will have, with where it was in range.
+
+
+def _fake_quantize(
+    self: torch.Tensor, scale: torch.Tensor | float, zero_point: torch.Tensor | int, low: int, high: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    value = self.to(torch.float32)
+    if not isinstance(scale, torch.Tensor):
+        scale = torch.full((), scale, dtype=torch.float32, device=self.device)
+    steps = value * scale.to(torch.float32).reciprocal()
+    if isinstance(zero_point, torch.Tensor) and zero_point.is_floating_point():
+        step = torch.round(steps + zero_point)
+    else:
+        step = torch.round(steps) + zero_point
+    result = (step.clamp(low, high) - zero_point) * scale
+    return result.to(self.dtype), (step >= low) & (step <= high)
+
+
+def _fake_quantize_by_tensors(
+    self: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor,
+    enabled: torch.Tensor,
+    low: int,
+    high: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    result, mask = _fake_quantize(self, scale, zero_point, low, high)
+    on = enabled != 0
+    return torch.where(on, result, self), mask | ~on
+
+
+def _fake_quantize_channels(
+    self: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, axis: int, low: int, high: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    shape = [-1 if dim == axis % self.dim() else 1 for dim in range(self.dim())]
+    return _fake_quantize(self, scale.view(shape), zero_point.view(shape), low, high)
+
+
 _OWN: dict[str, Callable[..., Any]] = {
     "_convert_weight_to_int4pack_for_cpu": _int4_packed,
     "_weight_int4pack_mm_for_cpu": _int4_weight_mm,
     "_cdist_backward": _cdist_backward,
     "_cdist_forward": _cdist_forward,
     "_efficientzerotensor.default": torch.zeros,
+    "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams": _fake_quantize_by_tensors,
+    "fake_quantize_per_channel_affine_cachemask": _fake_quantize_channels,
+    "fake_quantize_per_tensor_affine_cachemask": _fake_quantize,
     "_pdist_backward": _pdist_backward,
     "_pdist_forward": _pdist_forward,
     "_scaled_dot_product_flash_attention_for_cpu_backward.default": attention.without_logsumexp,

@@ -192,8 +192,8 @@ class Cuts:
             return
         if node.target is operator.getitem and isinstance(node.args[0], Node):
             source = node.args[0]
-            # Of sizes that the data decide the survey knows no results.
-            known = not free_symbols(source.meta.get("val")) & self.late
+            # Of sizes and numbers that the data decide the survey knows no results.
+            known = source not in self.numbers and not free_symbols(source.meta.get("val")) & self.late
             if node.name in self.failed and source in self.compiled and known:
                 self.allow(node, self.failed[node.name][2])
                 self.move(source, self.failed[node.name][2])
@@ -221,6 +221,9 @@ class Cuts:
                 # What the backward does with it, step by step, needs numbers inside of a loop: no bound helps there.
                 why = "it keeps what a gradient needs of a loop whose length the data decide"
                 self.allow(node, why)
+            elif op_name(node) == "while_loop":
+                why = "it carries a Python number"
+                self.allow(node, why, "carry it as a tensor: torch.tensor(0) for 0")
             elif stated := stated_bounds(node, fresh, self.whole.options):
                 self.bounds |= stated
                 why = ""
@@ -414,7 +417,7 @@ class Cuts:
                 dtype = scalar_dtype(number, node.meta["val"])
                 if (number, dtype) not in scalars:
                     scalars[number, dtype] = graph.placeholder(f"{number.name}_{len(scalars)}")
-                    scalars[number, dtype].meta["val"] = node.meta["val"].new_empty((), dtype=dtype)
+                    scalars[number, dtype].meta["val"] = torch.empty((), dtype=dtype, device="cpu")
         for node in nodes:
             inner = {n: scalars[n, scalar_dtype(n, node.meta["val"])] for n in self.numbers.get(node, ())}
             for source in node.all_input_nodes:
@@ -639,6 +642,8 @@ UNBOUND = 2**31
 
 def tensor_operands(node: Node) -> list[Node]:
     """Operands in the place of one tensor, where a number may stand as well."""
+    if op_name(node) in ("cond", "switch"):
+        return [n for n in node.args[:1] if isinstance(n, Node)]
     if not isinstance(node.target, torch._ops.OpOverload) or not isinstance(
         node.meta.get("val"), torch.Tensor
     ):
@@ -649,9 +654,11 @@ def tensor_operands(node: Node) -> list[Node]:
     return [value for name, value in given if name in takes and isinstance(value, Node)]
 
 
-def scalar_dtype(number: Node, result: torch.Tensor) -> torch.dtype:
+def scalar_dtype(number: Node, result: Any) -> torch.dtype:
     """Of a number that enters a piece: what the result is computed in, if that is a floating type."""
-    if result.dtype.is_floating_point:
+    if isinstance(number.meta["val"], torch.SymBool):
+        return torch.bool
+    if isinstance(result, torch.Tensor) and result.dtype.is_floating_point:
         return result.dtype
     return torch.float64 if isinstance(number.meta["val"], torch.SymFloat) else torch.int64
 

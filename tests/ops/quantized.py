@@ -52,4 +52,26 @@ CASES = [
         i8(3, 4),
         scales(3),
     ),
+    case(
+        "fake_quantize",
+        lambda x: torch.fake_quantize_per_tensor_affine(x, 0.1, 3, -128, 127),
+        f32(3, 4, high=20),
+    ),
+    case(
+        "fake_quantize_by_tensors",
+        lambda x, s, on: torch.ops.aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams(
+            x, s, torch.tensor(3, dtype=torch.int32), on, 0, 255
+        ),
+        f32(3, 4, high=20),
+        scales(),
+        tensor(torch.int64, 1, low=0, high=2),
+        fixture=False,
+    ),
+    case(
+        "fake_quantize_channels",
+        lambda x, s: torch.fake_quantize_per_channel_affine(x, s, ZERO.int(), 1, -128, 127),
+        f32(2, 3, 4, high=20),
+        scales(3),
+        fixture=False,
+    ),
 ]

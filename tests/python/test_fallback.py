@@ -427,6 +427,33 @@ def test_a_branch_by_a_size() -> None:
         torch.testing.assert_close(fn(x), branch(x))
 
 
+@torch._dynamo.config.patch(capture_scalar_outputs=True)
+def test_a_branch_by_a_number_that_the_data_decide() -> None:
+    def branch(x: torch.Tensor, i: torch.Tensor) -> torch.Tensor:
+        n = i.item()
+        return (
+            torch.cond(n > 0.5, lambda x: (x.sin(), x.sum()), lambda x: (x.cos(), x.max()), (x * 2,))[1] + n
+        )
+
+    fn = torch.compile(branch, backend="tpu", fullgraph=True)
+    for i in (torch.tensor(0.25), torch.tensor(0.75)):
+        x, y = (torch.arange(4.0).requires_grad_() for _ in range(2))
+        torch.testing.assert_close(fn(x, i), branch(y, i))
+        fn(x, i).backward()
+        branch(y, i).backward()
+        torch.testing.assert_close(x.grad, y.grad)
+
+
+def test_a_loop_that_carries_a_python_number_is_refused() -> None:
+    from torch._higher_order_ops import while_loop
+
+    def fn(x: torch.Tensor) -> Any:
+        return while_loop(lambda i, y: i < 3, lambda i, y: (i + 1, y * 2), (0, x))
+
+    with pytest.raises(TorchTPUError, match=r"carries a Python number[\s\S]*torch.tensor\(0\)"):
+        torch.compile(fn, backend="tpu", fullgraph=True)(torch.ones(3))
+
+
 def test_jagged_nested_tensors_are_refused() -> None:
     nested = torch.nested.nested_tensor([torch.randn(2, 4), torch.randn(3, 4)], layout=torch.jagged)
     with pytest.raises(TorchTPUError, match=r"jagged nested tensor[\s\S]*to_padded_tensor"):
