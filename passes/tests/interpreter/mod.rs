@@ -386,6 +386,36 @@ fn node(graph: &Graph, id: NodeId, types: &[&TensorType], args: &[&Tensor]) -> T
                 Scalar::from_f64(ty.dtype, sum as f64)
             })
         }
+        // StableHLO spec, section "gather".
+        Op::Gather(g) => {
+            let vector = g.index_vector_dim as usize;
+            each(&|i| {
+                let (mut batch, mut offset) = (Vec::new(), Vec::new());
+                for (d, &k) in i.iter().enumerate() {
+                    if g.offset_dims.contains(&(d as i64)) { offset.push(k) } else { batch.push(k) }
+                }
+                let mut source = vec![0; types[0].rank()];
+                for (component, &d) in g.start_index_map.iter().enumerate() {
+                    let mut index = batch.clone();
+                    if vector < types[1].rank() {
+                        index.insert(vector, component as i64);
+                    }
+                    let last = types[0].shape[d as usize] - g.slice_sizes[d as usize];
+                    source[d as usize] = at(1, &index).as_i64(types[1].dtype).clamp(0, last);
+                }
+                for (&d, &of) in g.operand_batching_dims.iter().zip(&g.start_indices_batching_dims) {
+                    source[d as usize] = batch[of as usize - usize::from(of as usize > vector)];
+                }
+                let left = |d: &usize| {
+                    let d = *d as i64;
+                    !g.collapsed_slice_dims.contains(&d) && !g.operand_batching_dims.contains(&d)
+                };
+                for (d, k) in (0..source.len()).filter(left).zip(offset) {
+                    source[d] += k;
+                }
+                at(0, &source)
+            })
+        }
         Op::DynamicSlice(s) => {
             let starts = starts(&s.sizes, &types[0].shape, &types[1..], &args[1..]);
             move_from(&|d, i| starts[d] + i, ty.rank())

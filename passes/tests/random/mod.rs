@@ -1,6 +1,6 @@
 //! Random small graphs with inputs for them, out of a list of random numbers.
 
-use torchtpu_ir::op::{DotGeneral, Iota, Precision};
+use torchtpu_ir::op::{DotGeneral, Gather, Iota, Precision};
 use torchtpu_ir::{
     BinaryOp, Builder, DType, Direction, Graph, ParamRole, ReduceKind, Scalar, TensorType, UnaryOp, Value,
 };
@@ -53,7 +53,7 @@ const MAX: i64 = 64;
 
 /// One more value over `values`, or none if the draw does not fit.
 fn step(b: &mut Builder<'_>, values: &[Value], draw: &mut Draw<'_>) -> Option<Value> {
-    let kind = draw.below(20);
+    let kind = draw.below(22);
     // The newest values are drawn most often: chains are where rewrites are.
     let back = draw.below(values.len()).min(draw.below(values.len()));
     let a = values[values.len() - 1 - back];
@@ -205,6 +205,55 @@ fn step(b: &mut Builder<'_>, values: &[Value], draw: &mut Draw<'_>) -> Option<Va
         18 => {
             let dims = some_dims(draw, rank);
             b.reverse(a, &dims)
+        }
+        19 | 20 => {
+            // Slices of some sizes, from places that are known or not, and not always inside.
+            let collapsed_slice_dims = some_dims(draw, rank);
+            let start_index_map = some_dims(draw, rank);
+            let size = |d: usize, draw: &mut Draw<'_>| draw.below(ty.shape[d] as usize) as i64 + 1;
+            let slice_sizes: Vec<i64> = (0..rank)
+                .map(|d| if collapsed_slice_dims.contains(&(d as i64)) { 1 } else { size(d, draw) })
+                .collect();
+            if ty.elements() == 0 {
+                return None;
+            }
+            let mut indices = draw.of::<&[i64]>(&[&[], &[3], &[2, 2]]).to_vec();
+            let rank_of_result = indices.len() + rank - collapsed_slice_dims.len();
+            let index_vector_dim = draw.below(indices.len() + 1);
+            if start_index_map.len() != 1 || draw.below(2) == 0 {
+                indices.insert(index_vector_dim, start_index_map.len() as i64);
+            }
+            let mut offset_dims = permutation(draw, rank_of_result);
+            offset_dims.truncate(rank - collapsed_slice_dims.len());
+            offset_dims.sort_unstable();
+            let index_vector_dim = match rank_of_result - offset_dims.len() {
+                batch if batch == indices.len() => batch as i64,
+                _ => index_vector_dim as i64,
+            };
+            let indices = TensorType::new(draw.of(&[DType::I32, DType::I8, DType::U8]), indices);
+            let known: Vec<Value> = values.iter().copied().filter(|v| *b.ty(*v) == indices).collect();
+            let places = match known.is_empty() || draw.below(2) == 0 {
+                true => {
+                    let bytes = (0..indices.elements()).flat_map(|_| {
+                        Scalar::from_i64(indices.dtype, draw.of(&[0, 1, 2, 3, -1, 100])).bytes(indices.dtype)
+                    });
+                    let bytes = bytes.collect();
+                    b.dense(indices, bytes).unwrap()
+                }
+                false => draw.of(&known),
+            };
+            let none = Vec::new();
+            let gather = Gather {
+                offset_dims,
+                collapsed_slice_dims,
+                operand_batching_dims: none.clone(),
+                start_indices_batching_dims: none,
+                start_index_map,
+                index_vector_dim,
+                slice_sizes,
+                sorted: false,
+            };
+            b.gather(a, places, gather)
         }
         _ => {
             if rank == 0 {
