@@ -379,7 +379,8 @@ enum Between {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// What is between products keeps every bit, and its tensors have rows where there are several sequences.
+    /// What is between products keeps every bit, and its tensors have rows where there are several sequences. A product that is a
+    /// result has all dimensions, unless its rows are a result as well.
     #[test]
     fn flattened_rows_keep_their_bits(
         lead in prop_oneof![
@@ -388,6 +389,8 @@ proptest! {
         steps in proptest::collection::vec(prop_oneof![
             Just(Between::Bias), Just(Between::Residual), Just(Between::Negate), Just(Between::Centre),
             Just(Between::OverTokens)], 1..6),
+        rows_as_well in any::<bool>(),
+        transposed in any::<bool>(),
     ) {
         let mut graph = Graph::new("block");
         let mut b = Builder::new(&mut graph);
@@ -427,8 +430,21 @@ proptest! {
             };
         }
         b.graph.outputs.push(v);
+        let classes = if transposed { [3, features] } else { [features, 3] };
+        let classes = b.parameter(ParamRole::Input, 3, TensorType::new(dtype, classes));
+        let v = b.reshape(v, &[rows, features]).unwrap();
+        let rhs_contracting = vec![i64::from(transposed)];
+        let product = DotGeneral {
+            lhs_batch: vec![], rhs_batch: vec![], lhs_contracting: vec![1], rhs_contracting, precision,
+        };
+        let v = b.dot_general(v, classes, product).unwrap();
+        if rows_as_well {
+            b.graph.outputs.push(v);
+        }
+        let logits = b.reshape(v, &[&lead[..], &[3]].concat()).unwrap();
+        b.graph.outputs.push(logits);
         let value = |n: i64| (0..n).map(|i| Scalar::from_f64(dtype, (i * 37 % 41) as f64 / 16.0 - 1.0)).collect::<Vec<_>>();
-        let inputs = vec![value(rows * 8), value(8), value(64)];
+        let inputs = vec![value(rows * 8), value(8), value(64), value(24)];
         static ROWS: FlattenRows = FlattenRows { most: 8 * 3 * 3 };
         let (after, rewrites) = changed(&graph, &[&ROWS]);
         let (after, _) = changed(&after, &[&Canonicalize, &Dce]);
@@ -441,6 +457,8 @@ proptest! {
             let flat = after.ty(Value { node: id, result: 0 }).rank() <= 2;
             prop_assert!(of_x || flat || !op.is_elementwise());
         }
+        let logits = after.op(after.outputs.last().unwrap().node);
+        prop_assert_eq!(matches!(logits, Op::DotGeneral(_)), several && !rows_as_well);
     }
 
     /// Parts that are moved before they are joined are what the whole is, and heads are joined before.
