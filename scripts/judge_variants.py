@@ -41,6 +41,8 @@ class Variant:
     attention: str = "sdpa"
     padded: bool = False
     """With a mask of the tokens that count."""
+    cache: int = 0
+    """A step of decoding, with keys and values of so many positions in transformers' `StaticCache`."""
 
 
 def llama(width: int, heads: int, key_heads: int, hidden: int, **more: Any) -> dict[str, Any]:
@@ -84,10 +86,13 @@ VARIANTS = {
     "llama3_8b_8192": Variant("LlamaConfig", 8192, LLAMA3_8B),
     "llama3_8b_eager": Variant("LlamaConfig", 2048, LLAMA3_8B, attention="eager"),
     "llama3_8b_padded": Variant("LlamaConfig", 2048, LLAMA3_8B, padded=True),
+    "llama3_8b_decode": Variant("LlamaConfig", 1, LLAMA3_8B, cache=2048),
+    "llama3_8b_decode_by_8": Variant("LlamaConfig", 1, LLAMA3_8B, batch=8, cache=2048),
     "llama3_8b_train": Variant("LlamaConfig", 2048, LLAMA3_8B, train=True),
     "llama3_1b": Variant("LlamaConfig", 2048, LLAMA3_1B),
     "llama3_1b_train": Variant("LlamaConfig", 2048, LLAMA3_1B, train=True),
     "llama2_7b": Variant("LlamaConfig", 2048, llama(4096, 32, 32, 11008)),
+    "llama2_7b_decode": Variant("LlamaConfig", 1, llama(4096, 32, 32, 11008), cache=2048),
     "qwen2_7b": Variant("Qwen2Config", 2048, QWEN2_7B),
     "qwen2_small_4096": Variant("Qwen2Config", 4096, QWEN2_SMALL),
     "qwen3_8b": Variant("Qwen3Config", 2048, QWEN3_8B),
@@ -152,16 +157,23 @@ def program(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
 
     variant = VARIANTS[name]
     config = getattr(transformers, variant.config)(
-        use_cache=False, vocab_size=8, pad_token_id=0, **variant.sizes
+        use_cache=bool(variant.cache), vocab_size=8, pad_token_id=0, **variant.sizes
     )
 
     class Layer(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.net = transformers.AutoModel.from_config(config, attn_implementation=variant.attention)
+            self.cache = None
+            if variant.cache:  # It is no module, and tensors of its own stay where they are.
+                sizes = variant.batch, config.num_key_value_heads, config.head_dim
+                with torch.device("cpu"):
+                    self.cache = transformers.StaticCache(config, variant.cache)
+                    self.cache.early_initialization(*sizes, torch.bfloat16, torch.device("cpu"))
 
         def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-            return self.net(inputs_embeds=x, attention_mask=mask).last_hidden_state
+            found = self.net(inputs_embeds=x, attention_mask=mask, past_key_values=self.cache)
+            return found.last_hidden_state
 
     shape = (variant.batch, variant.tokens)
     with torch.device("meta"):

@@ -24,7 +24,7 @@ use crate::manager::Pass;
 use crate::query::{first, splat};
 use torchtpu_ir::op::BroadcastInDim;
 use torchtpu_ir::{
-    BinaryOp, Builder, CompileError, Direction, Graph, NodeId, Op, ReduceKind, UnaryOp, Value,
+    BinaryOp, Builder, CompileError, DType, Direction, Graph, NodeId, Op, ReduceKind, Scalar, UnaryOp, Value,
 };
 
 pub struct OneHotSums;
@@ -59,6 +59,11 @@ struct Sum {
     chosen: Value,
 }
 
+/// Does a type have a number of its own for each class? Between floats there are others, which hit none.
+fn counts(dtype: DType, classes: i64) -> bool {
+    dtype.is_int() && Scalar::from_i64(dtype, classes - 1).as_i64(dtype) == classes - 1
+}
+
 impl Sum {
     fn of(graph: &Graph, id: NodeId) -> Option<Sum> {
         let Op::Reduce(op) = graph.op(id) else { return None };
@@ -81,8 +86,11 @@ impl Sum {
                 Op::Binary(BinaryOp::And) => asked.extend(graph.operands(v.node)),
                 Op::Compare(op) if op.direction == Direction::Eq && class.is_none() => {
                     let &[a, b] = &graph.operands(v.node)[..] else { return None };
-                    let numbers =
-                        |v: Value| matches!(graph.op(v.node), Op::Iota(i) if i.dimension as usize == dim);
+                    let numbers = |v: Value| {
+                        let along = matches!(graph.op(v.node), Op::Iota(i) if i.dimension as usize == dim);
+                        let ty = graph.ty(v);
+                        along && counts(ty.dtype, ty.shape[dim])
+                    };
                     class = match (numbers(a), numbers(b)) {
                         (true, false) => Some(b),
                         (false, true) => Some(a),

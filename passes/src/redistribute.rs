@@ -33,13 +33,16 @@ impl Pass for Redistribute {
     }
 
     fn run(&self, graph: &mut Graph) -> Result<usize, CompileError> {
-        let find = |id| match graph.op(id) {
+        let find = |graph: &Graph, id| match graph.op(id) {
             Op::Concatenate(op) => gathered(graph, id, op.dimension as usize),
             Op::ReduceScatter(op) => scattered(graph, id, op),
             _ => None,
         };
-        let found: Vec<Found> = graph.node_ids().filter_map(find).collect();
-        for f in &found {
+        // One after the other: what one is made of may be another.
+        let mut rewrites = 0;
+        for id in graph.topological() {
+            let Some(f) = find(graph, id) else { continue };
+            rewrites += 1;
             let loc = graph.node(f.node).loc;
             let mut b = Builder { graph, loc };
             let mut value = first(b.op(f.op.clone(), &[f.operand])?);
@@ -49,7 +52,7 @@ impl Pass for Redistribute {
             graph.replace_uses(first(f.node), value);
             graph.remove_all(&[f.node]);
         }
-        Ok(found.len())
+        Ok(rewrites)
     }
 }
 

@@ -28,6 +28,7 @@ fn names_are_those_of_the_pipeline() {
     let general = ["canonicalize", "one_hot_sums", "redistribute", "cse", "fold_constants", "dce"];
     let for_tpus = [
         "repeat_heads",
+        "share_heads",
         "flatten_rows",
         "normalize_first",
         "one_pass_variance",
@@ -43,6 +44,8 @@ fn names_are_those_of_the_pipeline() {
         "fence_gates",
         "fence_operands",
         "merge_vectors",
+        "widen_rows",
+        "fence_products",
         "tile_batch",
         "join_late",
         "tiles_in_turn",

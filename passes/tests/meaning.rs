@@ -55,6 +55,7 @@ proptest! {
         (rows, classes) in (1..4i64, 2..6i64),
         first in any::<bool>(),
         narrow in any::<bool>(),
+        numbered in prop_oneof![Just(DType::I32), Just(DType::I8), Just(DType::F32)],
         steps in prop::collection::vec(0..5usize, 0..4),
         targets in prop::collection::vec(-2..7i64, 4),
         values in prop::collection::vec(
@@ -67,11 +68,11 @@ proptest! {
         let input = if narrow { DType::BF16 } else { DType::F32 };
         let x = b.parameter(ParamRole::Input, 0, TensorType::new(input, shape));
         let row = b.parameter(ParamRole::Input, 1, TensorType::new(DType::F32, [rows]));
-        let target = b.parameter(ParamRole::Input, 2, TensorType::new(DType::I32, [rows]));
+        let target = b.parameter(ParamRole::Input, 2, TensorType::new(numbered, [rows]));
         let counted = b.compare_const(Direction::Ne, target, 2.0).unwrap();
         let counted = b.broadcast_in_dim(counted, &shape, &other).unwrap();
         let target = b.broadcast_in_dim(target, &shape, &other).unwrap();
-        let numbers = b.iota(TensorType::new(DType::I32, shape), dim).unwrap();
+        let numbers = b.iota(TensorType::new(numbered, shape), dim).unwrap();
         let hit = b.compare(Direction::Eq, numbers, target).unwrap();
         let hit = b.and(hit, counted).unwrap();
         let row = b.broadcast_in_dim(row, &shape, &other).unwrap();
@@ -92,15 +93,16 @@ proptest! {
         let sum = b.reduce(ReduceKind::Add, alone, &[dim as i64]).unwrap();
         graph.outputs = vec![sum];
         let count = (rows * classes) as usize;
+        let halves = if numbered.is_float() { 2.0 } else { 1.0 };
         let inputs = [
             values[..count].iter().map(|&v| Scalar::from_f64(input, v)).collect::<Vec<_>>(),
             values[count..][..rows as usize].iter().map(|&v| Scalar::from_f64(DType::F32, v)).collect(),
-            targets[..rows as usize].iter().map(|&v| Scalar::from_i64(DType::I32, v)).collect(),
+            targets[..rows as usize].iter().map(|&v| Scalar::from_f64(numbered, v as f64 / halves)).collect(),
         ];
         let mut after = graph.clone();
         let reports = run_list(&mut after, &[&OneHotSums], &PassOptions { verify: true, ..PassOptions::default() });
-        // The sum of a value and itself is computed for every class.
-        prop_assert_eq!(reports.unwrap()[0].rewrites == 1, steps.last() != Some(&4));
+        // The sum of a value and itself is computed for every class, and so is what half a number may ask for.
+        prop_assert_eq!(reports.unwrap()[0].rewrites == 1, steps.last() != Some(&4) && !numbered.is_float());
         let (want, have) = (interpreter::run(&graph, &inputs), interpreter::run(&after, &inputs));
         let equal = want[0].iter().zip(&have[0]).all(|(a, b)| same(DType::F32, *a, *b));
         prop_assert!(equal, "{want:?} {have:?}\n{}", torchtpu_ir::text::print_graph(&after));

@@ -13,8 +13,8 @@ use torchtpu_ir::{
     Scalar, TensorType, UnaryOp, Value,
 };
 use torchtpu_passes::tpu::{
-    self, AddHeads, FenceGates, FlattenRows, JoinLate, MergeVectors, NarrowDots, OnePassVariance, TileBatch,
-    TilesInTurn,
+    self, AddHeads, FenceGates, FenceProducts, FlattenRows, JoinLate, MergeVectors, NarrowDots,
+    OnePassVariance, RepeatHeads, ShareHeads, TileBatch, TilesInTurn, WidenRows,
 };
 use torchtpu_passes::{Canonicalize, Dce, Pass, PassOptions, run_list};
 
@@ -249,6 +249,24 @@ proptest! {
         }
     }
 
+    /// Heads with copies of their keys and without, and rows that are several times there.
+    #[test]
+    fn heads_and_rows_keep_every_bit(attention in attention(), most in prop_oneof![Just(2), Just(1 << 20)]) {
+        let graph = attention.graph();
+        let inputs = attention.inputs(&graph);
+        let expected = interpreter::run(&graph, &inputs);
+        let (repeated, copied) = changed(&graph, &[&RepeatHeads { few: 0 }]);
+        prop_assert_eq!(&expected, &interpreter::run(&repeated, &inputs), "{}", print_graph(&repeated));
+        let (shared, rewrites) = changed(&repeated, &[&ShareHeads { most }]);
+        prop_assert_eq!(&expected, &interpreter::run(&shared, &inputs), "{}", print_graph(&shared));
+        // In a backward keys are rows as well.
+        let fewest = attention.group * attention.queries.min(attention.keys);
+        let enough = if most > 2 { rewrites >= copied } else { rewrites == 0 || fewest <= most };
+        prop_assert!(enough, "{copied} copied, {rewrites} shared\n{}", print_graph(&repeated));
+        let (wide, _) = changed(&shared, &[&WidenRows { least: 0 }, &FenceProducts { least: 0, most: 8 }]);
+        prop_assert_eq!(&expected, &interpreter::run(&wide, &inputs), "{}", print_graph(&wide));
+    }
+
     #[test]
     fn the_passes_keep_numbers(attention in attention()) {
         let graph = attention.graph();
@@ -459,6 +477,40 @@ proptest! {
         }
         let logits = after.op(after.outputs.last().unwrap().node);
         prop_assert_eq!(matches!(logits, Op::DotGeneral(_)), several && !rows_as_well);
+    }
+
+    /// Products of matrices with one row or column, of any number of dimensions, and with a batch.
+    #[test]
+    fn rows_are_widened(
+        (batch, other, depth) in (1..3i64, 2..5i64, 1..4i64),
+        dims in 0..3usize,
+        (column, batched, flipped) in (any::<bool>(), any::<bool>(), any::<bool>()),
+    ) {
+        let mut graph = Graph::new("row");
+        let mut b = Builder::new(&mut graph);
+        let lead: Vec<i64> = if batched { vec![batch] } else { vec![] };
+        let row: Vec<i64> = [&lead[..], &vec![1; dims], &[depth]].concat();
+        let matrix: Vec<i64> = [&lead[..], &if flipped { [other, depth] } else { [depth, other] }].concat();
+        let (rank, batches) = (row.len() as i64, (0..lead.len() as i64).collect::<Vec<_>>());
+        let of_matrix = lead.len() as i64 + i64::from(flipped);
+        let (row, matrix) = [row, matrix].map(|shape| {
+            let index = i64::from(b.graph.node_ids().next().is_some());
+            b.parameter(ParamRole::Input, index, TensorType::new(DType::F32, shape))
+        }).into();
+        let (operands, contracting) = if column { ([matrix, row], [of_matrix, rank - 1]) } else { ([row, matrix], [rank - 1, of_matrix]) };
+        let product = DotGeneral {
+            lhs_batch: batches.clone(), rhs_batch: batches, lhs_contracting: vec![contracting[0]],
+            rhs_contracting: vec![contracting[1]], precision: Precision::Highest,
+        };
+        let v = b.dot_general(operands[0], operands[1], product).unwrap();
+        graph.outputs = vec![v];
+        let value = |count: i64| (0..count).map(|i| Scalar::from_f64(DType::F32, (i * 37 % 41) as f64 / 16.0)).collect::<Vec<_>>();
+        let inputs: Vec<_> = [row, matrix].map(|v| value(graph.ty(v).elements())).into();
+        let (after, rewrites) = changed(&graph, &[&WidenRows { least: 0 }, &Dce]);
+        prop_assert_eq!(interpreter::run(&graph, &inputs), interpreter::run(&after, &inputs), "{}", print_graph(&after));
+        prop_assert!(rewrites > 0);
+        let (again, more) = changed(&after, &[&WidenRows { least: 0 }]);
+        prop_assert_eq!(more, 0, "{}", print_graph(&again));
     }
 
     /// Parts that are moved before they are joined are what the whole is, and heads are joined before.

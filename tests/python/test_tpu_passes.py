@@ -153,6 +153,40 @@ class Attention(torch.nn.Module):
         return x + self.down(F.silu(self.gate(x)) * self.up(x))
 
 
+class Decoding(Attention):
+    """A token more, with keys and values of those before, which are held where a position is written over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("past", torch.randn(2, 1, self.key_heads, 512, self.size))
+
+    def forward(self, x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        q = self.q(x).view(1, 1, self.heads, self.size).transpose(1, 2)
+        new = self.kv(x).view(1, 1, 2, self.key_heads, self.size).permute(2, 0, 3, 1, 4)
+        self.past.index_copy_(3, at, new)
+        k, v = (t.repeat_interleave(self.heads // self.key_heads, 1) for t in self.past)
+        mask = (torch.arange(512) <= at).view(1, 512)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.down(F.silu(self.gate(x)) * self.up(x)) + self.o(y.transpose(1, 2).reshape(1, 1, -1))
+
+
+def test_a_step_of_decoding() -> None:
+    """One row and few queries: the weights are read by the matrix unit, and keys without copies."""
+    torch.manual_seed(0)
+    module, x, at = Decoding().eval(), torch.randn(1, 1, 256), torch.tensor([300])
+    prepared = lower(module, x, at).programs["inference"].for_tpu()
+    assert {"share_heads", "widen_rows"} <= {r["name"] for r in prepared.pass_reports() if r["rewrites"]}
+    assert "[1,16,512,64]" not in prepared.graph_text()
+    past = module.past.clone()
+    results = []
+    for options in ({}, {"tpu_passes": True}):
+        torch._dynamo.reset()
+        module.past.copy_(past)
+        with torch.no_grad():
+            results.append(torch.compile(module, backend="tpu", fullgraph=True, options=options)(x, at))
+    assert_close(results[1], results[0])
+
+
 def test_one_chip() -> None:
     """Forward and backward of a layer in the form that it has on a TPU: tiles, and a loop over memory that nobody set."""
     torch.manual_seed(0)

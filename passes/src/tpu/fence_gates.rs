@@ -14,11 +14,10 @@
 //! unit is slow beside the vector unit that is free (v5e); where it is four times as fast, the product waits (v6e). What one
 //! product alone reads stays in it. docs/passes.md has the figures.
 
+use super::fence;
 use crate::manager::Pass;
-use crate::query::first;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
-use torchtpu_ir::op::OptimizationBarrier;
 use torchtpu_ir::{BinaryOp, CompileError, Graph, NodeId, Op, UnaryOp, Value};
 
 pub struct FenceGates {
@@ -43,8 +42,7 @@ impl Pass for FenceGates {
         }
         uses.retain(|_, dots| dots.len() > 1);
         for (v, dots) in &uses {
-            let (ty, loc) = (graph.ty(*v).clone(), graph.node(v.node).loc);
-            let fence = first(graph.add(OptimizationBarrier {}.into(), &[*v], [ty], loc));
+            let fence = fence(graph, *v);
             for &(dot, i) in dots {
                 graph.set_operand(dot, i, fence);
             }

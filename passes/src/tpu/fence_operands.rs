@@ -11,10 +11,9 @@
 //! libtpu fuses into a product whatever makes its operands, and computes it again for every block of the result; a
 //! concatenation it has as a maximum of padded halves (docs/passes.md).
 
+use super::fence;
 use crate::manager::Pass;
-use crate::query::first;
 use crate::split::repeated;
-use torchtpu_ir::op::OptimizationBarrier;
 use torchtpu_ir::{CompileError, Graph, NodeId, Op, Value};
 
 pub struct FenceOperands;
@@ -41,9 +40,8 @@ impl Pass for FenceOperands {
                     Some(repeated) => (repeated.broadcast, 0, repeated.of),
                     None => (dot, i as u32, operand),
                 };
-                let (ty, loc) = (graph.ty(v).clone(), graph.node(v.node).loc);
-                let fence = graph.add(OptimizationBarrier {}.into(), &[v], [ty], loc);
-                graph.set_operand(user, i, first(fence));
+                let fence = fence(graph, v);
+                graph.set_operand(user, i, fence);
                 rewrites += 1;
             }
         }

@@ -5,6 +5,7 @@
 mod add_heads;
 mod fence_gates;
 mod fence_operands;
+mod fence_products;
 mod flatten_rows;
 mod gelu_by_erf;
 mod join_late;
@@ -13,12 +14,15 @@ mod narrow_dots;
 mod normalize_first;
 mod one_pass_variance;
 mod repeat_heads;
+mod share_heads;
 mod tile_batch;
 mod tiles_in_turn;
+mod widen_rows;
 
 pub use add_heads::AddHeads;
 pub use fence_gates::FenceGates;
 pub use fence_operands::FenceOperands;
+pub use fence_products::FenceProducts;
 pub use flatten_rows::FlattenRows;
 pub use gelu_by_erf::GeluByErf;
 pub use join_late::JoinLate;
@@ -27,12 +31,26 @@ pub use narrow_dots::NarrowDots;
 pub use normalize_first::NormalizeFirst;
 pub use one_pass_variance::OnePassVariance;
 pub use repeat_heads::RepeatHeads;
+pub use share_heads::ShareHeads;
 pub use tile_batch::TileBatch;
 pub use tiles_in_turn::TilesInTurn;
+pub use widen_rows::WidenRows;
 
 use crate::manager::Pass;
 use crate::overlap::{EarlySums, Exchange, MergeGathers, Ring, ScatterSums};
+use crate::query::first;
 use crate::{Canonicalize, Cse, Dce};
+use torchtpu_ir::op::OptimizationBarrier;
+use torchtpu_ir::{Graph, Value};
+
+/// Queries of all heads that share a key head: as many as copies of the keys are not worth it.
+const FEW: i64 = 512;
+
+static HEADS: RepeatHeads = RepeatHeads { few: FEW };
+
+static SHARED: ShareHeads = ShareHeads { most: FEW };
+
+static ROW: WidenRows = WidenRows { least: 1 << 17 };
 
 static ROWS: FlattenRows = FlattenRows { most: 1 << 22 };
 
@@ -56,7 +74,8 @@ static SUMS: ScatterSums = ScatterSums { least: 1 << 20, most: 8 };
 /// Heads first, which brings attention into the form in which the division is found. Operands are narrow before what is
 /// left of them is split.
 static PIPELINE: &[&dyn Pass] = &[
-    &RepeatHeads,
+    &HEADS,
+    &SHARED,
     &ROWS,
     &Canonicalize,
     &NormalizeFirst,
@@ -77,6 +96,8 @@ static PIPELINE: &[&dyn Pass] = &[
     &GATES,
     &FenceOperands,
     &VECTORS,
+    &ROW,
+    &TARGET.few,
     &TARGET.tile,
     &JoinLate,
     &IN_TURN,
@@ -98,6 +119,7 @@ pub struct Links {
 /// The passes that know something of the chip, or of a choice made for the program.
 pub struct Target {
     tile: TileBatch,
+    few: FenceProducts,
     gathers: MergeGathers,
     ring: Ring,
     gradients: Ring,
@@ -114,13 +136,17 @@ impl Links {
 }
 
 /// A quarter of the vector memory of v5e and v6e, a half of that of v5p and tpu7x.
-static TARGET: Target = Target::new(32 << 20, &Links::V5E);
+static TARGET: Target = Target::new(32 << 20, Target::FEW, &Links::V5E);
 
 impl Target {
-    /// With tiles of so many bytes.
-    pub const fn new(tile: i64, links: &Links) -> Target {
+    /// Rows of products that libtpu makes worse kernels of together than apart, on each chip.
+    pub const FEW: i64 = 64;
+
+    /// With tiles of so many bytes; products of up to so many rows are few.
+    pub const fn new(tile: i64, few: i64, links: &Links) -> Target {
         Target {
             tile: TileBatch { limit: tile },
+            few: FenceProducts { least: 1 << 17, most: few },
             gathers: MergeGathers { shard: links.latency, most: 4 << 20 },
             ring: links.ring(false),
             gradients: links.ring(true),
@@ -130,7 +156,8 @@ impl Target {
 
     /// The passes for TPUs, with these in their places.
     pub fn pipeline(&self) -> Vec<&dyn Pass> {
-        let own: [&dyn Pass; 5] = [&self.tile, &self.gathers, &self.ring, &self.gradients, &self.early];
+        let own: [&dyn Pass; 6] =
+            [&self.tile, &self.few, &self.gathers, &self.ring, &self.gradients, &self.early];
         let chosen =
             |pass: &&'static dyn Pass| own.into_iter().find(|own| own.name() == pass.name()).unwrap_or(*pass);
         PIPELINE.iter().map(chosen).collect()
@@ -139,4 +166,10 @@ impl Target {
 
 pub fn pipeline() -> &'static [&'static dyn Pass] {
     PIPELINE
+}
+
+/// A value behind a barrier, through which libtpu fuses nothing.
+fn fence(graph: &mut Graph, v: Value) -> Value {
+    let (ty, loc) = (graph.ty(v).clone(), graph.node(v.node).loc);
+    first(graph.add(OptimizationBarrier {}.into(), &[v], [ty], loc))
 }

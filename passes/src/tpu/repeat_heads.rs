@@ -15,7 +15,10 @@ use crate::query::first;
 use torchtpu_ir::op::DotGeneral;
 use torchtpu_ir::{Builder, CompileError, Graph, Ints, NodeId, Op};
 
-pub struct RepeatHeads;
+pub struct RepeatHeads {
+    /// So many rows of a key head's product are better left as they are.
+    pub few: i64,
+}
 
 struct Found {
     dot: NodeId,
@@ -30,7 +33,7 @@ impl Pass for RepeatHeads {
     }
 
     fn run(&self, graph: &mut Graph) -> Result<usize, CompileError> {
-        let found: Vec<Found> = graph.node_ids().filter_map(|id| find(graph, id)).collect();
+        let found: Vec<Found> = graph.node_ids().filter_map(|id| find(graph, id, self.few)).collect();
         for f in &found {
             let Op::DotGeneral(op) = graph.op(f.dot).clone() else { continue };
             let operands = graph.operands(f.dot);
@@ -51,7 +54,7 @@ impl Pass for RepeatHeads {
     }
 }
 
-fn find(graph: &Graph, id: NodeId) -> Option<Found> {
+fn find(graph: &Graph, id: NodeId, few: i64) -> Option<Found> {
     let Op::Reshape(_) = graph.op(id) else { return None };
     let dot = graph.operands(id)[0];
     let Op::DotGeneral(op) = graph.op(dot.node) else { return None };
@@ -69,6 +72,6 @@ fn find(graph: &Graph, id: NodeId) -> Option<Found> {
         return None;
     };
     let group = if heads > 0 { h / heads } else { 0 };
-    let splits = group > 1 && heads * group == h && r * group == rows;
+    let splits = group > 1 && heads * group == h && r * group == rows && rows > few;
     (splits && batch == b && inner == i).then_some(Found { dot: dot.node, reshape: id, group })
 }

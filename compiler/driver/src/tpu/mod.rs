@@ -74,7 +74,7 @@ fn run(
     form: &Form,
     given: &CompileSettings,
 ) -> Result<(Graph, Vec<PassReport>), CompileError> {
-    let target = Target::new(form.tile_mib << 20, &links(device));
+    let target = Target::new(form.tile_mib << 20, few(device), &links(device));
     let disabled = given.disabled_passes.iter().chain(&form.without).cloned().collect();
     let options = PassOptions { disabled, ..PassOptions::default() };
     let mut prepared = graph.clone();
@@ -153,6 +153,15 @@ fn links(device: &str) -> Links {
         vector: chip.peak / chip.vector(),
     };
     Chip::of(chip(device)).map_or(Links::V5E, link)
+}
+
+/// Rows of products that libtpu makes worse kernels of together than apart (docs/passes.md).
+fn few(device: &str) -> i64 {
+    match chip(device) {
+        "v6e" => 1024,
+        "tpu7x" => 256,
+        _ => Target::FEW,
+    }
 }
 
 fn chip(device: &str) -> &str {
