@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from tests.ops import Case, bf16, case, f32
+from tests.ops import Case, bf16, case, f32, u8
 
 LINE, IMAGE, VOLUME = f32(2, 3, 5), f32(2, 3, 5, 6), f32(1, 2, 3, 4, 5)
 
@@ -31,6 +31,16 @@ CASES = [
     resize("bicubic", IMAGE, True, size=(8, 3), mode="bicubic"),
     resize("bicubic_corners", IMAGE, size=(8, 3), mode="bicubic", align_corners=True),
     resize("bicubic_antialias", IMAGE, size=(3, 9), mode="bicubic", antialias=True),
+    *(
+        case(
+            f"{mode}_antialias_u8_{'up' if size > (9, 9) else 'down'}",
+            lambda x, mode=mode, size=size: F.interpolate(x, size=size, mode=mode, antialias=True),
+            u8(2, 3, 12, 14, high=255),
+            fixture=False,
+        )
+        for mode in ("bilinear", "bicubic")
+        for size in ((20, 25), (5, 3))
+    ),
     resize("trilinear", VOLUME, size=(4, 6, 3), mode="trilinear"),
     case(
         "grid_sample",

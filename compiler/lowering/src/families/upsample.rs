@@ -8,7 +8,7 @@ use crate::cx::Cx;
 use crate::families::linear::dot_with;
 use crate::families::pool::{inverse_ranges, range_sums, take};
 use crate::table::{Result, Row, Rule::*, row};
-use torchtpu_ir::{BinaryOp, DType, Ints, Precision, Scalar, TensorType, UnaryOp, Value};
+use torchtpu_ir::{BinaryOp, DType, Ints, Precision, Scalar, TensorType, Value};
 
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
@@ -178,27 +178,66 @@ fn nearest_backward(cx: &mut Cx<'_>) -> Result<Value> {
     cx.convert(v, out.dtype)
 }
 
-/// Multiplies each axis by its matrix, or by its transpose.
-fn resize(cx: &mut Cx<'_>, mut v: Value, axes: &[Axis], backward: bool) -> Result<Value> {
+/// The matrix of an axis as the target has it; none where the axis stays as it is.
+fn matrix(cx: &Cx<'_>, axis: &Axis) -> Result<Option<Vec<f64>>> {
     let filter = if cx.target().contains("cubic") { Filter::Cubic } else { Filter::Linear };
     let (align, antialias) = (cx.bool("align_corners")?, cx.target().contains("_aa"));
+    let same = axis.input == axis.output && axis.step(align) == 1.0;
+    Ok((!same).then(|| axis.matrix(filter, align, antialias)))
+}
+
+/// Multiplies an axis by a matrix, or by its transpose.
+fn product(cx: &mut Cx<'_>, v: Value, axis: &Axis, matrix: Vec<f64>, backward: bool) -> Result<Value> {
     let dtype = cx.b.dtype(v);
+    let bytes = matrix.into_iter().flat_map(|w| Scalar::from_f64(dtype, w).bytes(dtype)).collect();
+    let matrix = cx.b.dense(TensorType::new(dtype, [axis.output, axis.input]), bytes)?;
+    let contracted = if backward { 0 } else { 1 };
+    let dim = axis.dim as i64;
+    let v = dot_with(cx, v, matrix, 0, &[dim], &[contracted], Precision::Highest)?;
+    // The new dimension comes last.
+    let last = cx.b.rank(v) as i64 - 1;
+    let order: Ints = (0..dim).chain([last]).chain(dim..last).collect();
+    cx.b.transpose(v, &order)
+}
+
+/// Multiplies each axis by its matrix, or by its transpose.
+fn resize(cx: &mut Cx<'_>, mut v: Value, axes: &[Axis], backward: bool) -> Result<Value> {
     for axis in axes {
-        if axis.input == axis.output && axis.step(align) == 1.0 {
-            continue;
+        if let Some(matrix) = matrix(cx, axis)? {
+            v = product(cx, v, axis, matrix, backward)?;
         }
-        let matrix = axis.matrix(filter, align, antialias);
-        let bytes = matrix.into_iter().flat_map(|w| Scalar::from_f64(dtype, w).bytes(dtype)).collect();
-        let matrix = cx.b.dense(TensorType::new(dtype, [axis.output, axis.input]), bytes)?;
-        let contracted = if backward { 0 } else { 1 };
-        let dim = axis.dim as i64;
-        v = dot_with(cx, v, matrix, 0, &[dim], &[contracted], Precision::Highest)?;
-        // The new dimension comes last.
-        let last = cx.b.rank(v) as i64 - 1;
-        let order: Ints = (0..dim).chain([last]).chain(dim..last).collect();
-        v = cx.b.transpose(v, &order)?;
     }
     Ok(v)
+}
+
+/// Images of u8, as PyTorch resizes them: the last axis first, each rounded to u8, by weights that are 16-bit integers
+/// over a power of two. Their two bytes are multiplied apart: in f32, or in bf16 with sums in f32, that is exact.
+fn resize_bytes(cx: &mut Cx<'_>, mut v: Value, axes: &[Axis]) -> Result<Value> {
+    for axis in axes.iter().rev() {
+        let Some(matrix) = matrix(cx, axis)? else { continue };
+        let (weights, bits) = fixed_point(&matrix);
+        let high = weights.iter().map(|&w| (w >> 8) as f64).collect();
+        let low = weights.iter().map(|&w| (w & 255) as f64).collect();
+        let (high, low) = (product(cx, v, axis, high, false)?, product(cx, v, axis, low, false)?);
+        let (high, low) = (cx.b.convert(high, DType::I32)?, cx.b.convert(low, DType::I32)?);
+        let high = cx.b.binary_const(BinaryOp::Multiply, high, 256.0)?;
+        let sum = cx.b.add(high, low)?;
+        let sum = cx.b.binary_const(BinaryOp::Add, sum, (1 << bits >> 1) as f64)?;
+        let sum = cx.b.binary_const(BinaryOp::ShiftRightArithmetic, sum, bits as f64)?;
+        let sum = cx.b.binary_const(BinaryOp::Maximum, sum, 0.0)?;
+        let sum = cx.b.binary_const(BinaryOp::Minimum, sum, 255.0)?;
+        v = cx.b.convert(sum, DType::F32)?;
+    }
+    Ok(v)
+}
+
+/// Weights times the greatest power of two with which they fit into 16 bits, and which one that is.
+fn fixed_point(weights: &[f64]) -> (Vec<i32>, u32) {
+    let greatest = weights.iter().copied().fold(0.0, f64::max);
+    let fits = |bits: u32| ((greatest * (1 << bits) as f64 + 0.5) as i32) < 1 << 15;
+    let bits = (0..22).find(|bits| !fits(bits + 1)).unwrap_or(22);
+    let scale = (1 << bits) as f64;
+    (weights.iter().map(|w| (w * scale).round() as i32).collect(), bits)
 }
 
 /// `upsample_{linear,bilinear,trilinear,bicubic}Nd(self, output_size, align_corners, scales..)`
@@ -207,16 +246,7 @@ fn weighted(cx: &mut Cx<'_>) -> Result<Value> {
     let wide = if out.dtype.is_float() { out.dtype.opmath() } else { DType::F32 };
     let v = cx.operand("self", wide)?;
     let axes = axes(cx, cx.b.shape(v), &out.shape)?;
-    let v = resize(cx, v, &axes, false)?;
-    if out.dtype.is_float() {
-        return cx.convert(v, out.dtype);
-    }
-    // u8 images: rounded half up, within the dtype's range.
-    let v = cx.b.binary_const(BinaryOp::Add, v, 0.5)?;
-    let v = cx.b.unary(UnaryOp::Floor, v)?;
-    let (lowest, highest) = (Scalar::lowest(out.dtype), Scalar::highest(out.dtype));
-    let v = cx.b.binary_const(BinaryOp::Maximum, v, lowest.as_f64(out.dtype))?;
-    let v = cx.b.binary_const(BinaryOp::Minimum, v, highest.as_f64(out.dtype))?;
+    let v = if out.dtype.is_float() { resize(cx, v, &axes, false)? } else { resize_bytes(cx, v, &axes)? };
     cx.convert(v, out.dtype)
 }
 
