@@ -9,6 +9,8 @@ pub const ROWS: &[Row] = &[
     row("aten._to_copy.default", One(|cx| to_result(cx, "self"))),
     row("aten.copy.default", One(|cx| to_result(cx, "src"))),
     row("prims.convert_element_type.default", One(|cx| to_result(cx, "a"))),
+    // Only the order in memory is another.
+    row("prims.copy_strided.default", One(|cx| to_result(cx, "a"))),
     row("aten.view.dtype", One(view_dtype)),
     row("aten.view_copy.dtype", One(view_dtype)),
     row("aten._conj.default", One(conj)),

@@ -12,6 +12,7 @@ pub const ROWS: &[Row] = &[
     row("aten.fill.Scalar", One(|cx| number(cx, "value"))),
     row("aten.fill.Tensor", One(|cx| number(cx, "value"))),
     row("aten.scalar_tensor.default", One(|cx| number(cx, "s"))),
+    row("prims.scalar_tensor.default", One(|cx| number(cx, "s"))),
     row("aten.zeros.default", One(|cx| constant(cx, 0.0))),
     row("aten.zeros_like.default", One(|cx| constant(cx, 0.0))),
     row("aten.new_zeros.default", One(|cx| constant(cx, 0.0))),
