@@ -5,7 +5,7 @@
 mod activation;
 pub(crate) mod special;
 
-use crate::cx::Cx;
+use crate::cx::{Cx, Number};
 use crate::table::{Result, Row, Rule::*, row};
 use torchtpu_import::Arg;
 use torchtpu_ir::{BinaryOp, DType, Direction, Scalar, TensorType, UnaryOp, Value};
@@ -19,7 +19,7 @@ pub const ROWS: &[Row] = &[
     row("aten.log1p.default", Unary(UnaryOp::LogPlusOne)),
     row("aten.log2.default", One(|cx| opmath(cx, |cx, v| scaled_log(cx, v, std::f64::consts::LN_2)))),
     row("aten.log10.default", One(|cx| opmath(cx, |cx, v| scaled_log(cx, v, std::f64::consts::LN_10)))),
-    row("aten.sqrt.default", Unary(UnaryOp::Sqrt)),
+    row("aten.sqrt.default", One(sqrt)),
     row("aten.rsqrt.default", Unary(UnaryOp::Rsqrt)),
     row("aten.reciprocal.default", One(reciprocal)),
     row("aten.sin.default", Unary(UnaryOp::Sine)),
@@ -329,6 +329,24 @@ fn inverse(cx: &mut Cx<'_>, v: Value, op: UnaryOp) -> Result<Value> {
     cx.b.binary(BinaryOp::Complex, re, im)
 }
 
+fn sqrt(cx: &mut Cx<'_>) -> Result<Value> {
+    let dtype = cx.out(0)?.dtype;
+    let v = cx.operand("self", dtype)?;
+    root(cx, v)
+}
+
+/// The square root; of a complex number on the branch cut the one of the argument's side, as in C (see `inverse`).
+fn root(cx: &mut Cx<'_>, v: Value) -> Result<Value> {
+    let found = cx.b.unary(UnaryOp::Sqrt, v)?;
+    if !cx.b.dtype(v).is_complex() {
+        return Ok(found);
+    }
+    let (re, im) = parts(cx, found)?;
+    let side = cx.b.unary(UnaryOp::Imag, v)?;
+    let im = signed_as(cx, im, side)?;
+    cx.b.binary(BinaryOp::Complex, re, im)
+}
+
 /// `|v|` with the sign of `like`, of -0 too.
 fn signed_as(cx: &mut Cx<'_>, v: Value, like: Value) -> Result<Value> {
     let size = cx.b.unary(UnaryOp::Abs, v)?;
@@ -587,7 +605,11 @@ fn floor_divide(cx: &mut Cx<'_>, a: Value, b: Value) -> Result<Value> {
     let above = cx.b.compare_const(Direction::Gt, above, 0.5)?;
     let next = cx.b.binary_const(BinaryOp::Add, floor, 1.0)?;
     let floor = cx.b.select(above, next, floor)?;
+    // What is left of a zero is the quotient's sign.
     let zero = cx.b.full_like(b, 0.0);
+    let none = cx.b.compare(Direction::Eq, exact, zero)?;
+    let signed = cx.b.mul(quotient, zero)?;
+    let floor = cx.b.select(none, signed, floor)?;
     let by_zero = cx.b.compare(Direction::Eq, b, zero)?;
     cx.b.select(by_zero, quotient, floor)
 }
@@ -609,7 +631,7 @@ fn pow(cx: &mut Cx<'_>) -> Result<Value> {
 fn int_power(cx: &mut Cx<'_>, a: Value, b: Value) -> Result<Value> {
     let (zero, one) = (cx.b.full_like(b, 0.0), cx.b.full_like(b, 1.0));
     let exponent = cx.b.max(b, zero)?;
-    let power = cx.b.binary(BinaryOp::Power, a, exponent)?;
+    let power = wrapping_power(cx, a, exponent)?;
     if !cx.b.dtype(a).is_signed() {
         return Ok(power);
     }
@@ -625,12 +647,51 @@ fn int_power(cx: &mut Cx<'_>, a: Value, b: Value) -> Result<Value> {
     cx.b.select(negative, inverse, power)
 }
 
+/// `a ^ exponent` modulo two to the width of the type. XLA reads six bits of an exponent, which is all that a power
+/// within the range of its type needs: those above are for powers of `a ^ 64`, and so on.
+fn wrapping_power(cx: &mut Cx<'_>, a: Value, exponent: Value) -> Result<Value> {
+    let mut power = None;
+    let mut base = a;
+    for shift in (0..cx.b.dtype(a).bits()).step_by(6) {
+        if shift > 0 {
+            base = (0..6).try_fold(base, |v, _| cx.b.mul(v, v))?;
+        }
+        let digit = cx.b.binary_const(BinaryOp::ShiftRightLogical, exponent, shift as f64)?;
+        let digit = cx.b.binary_const(BinaryOp::And, digit, 63.0)?;
+        let part = cx.b.binary(BinaryOp::Power, base, digit)?;
+        power = Some(power.map_or(Ok(part), |v| cx.b.mul(v, part))?);
+    }
+    Ok(power.unwrap_or(a))
+}
+
+/// `a ^ exponent` by squaring.
+fn squared_up(cx: &mut Cx<'_>, a: Value, exponent: i64) -> Result<Value> {
+    let mut power = None;
+    let (mut base, mut rest) = (a, exponent);
+    while rest > 0 {
+        if rest & 1 == 1 {
+            power = Some(power.map_or(Ok(base), |v| cx.b.mul(v, base))?);
+        }
+        rest >>= 1;
+        if rest > 0 {
+            base = cx.b.mul(base, base)?;
+        }
+    }
+    power.map_or_else(|| Ok(cx.b.full_like(a, 1.0)), Ok)
+}
+
 /// `self ^ exponent` for a number: products for small integers, roots for halves, as PyTorch does.
 fn pow_number(cx: &mut Cx<'_>) -> Result<Value> {
     let out = cx.out(0)?;
     let exponent = cx.number("exponent")?;
     if exponent.scalar(DType::C128) != Scalar::from_f64(DType::C128, exponent.f64()) {
         return pow(cx);
+    }
+    if let Number::Int(exponent @ 5..) = exponent
+        && out.dtype.is_int()
+    {
+        let v = cx.operand("self", out.dtype)?;
+        return squared_up(cx, v, exponent);
     }
     let small = |e: f64| e.fract() == 0.0 && (0.0..=4.0).contains(&e);
     let e = exponent.f64();
@@ -641,7 +702,7 @@ fn pow_number(cx: &mut Cx<'_>) -> Result<Value> {
     let own = matches!(e, 1.0..=3.0);
     let v = cx.operand("self", if own { out.dtype } else { out.dtype.opmath() })?;
     let v = match e {
-        0.5 => cx.b.unary(UnaryOp::Sqrt, v)?,
+        0.5 => root(cx, v)?,
         -0.5 => cx.b.unary(UnaryOp::Rsqrt, v)?,
         -1.0 if out.dtype.is_int() => return pow(cx),
         -1.0 => {
@@ -729,11 +790,27 @@ fn clamp(cx: &mut Cx<'_>, low: &str, high: &str) -> Result<Value> {
     let mut v = cx.operand_to("self", out.dtype, &out.shape)?;
     for (name, op) in [(low, BinaryOp::Maximum), (high, BinaryOp::Minimum)] {
         if !cx.is_none(name) {
-            let bound = cx.operand_to(name, out.dtype, &out.shape)?;
+            let bound = bound(cx, name, &out)?;
             v = cx.b.binary(op, v, bound)?;
         }
     }
     Ok(v)
+}
+
+/// A bound of a `clamp`. A number that the integer type of the result does not hold is its nearest one: it bounds
+/// nothing, where any other number would wrap.
+fn bound(cx: &mut Cx<'_>, name: &str, out: &TensorType) -> Result<Value> {
+    match cx.arg(name) {
+        Arg::Int(v) if out.dtype.is_int() => {
+            let least = Scalar::lowest(out.dtype).as_i64(out.dtype);
+            let greatest = match out.dtype {
+                DType::U64 => i64::MAX,
+                d => Scalar::highest(d).as_i64(d),
+            };
+            Ok(cx.b.full_int(out, (*v).clamp(least, greatest)))
+        }
+        _ => cx.operand_to(name, out.dtype, &out.shape),
+    }
 }
 
 /// `where(Tensor condition, Tensor self, Tensor other)`
