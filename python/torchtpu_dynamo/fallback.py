@@ -616,11 +616,24 @@ def stated_bounds(node: Node, fresh: set[str], options: Options) -> dict[str, in
         for size in leaf.shape if isinstance(leaf, torch.Tensor) else ():
             if isinstance(size, torch.SymInt) and str(size.node.expr) in fresh:
                 upper = size.node.shape_env.var_to_range[size.node.expr].upper
-                if upper < min(natural, UNBOUND):
+                if upper < min(natural, UNBOUND) or (
+                    upper == natural and any(states_bound(n, node, size) for n in node.graph.nodes)
+                ):
                     found[str(size.node.expr)] = int(upper)
     if options.max_data_dependent_size is not None:
         found = {**dict.fromkeys(fresh, options.max_data_dependent_size), **found}
     return found if fresh <= found.keys() else {}
+
+
+def states_bound(check: Node, node: Node, size: torch.SymInt) -> bool:
+    """Whether a check bounds a size of `node` from above, and is the user's: PyTorch adds its own at the node's line. What
+    it knows itself leaves no other trace of a bound that is no smaller."""
+    if not is_check(check) or check.meta.get("stack_trace") == node.meta.get("stack_trace"):
+        return False
+    condition = check.args[0].meta.get("val") if isinstance(check.args[0], Node) else None
+    expr = condition.node.expr if isinstance(condition, torch.SymBool) else None
+    # As sympy writes it, `n < 64` is `64 > n` too.
+    return getattr(expr, "is_Relational", False) and size.node.expr == getattr(expr, "lts", None)
 
 
 _VIEWS = ("aten.scalar_tensor.default", "aten.select.int", "aten.slice.Tensor")

@@ -119,6 +119,17 @@ def test_warns_from_the_third_time_on(dynamic: bool, helps: str) -> None:
     assert times == [0, 0, 0, 1, 0, 0, 1]
 
 
+def test_warns_where_a_dynamic_size_is_specialized() -> None:
+    """The derivative of cumprod asks for its sizes."""
+    compiled = torch.compile(lambda x: (x + 1).cumprod(1), backend="tpu", dynamic=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for n in (5, 7, 13, 9):
+            compiled(torch.randn(3, n, requires_grad=True)).sum().backward()
+    (told,) = [str(w.message) for w in caught if "was compiled again" in str(w.message)]
+    assert "specialize" in told and "mark_dynamic" not in told
+
+
 # Buckets
 
 
@@ -302,6 +313,18 @@ def nonzero_of_three(x: torch.Tensor) -> Any:
     return torch.softmax(found.float(), 0).cumsum(0) * 2, found.shape[0]
 
 
+def nonzero_of_all(x: torch.Tensor) -> Any:
+    found = x.nonzero()
+    torch._check(found.shape[0] <= 4)
+    return found * 2
+
+
+def nonzero_of_more(x: torch.Tensor) -> Any:
+    found = x.nonzero()
+    torch._check(found.shape[0] < 64)
+    return found * 2
+
+
 def masked(x: torch.Tensor) -> Any:
     chosen = torch.masked_select(x, x > 0)
     return chosen.exp().sum(), (chosen - chosen.mean()).abs(), chosen * 2
@@ -309,6 +332,8 @@ def masked(x: torch.Tensor) -> Any:
 
 DECIDED: dict[str, tuple[Any, dict[str, Any]]] = {
     "torch._check": (nonzero_of_three, {}),
+    "torch._check of what is known": (nonzero_of_all, {}),
+    "torch._check of more": (nonzero_of_more, {}),
     "option": (masked, {"max_data_dependent_size": 4}),
     "unique": (lambda x: torch.unique(x).float() + 1, {"max_data_dependent_size": 4}),
 }
