@@ -148,6 +148,18 @@ CASES = [
         f32(3, 3),
         fixture=False,
     ),
+    *(
+        case(
+            f"index_put_mask_and_index_{name}",
+            lambda x, m, i, v: put(x, [m, i], v),
+            f32(6, 4),
+            mask(6, then=lambda _, chosen=chosen: torch.isin(torch.arange(6), torch.tensor(chosen))),
+            i64(3, low=-4, high=3),
+            f32(3),
+            fixture=False,
+        )
+        for name, chosen in (("each", [0, 2, 3]), ("one", [4]))
+    ),
     case(
         "index_put_mask_of_nothing",
         lambda x, m, v: put(x, [m], v),

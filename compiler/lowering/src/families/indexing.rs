@@ -234,9 +234,7 @@ fn data_dependent() -> CompileError {
 fn advanced_place(cx: &mut Cx<'_>, indices: &[Option<Value>], shape: &[i64]) -> Result<Place> {
     let (dims, tensors): (Vec<usize>, Vec<Value>) =
         indices.iter().enumerate().filter_map(|(d, v)| v.map(|v| (d, v))).unzip();
-    if tensors.iter().any(|&v| is_mask(cx, v)) {
-        return Err(data_dependent());
-    }
+    let tensors = masks_as_indices(cx, tensors)?;
     let mut batch: Vec<i64> = Vec::new();
     for &v in &tensors {
         let shape = cx.b.shape(v);
@@ -253,6 +251,26 @@ fn advanced_place(cx: &mut Cx<'_>, indices: &[Option<Value>], shape: &[i64]) -> 
     let adjacent = dims.windows(2).all(|w| w[0] + 1 == w[1]);
     let at = if adjacent { dims.first().copied().unwrap_or(0) } else { 0 };
     Ok(Place::Dims { dims, indices: broadcast, at })
+}
+
+/// Index tensors, 1-d masks among them as the positions of what is true: as many as the indices beside them, or one for
+/// them all.
+fn masks_as_indices(cx: &mut Cx<'_>, tensors: Vec<Value>) -> Result<Vec<Value>> {
+    let beside = tensors.iter().filter(|&&v| !is_mask(cx, v));
+    let count = beside.filter_map(|&v| cx.b.shape(v).last().copied()).max().unwrap_or(1);
+    let index = |v: Value| match is_mask(cx, v) {
+        false => Ok(v),
+        // By one index PyTorch would broadcast to as many as are true.
+        true if count == 1 || cx.b.rank(v) != 1 => Err(data_dependent()),
+        true => {
+            let positions = true_positions(cx, v, count)?;
+            let first = cx.b.slice_dim(positions, 0, 0, 1, 1)?;
+            let first = cx.b.broadcast_to(first, &[count])?;
+            let absent = cx.b.compare_const(Direction::Eq, positions, cx.b.ty(v).elements() as f64)?;
+            cx.b.select(absent, first, positions)
+        }
+    };
+    tensors.into_iter().map(index).collect()
 }
 
 fn is_mask(cx: &Cx<'_>, v: Value) -> bool {
