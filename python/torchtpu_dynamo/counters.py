@@ -189,6 +189,11 @@ def advice(graph: str, times: int, reason: str, line: str) -> str:
     """What to say of a function that is compiled again and again, and what helps."""
     if reason.startswith("new size "):
         helps = 'options={"buckets": {"*": "pow2"}} compiles once for a range of sizes'
+    elif "size mismatch" in reason and all_sizes_asked_for():
+        helps = (
+            "dynamic=True is given, and something on the way has PyTorch specialize on this size all the same: "
+            "TORCH_LOGS=dynamic shows what"
+        )
     else:
         helps = (
             "torch._dynamo.mark_dynamic(tensor, dim), or dynamic=True, makes one graph of all sizes; "
@@ -196,6 +201,13 @@ def advice(graph: str, times: int, reason: str, line: str) -> str:
         )
     where = f" at {line}" if line else ""
     return f"graph {graph} was compiled again, {times} times by now{where}: {reason.strip()}; {helps}"
+
+
+def all_sizes_asked_for() -> bool:
+    """Whether dynamo compiles with dynamic=True."""
+    import torch._dynamo.config
+
+    return not torch._dynamo.config.assume_static_by_default
 
 
 counters = Counters()
