@@ -144,7 +144,7 @@ def configuration(options: Options) -> Iterator[None]:
     def details(self: Any, gm: Any, example_inputs: Sequence[Any], *_: Any) -> None:
         self.gm = gm
         self.example_inputs = list(example_inputs)
-        self.torchtpu = tag
+        self.torchtpu = tag, _lines(gm)
 
     # Inductor's share of the key is its own settings and a digest of all of torch's sources. We depend on
     # neither, and making it imports all of inductor: 1.5 s. AOTAutograd's share stays as it is.
@@ -158,6 +158,13 @@ def configuration(options: Options) -> Iterator[None]:
         mock.patch.object(FxGraphHashDetails, "__init__", details),
     ):
         yield
+
+
+def _lines(gm: torch.fx.GraphModule) -> str:
+    """A digest of the user's lines: what is kept names them, and an edit of the file moves them."""
+    modules = [m for m in gm.modules() if isinstance(m, torch.fx.GraphModule)]
+    traces = dict.fromkeys(n.meta.get("stack_trace") or "" for m in modules for n in m.graph.nodes)
+    return hashlib.sha256("\n".join(traces).encode()).hexdigest()
 
 
 def _tag(options: Options) -> str:

@@ -170,19 +170,29 @@ def precision(name: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def test_the_lines_of_the_user_are_not_in_the_key(ours_alone: None) -> None:
-    def function(lines_above: int) -> Callable[..., torch.Tensor]:
-        source = "import torch\n" + "\n" * lines_above + "def fn(x):\n    return torch.sin(x) * x[0]\n"
-        names: dict[str, Any] = {}
-        exec(compile(source, f"/edited/{lines_above}.py", "exec"), names)
-        return names["fn"]
+def edited(lines_above: int, body: str) -> Callable[..., torch.Tensor]:
+    """A function of a file that has changed above it."""
+    source = "import torch\n" + "\n" * lines_above + f"def fn(x):\n    return {body}\n"
+    names: dict[str, Any] = {}
+    exec(compile(source, f"/edited/{lines_above}.py", "exec"), names)
+    return names["fn"]
 
-    x = torch.randn(3)
-    again(function(1), x)
-    assert again(function(7), x)[1].compilations == 0
+
+def test_the_lines_of_the_user_are_not_in_the_key(ours_alone: None) -> None:
+    x, body = torch.randn(3), "torch.sin(x) * x[0]"
+    again(edited(1, body), x)
+    assert again(edited(7, body), x)[1].compilations == 0
     # With checks they are part of what is raised.
-    again(function(1), x, check_bounds=True)
-    assert again(function(7), x, check_bounds=True)[1].compilations == 1
+    again(edited(1, body), x, check_bounds=True)
+    assert again(edited(7, body), x, check_bounds=True)[1].compilations == 1
+
+
+def test_what_torch_keeps_names_the_lines_of_today() -> None:
+    for lines_above in (1, 7):
+        fn = edited(lines_above, "x[x.to(torch.int64)]")
+        again(fn, torch.zeros(3), check_bounds=True)
+        with pytest.raises(TorchTPUError, match=f"/edited/{lines_above}.py:{lines_above + 3}"):
+            again(fn, torch.full((3,), 9.0), check_bounds=True)
 
 
 def test_a_bounds_error_of_a_cached_program_names_the_line() -> None:
