@@ -69,7 +69,14 @@ def leaves_by_path(value: Any) -> list[tuple[str, Any]]:
 def tensors_of(fn: Callable[..., Any], args: Any, kwargs: Any) -> list[torch.Tensor]:
     """Each tensor that the arguments hold, and that can be reached from the function: of modules all parameters
     and buffers, of functions what their cells and the globals that they name hold."""
+    tensors, _ = reached(fn, (args, kwargs))
+    return [t for t in tensors if t.layout is torch.strided]
+
+
+def reached(*roots: Any) -> tuple[list[torch.Tensor], list[torch.nn.Module]]:
+    """The tensors that can be reached from these values, and the modules without those inside them."""
     found: dict[int, torch.Tensor] = {}
+    modules: list[torch.nn.Module] = []
     seen: set[int] = set()
 
     def visit(value: Any) -> None:
@@ -80,6 +87,7 @@ def tensors_of(fn: Callable[..., Any], args: Any, kwargs: Any) -> list[torch.Ten
             return
         seen.add(id(value))
         if isinstance(value, torch.nn.Module):
+            modules.append(value)
             for tensor in (*value.parameters(), *value.buffers()):
                 visit(tensor)
         elif isinstance(value, types.MethodType):
@@ -95,9 +103,9 @@ def tensors_of(fn: Callable[..., Any], args: Any, kwargs: Any) -> list[torch.Ten
             for leaf in pytree.tree_leaves(value):
                 visit(leaf)
 
-    visit(fn)
-    visit((args, kwargs))
-    return [t for t in found.values() if t.layout is torch.strided]
+    for root in roots:
+        visit(root)
+    return list(found.values()), modules
 
 
 @contextlib.contextmanager

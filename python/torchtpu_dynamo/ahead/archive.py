@@ -17,7 +17,8 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from .._torchtpu import TorchTPUError
 from ..backend import compile_with, whole_backward
 from ..options import Options
-from .capture import Capture, Collector, Role, Sizes, Symbol, described, name_inputs, split, tree_of
+from .capture import Capture, Collector, Role, Sizes, Symbol, described
+from .containers import constant, name_inputs, split, tree_of
 from .trees import Tree
 
 
@@ -56,7 +57,7 @@ def captured(exported: ExportedProgram, name: str, train: bool, options: Options
             places.append({"weight": target})
             continue
         if spec.kind is InputKind.USER_INPUT and isinstance(spec.arg, ConstantArgument):
-            flat.append({"const": spec.arg.value})
+            flat.append(constant(spec.arg.value) or {"const": spec.arg.value})
             node.replace_all_uses_with(spec.arg.value)  # type: ignore[arg-type]  # a number does as well
         elif node.users:
             raise TorchTPUError(

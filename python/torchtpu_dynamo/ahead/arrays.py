@@ -59,6 +59,8 @@ def passed(value: Any, dtype: str) -> Passed:
         )
         return dtype, list(value.shape), plain.numpy().tobytes()
     array = np.asarray(value)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     found = array.dtype.name
     if dtype == "bfloat16" and found == "float32":
         bits = np.ascontiguousarray(array).view(np.uint32).astype(np.uint64)
@@ -89,6 +91,42 @@ def to_tensor(dtype: str, shape: list[int], data: bytes) -> Any:
     if not data:
         return torch.empty(shape, dtype=getattr(torch, dtype))
     return torch.frombuffer(bytearray(data), dtype=getattr(torch, dtype)).reshape(shape)
+
+
+def overlap(one: Any, other: Any) -> bool:
+    """Whether writing one writes the other."""
+    if one is other:
+        return True
+    first, second = _memory(one), _memory(other)
+    # Where it is too hard to tell, they may.
+    return first is not None and second is not None and bool(np.may_share_memory(first, second, _WORK))
+
+
+_WORK: Any = 10_000
+"""How many candidates for a common element are tried."""
+
+
+class _Memory:
+    """A tensor's memory, as NumPy reads of it where that is."""
+
+    def __init__(self, tensor: Any) -> None:
+        size = tensor.element_size()
+        self.__array_interface__ = {
+            "version": 3,
+            "typestr": f"|V{size}",
+            "data": (tensor.data_ptr(), True),
+            "shape": tuple(tensor.shape),
+            "strides": tuple(stride * size for stride in tensor.stride()),
+        }
+
+
+def _memory(value: Any) -> np.ndarray[Any, Any] | None:
+    """Where a value lies, as far as that can be told."""
+    if isinstance(value, np.ndarray):
+        return value
+    if not is_tensor(value) or value.device.type != "cpu" or str(value.layout) != "torch.strided":
+        return None
+    return np.asarray(_Memory(value)) if value.numel() else None
 
 
 def write_back(value: Any, changed: Any) -> None:

@@ -280,6 +280,7 @@ class Artifact:
                 "help: run_spmd, forward_spmd and backward_spmd take what each rank passes"
             )
         values = self.bind(args, kwargs)
+        self._check_apart(program, values)
         answer = self.call_flat(values, secrets.randbits(63) if seed is None else seed, program)
         return self._results(program, values, *answer)
 
@@ -291,10 +292,27 @@ class Artifact:
         if program not in self.kinds:
             raise TorchTPUError(f"{self.path}: the artifact has the programs {', '.join(self.kinds)}")
         ranks = [self.bind(tuple(args), {}) for args in args_per_rank]
+        for values in ranks:
+            self._check_apart(program, values)
         answers = self.call_ranks(ranks, secrets.randbits(63) if seed is None else seed, program)
         return [
             self._results(program, values, *answer) for values, answer in zip(ranks, answers, strict=True)
         ]
+
+    def _check_apart(self, program: str, values: Sequence[Any]) -> None:
+        """Raises TypeError where one input is written and another lies in its memory."""
+        entry = self.label["programs"][program]
+        # Where sizes are dynamic, what padding holds comes behind them.
+        for role, spec in zip(entry["inputs"], entry["interface"]["inputs"], strict=False):
+            if "input" not in role or spec["mutated_by"] is None:
+                continue
+            for i, other in enumerate(values):
+                if i != role["input"] and arrays.overlap(values[role["input"]], other):
+                    names = [self.label["inputs"][at]["name"] for at in (role["input"], i)]
+                    raise TypeError(
+                        f"input `{names[0]}` is changed in place, and input `{names[1]}` shares its memory: compiled for "
+                        "tensors apart, the program would not see the change\nhelp: pass a copy of one of them"
+                    )
 
     def _results(
         self, program: str, values: list[Any], outputs: list[Any], written: list[tuple[int, Any]]
@@ -307,11 +325,11 @@ class Artifact:
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """The tensors of a call, in the order of `label["inputs"]`. Raises TypeError."""
         positional, named = self.label["arguments"], dict(self.label["keywords"]["dict"])
-        given = list(args)
-        for name in [name for name, _ in positional["dict"][len(given) :]]:
+        names = [name for name, _ in positional["dict"]]
+        given, kwargs = list(args[: len(names)]), self._without_defaults(args[len(names) :], kwargs)
+        for name in names[len(given) :]:
             if name in kwargs:
                 given.append(kwargs.pop(name))
-        names = [name for name, _ in positional["dict"]]
         if len(given) != len(names) or set(kwargs) != set(named):
             wanted = ", ".join([*names, *(f"{name}=" for name in named)])
             raise TypeError(f"the artifact takes ({wanted})")
@@ -323,3 +341,18 @@ class Artifact:
             for leaf, _, tensor in trees.flatten(tree, value):
                 found[leaf] = tensor
         return [found[i] for i in range(len(found))]
+
+    def _without_defaults(self, more: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The keywords of a call, with what is passed by position beyond the arguments; without what was a default when
+        this was compiled, and is that. Raises TypeError."""
+        known = self.label.get("defaults") or {"order": [], "values": {"dict": []}}
+        order = known["order"][len(self.label["arguments"]["dict"]) :]
+        named = dict(zip(order, more, strict=False))
+        if len(more) > len(order) or named.keys() & kwargs.keys():
+            wanted = ", ".join(name for name, _ in self.label["arguments"]["dict"])
+            raise TypeError(f"the artifact takes ({wanted})")
+        kwargs = {**kwargs, **named}
+        for name, tree in known["values"]["dict"]:
+            if name in kwargs:
+                list(trees.flatten(tree, kwargs.pop(name), name))
+        return kwargs

@@ -200,6 +200,7 @@ class _Work:
             "inputs": self.inputs(capture),
             "arguments": capture.arguments,
             "keywords": capture.keywords,
+            "defaults": capture.defaults,
             "results": capture.results,
             "weights": [
                 {"name": n, **described(w), "held": n in held, **({"by_rank": True} if n in by_rank else {})}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import inspect
 import itertools
 import json
 from collections import Counter
@@ -27,9 +26,10 @@ from ..buckets import Uppers, bounds_of, chosen, samples
 from ..export import Exported, returns
 from ..graph import Boxed, Graph, boxed, resolve, resolve_outputs
 from ..options import Options
-from ..state import entry, original
+from ..state import entry, original, reached
+from . import arrays, containers, effects
+from .containers import closed, opened, split, tree_of
 from .trees import Tree
-from .trees import leaves as leaves_of
 
 MESH: Tree = {"mesh": None}
 """What stands for the mesh of a DTensor, which is a result beside this rank's part."""
@@ -119,6 +119,15 @@ class Captured:
     """Of a forward: `saves`; of a backward: `saved`, `cotangents` (their types) and `gradients` (outputs by name)."""
     saved: dict[str, Role] = dataclasses.field(default_factory=dict)
     """By the name of a node that the forward keeps for the backward: where that finds it."""
+    written: list[Role] = dataclasses.field(default_factory=list)
+    """What it changes in place."""
+
+    def output_of(self, role: Role) -> int:
+        """The output that is an input as the call leaves it."""
+        output = {"input": self.inputs.index(role)}
+        if output not in self.outputs:
+            self.outputs.append(output)
+        return self.outputs.index(output)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +147,8 @@ class Capture:
     torch_version: str
     sizes: Sizes | None = None
     """Of a program that is for a range of sizes."""
+    defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Of parameters that were left out: `order`, the names of all that may be passed by position, and `values`."""
 
 
 @dataclasses.dataclass
@@ -193,6 +204,29 @@ class Collector:
         return found
 
 
+@dataclasses.dataclass
+class Traced:
+    """What came of tracing a function."""
+
+    collector: Collector
+    flat: list[tuple[Any, ...]] = dataclasses.field(default_factory=list)
+    """The inputs of its graph, once."""
+    results: list[Any] = dataclasses.field(default_factory=list)
+    """Those of its graph, as nodes."""
+    held: list[torch.Tensor] = dataclasses.field(default_factory=list)
+    """Stand-ins for them, by which they are found again in what the function returns."""
+    result: Any = None
+
+    @property
+    def stands(self) -> dict[int, int]:
+        return {id(t): i for i, t in enumerate(self.held)}
+
+    def value(self, stand: Any) -> Any:
+        """What a stand-in stands for, as dynamo saw it."""
+        at = self.stands.get(id(stand))
+        return stand if at is None else getattr(self.results[at], "meta", {}).get("example_value")
+
+
 def captured(
     fn: Callable[..., Any],
     args: Sequence[Any],
@@ -205,50 +239,159 @@ def captured(
     fake, or on the meta device. With `regions`, modules of one class in a list are regions. Raises TorchTPUError, and
     torch's own errors for what dynamo cannot trace."""
     fn = original(fn)
-    fn, args, kwargs = placed(fn, tuple(args), dict(kwargs))
-    collector = Collector(options)
-    leaves, spec = pytree.tree_flatten((args, kwargs))
-    given = {id(leaf): i for i, leaf in enumerate(x for x in leaves if isinstance(x, torch.Tensor))}
-    seen: list[tuple[Any, ...]] = []
-    stands: dict[int, int] = {}
-    held: list[torch.Tensor] = []
-
-    def backend(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], **_: Any) -> Callable[..., Any]:
-        compile_with(gm, example_inputs, collector.compile, options)
-        (output,) = (n for n in gm.graph.nodes if n.op == "output")
-
-        def call(*flat: Any) -> list[Any]:
-            # Stand-ins, by which the results are found again in what the function returns.
-            seen.append(flat)
-            held.extend(torch.empty(()) for _ in returns(output))
-            stands.update({id(t): i for i, t in enumerate(held)})
-            return list(held)
-
-        return call
-
-    compiled = torch.compile(
-        entry(_without_effects(fn), "aot_compile"), backend=backend, fullgraph=True, dynamic=False
-    )
-    marked = _marked(layers(fn)) if regions else contextlib.nullcontext()
-    with marked, torch.set_grad_enabled(train), whole_backward():
-        result = compiled(*args, **kwargs)
-    if not seen:
-        raise TorchTPUError("nothing to compile: the function calls no operator on a tensor")
-    inputs, tree = _arguments(fn, leaves, spec)
+    if isinstance(fn, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
+        raise TorchTPUError(
+            f"{type(fn).__name__} is of torch.jit, which dynamo does not trace\nhelp: pass what it was made of"
+        )
+    taken = opened((tuple(args), dict(kwargs)))
+    shared = _shared(fn, _tensors(pytree.tree_leaves(taken)))
+    fn, *taken = placed(fn, *taken)
+    leaves, spec = pytree.tree_flatten(tuple(taken))
+    if shared:
+        leaves = _apart(leaves, {one.later for one in shared})
+        taken = pytree.tree_unflatten(leaves, spec)
+    call = *closed(tuple(taken)), train, options, regions
+    changes: list[effects.Change] = []
+    with effects.undone(fn, changes):
+        traced = _traced(fn, fn, *call)
+    if cells := effects.carried(changes, traced.value):
+        with effects.undone(fn, []):
+            traced = _traced(fn, effects.carrying(fn, cells), *call)
+    inputs, tree, defaults = _arguments(fn, leaves, spec)
     weights: dict[str, torch.Tensor] = {}
-    places = _places(fn, seen[0], given, weights)
-    graphs = collector.captured(places, inputs, weights, train)
+    given = {id(leaf): i for i, leaf in enumerate(_tensors(leaves))}
+    places = _places(fn, traced.flat[0], given, weights)
+    graphs = traced.collector.captured(places, inputs, weights, train)
+    _check_shared(shared, inputs, graphs)
     first = next(iter(graphs.values()))
     return Capture(
         getattr(fn, "__name__", type(fn).__name__),
         inputs,
         tree[0],
         tree[1],
-        _results(result, stands, given, first.leaves),
+        _results(traced, given, first, {id(weight): name for name, weight in weights.items()}, fn),
         weights,
         graphs,
         torch.__version__,
+        defaults=defaults,
     )
+
+
+def _traced(
+    fn: Callable[..., Any],
+    call: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    train: bool,
+    options: Options,
+    regions: bool,
+) -> Traced:
+    """What came of `call(*args, **kwargs)`, which calls `fn`."""
+    traced = Traced(Collector(options))
+
+    def backend(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], **_: Any) -> Callable[..., Any]:
+        compile_with(gm, example_inputs, traced.collector.compile, options)
+        (output,) = (n for n in gm.graph.nodes if n.op == "output")
+
+        def run(*flat: Any) -> list[Any]:
+            traced.flat.append(flat)
+            traced.results.extend(returns(output))
+            traced.held.extend(torch.empty(()) for _ in traced.results)
+            return list(traced.held)
+
+        return run
+
+    compiled = torch.compile(entry(call, "aot_compile"), backend=backend, fullgraph=True, dynamic=False)
+    marked = _marked(layers(fn)) if regions else contextlib.nullcontext()
+    with marked, torch.set_grad_enabled(train), whole_backward():
+        traced.result = compiled(*args, **kwargs)
+    if not traced.flat:
+        raise TorchTPUError("nothing to compile: the function calls no operator on a tensor")
+    return traced
+
+
+def _tensors(leaves: Sequence[Any]) -> list[torch.Tensor]:
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """An argument in the memory of an earlier one, or of a weight by its name, which may be unknown."""
+
+    later: int
+    earlier: int | str
+    overlap: bool
+
+
+def _shared(fn: Callable[..., Any], given: Sequence[torch.Tensor]) -> list[Shared]:
+    """Of the arguments those that share memory: dynamo takes one tensor that is passed twice for one argument, and
+    AOTAutograd views of one memory for one tensor."""
+    found: list[Shared] = []
+    names = _names(fn)
+    known: dict[Any, list[tuple[int | str, torch.Tensor]]] = {}
+    for tensor in reached(fn)[0]:
+        known.setdefault(_memory(tensor), []).append((names.get(id(tensor), ""), tensor))
+    for i, tensor in enumerate(given):
+        others = known.setdefault(_memory(tensor), [])
+        found.extend(Shared(i, other, held is tensor or _overlap(held, tensor)) for other, held in others)
+        others.append((i, tensor))
+    return found
+
+
+def _memory(tensor: torch.Tensor) -> Any:
+    """What tensors have in common that share memory."""
+    own = local(tensor)
+    plain = own.layout is torch.strided and not is_traceable_wrapper_subclass(own)
+    return own.untyped_storage()._cdata if plain else id(tensor)
+
+
+def _overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether tensors of one memory have an element in common; of those without values it is not known."""
+    one, other = local(one), local(other)
+    known = not isinstance(one, FakeTensor) and one.device.type == "cpu"
+    return not known or arrays.overlap(one, other)
+
+
+def _apart(leaves: Sequence[Any], positions: set[int]) -> list[Any]:
+    """Other tensors, of memory of their own, for those at these positions among the tensors. Nothing reads them."""
+    count = itertools.count()
+
+    def other(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor) or next(count) not in positions:
+            return leaf
+        own = local(leaf).detach()
+        if own.layout is not torch.strided or is_traceable_wrapper_subclass(own):
+            return own.clone().requires_grad_(leaf.requires_grad)
+        made = own.new_empty_strided(own.shape, own.stride())
+        made = made.conj() if own.is_conj() else made
+        made = torch._neg_view(made) if own.is_neg() else made
+        return (made if local(leaf) is leaf else like(leaf, made)).requires_grad_(leaf.requires_grad)
+
+    return [other(leaf) for leaf in leaves]
+
+
+def _check_shared(
+    shared: Sequence[Shared],
+    inputs: Sequence[Mapping[str, Any]],
+    graphs: Mapping[str, Captured],
+) -> None:
+    """Raises TorchTPUError where an argument is written that shares memory with another: what the other is then, an
+    artifact does not know."""
+    written = [role for graph in graphs.values() for role in graph.written]
+    for later, earlier in ((one.later, one.earlier) for one in shared if one.overlap):
+        name = inputs[later]["name"]
+        role: Role = {"input" if isinstance(earlier, int) else "weight": earlier}
+        if isinstance(earlier, int):
+            other = f"`{inputs[earlier]['name']}`"
+        else:
+            other = f"`{earlier}`" if earlier else "a tensor of the function's"
+        # A tensor without a name in the module may be any weight.
+        nameless = earlier == "" and any("weight" in w for w in written)
+        if {"input": later} in written or role in written or nameless:
+            raise TorchTPUError(
+                f"`{name}` shares memory with {other}, and one of them is changed in place, which an artifact cannot do "
+                "to both\nhelp: compile it with a copy of one of them"
+            )
 
 
 def layers(fn: Callable[..., Any]) -> set[type[torch.nn.Module]]:
@@ -330,23 +473,6 @@ def placed(
     return fn, args, kwargs
 
 
-def _without_effects(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """A module of the same tensors, whose attributes may be set: what it does to itself is done to stand-ins."""
-    made: dict[int, torch.nn.Module] = {}
-
-    def shallow(module: torch.nn.Module) -> torch.nn.Module:
-        if id(module) not in made:
-            made[id(module)] = mine = copy.copy(module)
-            for name in ("_parameters", "_buffers"):
-                mine.__dict__[name] = dict(module.__dict__[name])
-            mine.__dict__["_modules"] = {
-                k: None if v is None else shallow(v) for k, v in module._modules.items()
-            }
-        return made[id(module)]
-
-    return shallow(fn) if isinstance(fn, torch.nn.Module) else fn
-
-
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """Of a DTensor this rank's part, which is what a graph takes."""
     own = getattr(tensor, "_local_tensor", tensor)
@@ -369,24 +495,26 @@ def like(tensor: Any, own: torch.Tensor) -> torch.Tensor:
 
 def _arguments(
     fn: Callable[..., Any], leaves: Sequence[Any], spec: pytree.TreeSpec
-) -> tuple[list[dict[str, Any]], tuple[Tree, Tree]]:
-    """The tensors among the arguments, and the trees of positional arguments and of keywords."""
+) -> tuple[list[dict[str, Any]], tuple[Tree, Tree], dict[str, Any]]:
+    """The tensors among the arguments, the trees of positional arguments and of keywords, and what is known of parameters
+    that were left out."""
     inputs: list[dict[str, Any]] = []
     flat: list[Tree] = []
     for leaf in leaves:
         if isinstance(leaf, torch.Tensor):
             flat.append({"leaf": len(inputs)})
             inputs.append(described(leaf))
-        elif leaf is None or isinstance(leaf, (bool, int, float, str)):
-            flat.append({"const": leaf})
+        elif (constant := containers.constant(leaf)) is not None:
+            flat.append(constant)
         else:
             raise TorchTPUError(
                 f"an argument is a {type(leaf).__name__}, which an artifact cannot keep\n"
-                "help: tensors, numbers, strings and None, in lists, tuples and dictionaries"
+                "help: tensors, numbers, strings and None, in lists, tuples, dictionaries and dataclasses"
             )
     positional, named = split(tree_of(spec, iter(flat)))
     keywords = dict(named)
-    known = parameter_names(fn.forward if isinstance(fn, torch.nn.Module) else fn)
+    called = fn.forward if isinstance(fn, torch.nn.Module) else fn
+    known = containers.parameter_names(called)
     # What was passed by name and may be passed by position as well is both to the artifact.
     while len(positional) < len(known) and known[len(positional)] in keywords:
         positional.append(keywords.pop(known[len(positional)]))
@@ -395,45 +523,9 @@ def _arguments(
         {"dict": [[n, t] for n, t in zip(names, positional, strict=True)]},
         {"dict": [list(item) for item in keywords.items()]},
     )
-    name_inputs(inputs, trees)
-    return inputs, trees
-
-
-def parameter_names(fn: Callable[..., Any]) -> list[str]:
-    """The names of a function's positional parameters."""
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [p.name for p in inspect.signature(fn).parameters.values() if p.kind in kinds]
-
-
-def name_inputs(inputs: list[dict[str, Any]], trees: Sequence[Tree]) -> None:
-    """Inputs go by their paths in the arguments."""
-    for tree in trees:
-        for path, leaf in leaves_of(tree):
-            inputs[leaf]["name"] = path
-
-
-def split(tree: Tree) -> tuple[list[Tree], list[tuple[str, Tree]]]:
-    """The tree of (args, kwargs) as two lists."""
-    args, kwargs = tree["tuple"]
-    return list(args["tuple"]), [(key, child) for key, child in kwargs["dict"]]
-
-
-def tree_of(spec: pytree.TreeSpec, leaves: Iterator[Tree]) -> Tree:
-    """A TreeSpec as a tree, whose leaves are taken from an iterator."""
-    if spec.is_leaf():
-        return dict(next(leaves))
-    parts = [tree_of(child, leaves) for child in spec.children()]
-    if spec.type in (list, tuple):
-        return {spec.type.__name__: parts}
-    if isinstance(spec.context, type) and hasattr(spec.context, "_fields"):
-        return {"named": [spec.context.__name__, list(spec.context._fields), parts]}
-    # A dictionary's keys, or, of a dataclass, the names of what is there and of what is None.
-    keys = spec.context
-    if isinstance(keys, (list, tuple)) and len(keys) == 2 and all(isinstance(k, (list, tuple)) for k in keys):
-        keys = keys[0]
-    if isinstance(keys, (list, tuple)) and len(keys) == len(parts):
-        return {"dict": [[key, part] for key, part in zip(keys, parts, strict=True)]}
-    return {"tuple": parts}
+    containers.name_inputs(inputs, trees)
+    left_out = {"order": known, "values": containers.defaults(called, [*names, *keywords])}
+    return inputs, trees, left_out
 
 
 def described(value: torch.Tensor, sizes: Sizes | None = None) -> dict[str, Any]:
@@ -451,10 +543,8 @@ def described(value: torch.Tensor, sizes: Sizes | None = None) -> dict[str, Any]
     return {"dtype": str(value.dtype).removeprefix("torch."), "shape": shape}
 
 
-def _places(
-    fn: Callable[..., Any], flat: Sequence[Any], given: Mapping[int, int], weights: dict[str, torch.Tensor]
-) -> list[Role]:
-    """What each input of the function's graph is."""
+def _names(fn: Callable[..., Any]) -> dict[int, str]:
+    """The names of a module's parameters and buffers, by identity."""
     names: dict[int, str] = {}
     if isinstance(fn, torch.nn.Module):
         for name, tensor in (
@@ -462,6 +552,14 @@ def _places(
             *fn.named_buffers(remove_duplicate=False),
         ):
             names.setdefault(id(tensor), name)
+    return names
+
+
+def _places(
+    fn: Callable[..., Any], flat: Sequence[Any], given: Mapping[int, int], weights: dict[str, torch.Tensor]
+) -> list[Role]:
+    """What each input of the function's graph is."""
+    names = _names(fn)
     places: list[Role] = []
     for value in flat:
         if id(value) in given:
@@ -485,22 +583,40 @@ def _places(
     return places
 
 
-def _results(result: Any, stands: Mapping[int, int], given: Mapping[int, int], found: Sequence[Tree]) -> Tree:
-    leaves, spec = pytree.tree_flatten(result)
+def _results(
+    traced: Traced,
+    given: Mapping[int, int],
+    first: Captured,
+    weights: Mapping[int, str],
+    fn: Callable[..., Any],
+) -> Tree:
+    """What the function returns; a weight among it becomes an output of the first graph."""
+    leaves, spec = pytree.tree_flatten(opened(traced.result))
+    stands, names = traced.stands, _names(fn)
     flat: list[Tree] = []
     for leaf in leaves:
         if id(leaf) in stands:
-            flat.append(found[stands[id(leaf)]])
+            flat.append(first.leaves[stands[id(leaf)]])
         elif id(leaf) in given:
             flat.append({"given": given[id(leaf)]})
-        elif leaf is None or isinstance(leaf, (bool, int, float, str)):
-            flat.append({"const": leaf})
+        elif id(leaf) in weights:
+            flat.append({"leaf": first.output_of({"weight": weights[id(leaf)]})})
+        elif (constant := containers.constant(leaf)) is not None:
+            flat.append(constant)
+        elif isinstance(leaf, torch.Tensor):
+            what = f"the weight `{names[id(leaf)]}`" if id(leaf) in names else "a tensor of the function's"
+            raise TorchTPUError(
+                f"a result is {what}, which the program does not read\n"
+                "help: return a copy of it, as .clone() makes one"
+            )
         else:
             raise TorchTPUError(
                 f"a result is a {type(leaf).__name__}, which an artifact cannot give\n"
-                "help: return tensors, numbers, strings and None, in lists, tuples and dictionaries"
+                "help: return tensors, numbers, strings and None, in lists, tuples, dictionaries and dataclasses"
             )
-    return tree_of(spec, iter(flat))
+    tree = tree_of(spec, iter(flat))
+    containers.check_keys(tree, "the result")
+    return tree
 
 
 def _check_sizes(graph: Graph, sizes: Sizes | None) -> None:
@@ -597,7 +713,10 @@ def _roles(
             saves.append(leaf["leaf"])
     notes = {"saves": saves} if exported.kind == "forward" else {}
     own = [leaf for leaf in leaves[:results] if leaf != MESH]
-    return Captured(graph, roles + held, outputs, own, notes, saved)
+    placeholders = [n for n in aot_gm.graph.nodes if n.op == "placeholder"]
+    copied = {n.args[0] for n in aot_gm.graph.nodes if n.target is torch.ops.aten.copy_.default}
+    written = [place for place, node in zip(places, placeholders, strict=True) if node in copied]
+    return Captured(graph, roles + held, outputs, own, notes, saved, written)
 
 
 def _outputs(exported: Exported) -> tuple[list[dict[str, Any]], list[Tree]]:

@@ -1,12 +1,13 @@
 """The shapes of arguments and results, as an artifact keeps them: JSON, read without torch.
 
-A tree is {"leaf": i}, {"const": value}, {"given": i} for an argument that is returned as it is,
-{"number": i} for a size that is a result, as an integer,
+A tree is {"leaf": i}, {"const": value}, {"float": text} for a number that JSON has not, as "nan", {"given": i} for an
+argument that is returned as it is, {"number": i} for a size that is a result, as an integer,
 {"list": [...]}, {"tuple": [...]}, {"named": [type, names, [...]]} or
 {"dict": [[key, tree], ...]}. Leaves are tensors; whatever else PyTorch found is a constant."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -39,8 +40,8 @@ def build(tree: Tree, leaf: Callable[[int], Any], given: Sequence[Any] = ()) -> 
         return int(leaf(tree["number"]))
     if "given" in tree:
         return given[tree["given"]]
-    if "const" in tree:
-        return tree["const"]
+    if "const" in tree or "float" in tree:
+        return constant(tree)
     if "dict" in tree:
         return {key: build(child, leaf, given) for key, child in tree["dict"]}
     if "named" in tree:
@@ -50,15 +51,24 @@ def build(tree: Tree, leaf: Callable[[int], Any], given: Sequence[Any] = ()) -> 
     return kind(build(child, leaf, given) for child in tree.get("list", tree.get("tuple", ())))
 
 
+def constant(tree: Tree) -> Any:
+    """The value of a tree that is one."""
+    return float(tree["float"]) if "float" in tree else tree["const"]
+
+
 def flatten(tree: Tree, value: Any, path: str = "") -> Iterator[tuple[int, str, Any]]:
     """The leaves of a value, by index, with their paths. Raises TypeError where it is of another shape."""
     where = f"`{path}`" if path else "the arguments"
     if "leaf" in tree:
         yield tree["leaf"], path, value
-    elif "const" in tree:
-        if type(value) is not type(tree["const"]) or value != tree["const"]:
-            raise TypeError(f"{where} was {tree['const']!r} when this was compiled, and is {value!r}")
+    elif "const" in tree or "float" in tree:
+        known = constant(tree)
+        # One nan is as good as another.
+        if type(value) is not type(known) or (value != known and (value == value or known == known)):
+            raise TypeError(f"{where} was {known!r} when this was compiled, and is {value!r}")
     elif "dict" in tree:
+        if dataclasses.is_dataclass(value) and not isinstance(value, (type, Mapping)):
+            value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         keys = [key for key, _ in tree["dict"]]
         if not isinstance(value, Mapping) or set(value) != set(keys):
             found = list(value) if isinstance(value, Mapping) else type(value).__name__
