@@ -84,9 +84,19 @@ def as_rank(rank: int, ranks: int) -> Iterator[None]:
 
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)
     try:
+        _forget_shardings()
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _forget_shardings() -> None:
+    """DTensor keeps how it shards the results of an operator, with the mesh of the rank that asked first."""
+    from torch.distributed.tensor import debug
+
+    clear = getattr(debug, "_clear_sharding_prop_cache", None)  # private, and not in every torch
+    if clear is not None:
+        clear()
 
 
 def _trace(

@@ -20,7 +20,7 @@ from torch.distributed._functional_collectives import (
     reduce_scatter_tensor,
 )
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     RowwiseParallel,
@@ -614,6 +614,20 @@ def test_parts_of_different_sizes():
     parts = [data(rank, torch.float32, (6, 2)).split(sizes[rank]) for rank in range(4)]
     for rank, [result] in enumerate(lower_spmd(build, 4).run_spmd()):
         assert_close(result, torch.cat([part[rank] for part in parts]))
+
+
+@pytest.mark.parametrize("placements", [(Shard(0), Replicate()), (Shard(0), Shard(1))])
+def test_meshes_of_two_dimensions(placements):
+    """DTensor keeps how it shards results with the mesh of one rank, and each rank has another."""
+    whole = torch.arange(64.0).reshape(8, 8)
+
+    def build():
+        mesh = init_device_mesh("cpu", (2, 2))
+        x = distribute_tensor(whole, mesh, placements, src_data_rank=None)
+        return (lambda x: (x * 2).sum(0).full_tensor()), x
+
+    for (found,) in lower_spmd(build, 4).run_spmd():
+        assert_close(found, whole.sum(0) * 2)
 
 
 def test_a_process_group_of_the_callers_is_left_alone():
