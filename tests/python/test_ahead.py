@@ -183,6 +183,10 @@ def test_train():
     torch.testing.assert_close(y, expected.detach())
     cotangent = torch.randn_like(expected)
     expected.backward(cotangent)
+    with pytest.raises(
+        TypeError, match=rf"backward takes the {len(saved)} saved tensors that forward gave, not"
+    ):
+        compiled.backward(saved[:-1], cotangent)
     found = compiled.backward(saved, cotangent)
     wanted = {name: p.grad for name, p in module.named_parameters()} | {"x": x.grad}
     torch.testing.assert_close(found, wanted)
@@ -194,6 +198,9 @@ def test_random_operators_follow_the_seed():
     assert torch.equal(compiled(x, seed=1), compiled(x, seed=1))
     assert not torch.equal(compiled(x, seed=1), compiled(x, seed=2))
     assert 400 < (compiled(x, seed=3) == 0).sum() < 600
+    for seed in (-1, 2**64):
+        with pytest.raises(TorchTPUError, match=r"a seed is a number from 0 to 2\*\*64 - 1, not"):
+            compiled(x, seed=seed)
 
 
 @pytest.mark.sample
@@ -203,9 +210,39 @@ def test_abstract_weights(net, tmp_path):
     aot_compile(module, (x,), output=tmp_path / "abstract.ttpu")
     with pytest.raises(TorchTPUError, match="has no value"):
         Artifact(tmp_path / "abstract.ttpu")(torch.randn(3, 6))
+    with pytest.raises(TypeError, match="input `x` has no values: it is a meta or fake tensor"):
+        Artifact(tmp_path / "abstract.ttpu", weights=net.state_dict())(x)
     x = torch.randn(3, 6)
     found = Artifact(tmp_path / "abstract.ttpu", weights=net.state_dict())(x)
     torch.testing.assert_close(found, copy.deepcopy(net)(x))
+
+
+def test_weights_of_a_file(tmp_path):
+    """Of every dtype, and without torch."""
+    module, x = nn.Linear(6, 2).bfloat16(), torch.randn(3, 6).bfloat16()
+    module.register_buffer("bits", torch.randn(2).to(torch.float8_e4m3fn))
+    module.forward = lambda x: (
+        torch.nn.functional.linear(x, module.weight, module.bias),
+        module.bits.float(),
+    )
+    path, weights = tmp_path / "net.ttpu", tmp_path / "net.safetensors"
+    aot_compile(module, (x,), output=path, weights=False)
+    safetensors = pytest.importorskip("safetensors.torch")
+    for stored in (module.state_dict(), {**module.state_dict(), "weight": module.weight.detach().float()}):
+        safetensors.save_file(stored, weights)
+        torch.testing.assert_close(Artifact(path, weights=weights)(x), module(x))
+    safetensors.save_file({**module.state_dict(), "weight": module.weight.detach().double()}, weights)
+    with pytest.raises(TypeError, match="weight `weight` is float64, not bfloat16"):
+        Artifact(path, weights=weights)(x)
+    whole = weights.read_bytes()
+    for data, message in (
+        (b"", "no safetensors file"),
+        (b"nonsense", "no safetensors"),
+        (whole[:-8], "ends in weight"),
+    ):
+        weights.write_bytes(data)
+        with pytest.raises(TorchTPUError, match=message):
+            Artifact(path, weights=weights)(x)
 
 
 @pytest.mark.sample
@@ -362,6 +399,35 @@ def test_dynamic_sizes_that_cannot_be_served():
         aot_compile(exported, train=True)
 
 
+class Pairs(nn.Module):
+    def forward(self, x, y):
+        return x.view(-1, 2, 3).sum(1) + y
+
+
+def test_sizes_that_are_computed():
+    """They need the size that they are computed of."""
+    size = torch.export.Dim("size", min=2, max=8)
+    args = torch.randn(6, 3), torch.randn(3, 3)
+    alone = torch.export.export(Pairs(), (args[0], args[1][:1]), dynamic_shapes=({0: 2 * size}, None))
+    with pytest.raises(
+        TorchTPUError, match=r"dimension 0 of argument `x` is 2\*s\d+, and no argument has the size s"
+    ):
+        aot_compile(alone)
+    compiled = aot_compile(torch.export.export(Pairs(), args, dynamic_shapes=({0: 2 * size}, {0: size})))
+    for n in (2, 5, 8):
+        x, y = torch.randn(2 * n, 3), torch.randn(n, 3)
+        torch.testing.assert_close(compiled(x, y), Pairs()(x, y))
+    with pytest.raises(TorchTPUError, match=r"`x` has shape \[5, 3\], not \[8, 3\]"):
+        compiled(torch.randn(5, 3), torch.randn(4, 3))
+
+
+def test_sizes_that_data_decide():
+    with pytest.raises(
+        TorchTPUError, match="'max_data_dependent_size' is for torch.compile: an artifact has no"
+    ):
+        aot_compile(torch.nonzero, (torch.ones(3),), options={"max_data_dependent_size": 3})
+
+
 def test_all_unsupported_operators_are_listed():
     def bad(x):
         values, _ = torch.linalg.eig(x)
@@ -406,6 +472,11 @@ def slow():
     time.sleep(60)
 def wrong():
     return 3
+def tensor():
+    return nn.Linear(6, 2), torch.randn(4, 6)
+def keywords():
+    return nn.Linear(6, 2), (torch.randn(4, 6),), 3
+NUMBER = 3
 """
 
 
@@ -457,6 +528,11 @@ def test_commands(tmp_path):
     ("args", "message"),
     [
         (["factory:wrong"], "returned int, and should return (module, args)"),
+        (["factory:tensor"], "returned (Linear, Tensor), and should return (module, args)"),
+        (["factory:keywords"], "returned (Linear, tuple, int), and should return (module, args)"),
+        (["factory:NUMBER"], "factory:NUMBER is of the type int, which cannot be called"),
+        (["factory:net", "-t", "cpu", "-t", "cpu"], "topology 'cpu' is there twice"),
+        (["factory:net", "-t", ""], "a topology has the empty name"),
         (["factory:none"], "has no attribute 'none'"),
         (["nothing:net"], "No module named 'nothing'"),
         (["none.pt2"], "no such file"),
@@ -471,6 +547,11 @@ def test_commands_that_fail(tmp_path, args, message):
     ).stderr
     assert message in told and "Traceback" not in told
     assert not list(tmp_path.glob("*.ttpu")) and not list(tmp_path.glob(".*ttpu*"))
+
+
+def test_opt_of_no_text(artifact, capsys):
+    assert main(["opt", str(artifact)]) == 1
+    assert "this is no text" in capsys.readouterr().err
 
 
 def test_interrupted_build_leaves_nothing(tmp_path):

@@ -115,6 +115,8 @@ def _sizes(
             text, name = str(extent), inputs[i]["name"]
             if isinstance(extent, int) or text in symbols or text not in ranges:
                 continue
+            if not extent.node.expr.is_Symbol:  # computed of another's
+                continue
             low, high = ranges[text].lower, ranges[text].upper
             if not high.is_Integer:
                 raise TorchTPUError(
@@ -123,9 +125,27 @@ def _sizes(
                     f"torch.export.Dim('size', max=2048)}}}}: memory and time are those of the bound"
                 )
             symbols[text] = Symbol(i, dim, int(low), int(high))
+    _check_known(shapes, symbols, inputs)
     if not symbols:
         return None
     return Sizes(symbols, [[e if isinstance(e, int) else str(e) for e in shapes[i]] for i in sorted(shapes)])
+
+
+def _check_known(
+    shapes: Mapping[int, torch.Size], symbols: Mapping[str, Symbol], inputs: Sequence[Mapping[str, Any]]
+) -> None:
+    """Raises TorchTPUError for a size that is computed of one that no argument has, as that of `2 * Dim("d")`."""
+    for i, shape in shapes.items():
+        for dim, extent in enumerate(shape):
+            if isinstance(extent, int) or extent.node.expr.is_Symbol:
+                continue
+            for symbol in sorted(set(map(str, extent.node.expr.free_symbols)) - set(symbols)):
+                name = inputs[i]["name"]
+                raise TorchTPUError(
+                    f"dimension {dim} of argument `{name}` is {extent}, and no argument has the size {symbol}, which would "
+                    f"have to be told from it\nhelp: export it with a Dim of its own, as dynamic_shapes="
+                    f"{{{name!r}: {{{dim}: torch.export.Dim('size', max=2048)}}}}, or with static sizes"
+                )
 
 
 def module_inputs(module: torch.fx.GraphModule) -> list[torch.fx.Node]:

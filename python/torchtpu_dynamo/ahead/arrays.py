@@ -6,11 +6,16 @@ imported."""
 
 from __future__ import annotations
 
+import json
 import math
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .._torchtpu import TorchTPUError
 
 Passed = tuple[str, list[int], bytes]
 PassedAll = tuple[list[Passed], list[Passed], list[Passed]]
@@ -23,6 +28,19 @@ _NUMPY = {
     **{name: name for name in ("float16", "float32", "float64", "complex64", "complex128")},
 }
 
+
+_SAFETENSORS = {
+    "BOOL": "bool",
+    **{f"{kind[0].upper()}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+    "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
+}
 
 _BYTES = {"bool": 1, "bfloat16": 2, "float16": 2, "complex64": 8, "complex128": 16}
 
@@ -37,6 +55,26 @@ def zeros(dtype: str, shape: list[int]) -> Passed:
     return dtype, shape, bytes(math.prod(shape) * itemsize(dtype))
 
 
+def of_safetensors(path: Path) -> Iterator[tuple[str, Passed]]:
+    """The tensors of a safetensors file by name, of every dtype, read one by one. Raises TorchTPUError."""
+    data = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
+    try:
+        begin = 8 + int.from_bytes(data[:8].tobytes(), "little")
+        header: dict[str, Any] = json.loads(data[8:begin].tobytes())
+        header.pop("__metadata__", None)
+        places = {name: (s["dtype"], list(s["shape"]), *s["data_offsets"]) for name, s in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise TorchTPUError(f"{path}: this is no safetensors file") from None
+    for name, (theirs, shape, first, last) in places.items():
+        dtype = _SAFETENSORS.get(theirs)
+        if dtype is None:
+            raise TorchTPUError(f"{path}: weight `{name}` is {theirs}, which an artifact has not")
+        found = data[begin + first : begin + last].tobytes()
+        if len(found) != math.prod(shape) * itemsize(dtype):
+            raise TorchTPUError(f"{path}: the file ends in weight `{name}`")
+        yield name, (dtype, shape, found)
+
+
 def is_tensor(value: Any) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
@@ -46,6 +84,8 @@ def passed(value: Any, dtype: str) -> Passed:
     """A value as an input of this dtype. Raises TypeError for another dtype."""
     if is_tensor(value):
         found = str(value.dtype).removeprefix("torch.")
+        if value.device.type == "meta" or type(value).__name__ == "FakeTensor":
+            raise TypeError("has no values: it is a meta or fake tensor")
         if found != dtype:
             raise TypeError(f"is {found}, not {dtype}")
         plain = (

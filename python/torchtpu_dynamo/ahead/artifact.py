@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,12 @@ VERSION = 1
 """Of the label."""
 
 _KINDS = ("inference", "forward", "backward")
+
+
+def _checked(seed: int) -> int:
+    if not 0 <= seed < 2**64:
+        raise TorchTPUError(f"a seed is a number from 0 to 2**64 - 1, not {seed}")
+    return seed
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -135,10 +141,10 @@ class Artifact:
         if self._model is None:
             client = plugins.client(self._plugin, None, self.ranks)
             self._model = Model(self.path, client, self._trusted, self._key)
-            for name, value in self._given_weights().items():
+            for name, value in self._given_weights():
                 entry = self._weight(name)
                 if entry is not None:
-                    self._model.set_weight(name, self._passed(f"weight `{name}`", value, entry["dtype"]))
+                    self._model.set_weight(name, self._given_weight(name, value, entry["dtype"]))
         return self._model
 
     def _weight(self, name: str) -> dict[str, Any] | None:
@@ -149,17 +155,20 @@ class Artifact:
                 return dict(w)
         return None
 
-    def _given_weights(self) -> Mapping[str, Any]:
+    def _given_weights(self) -> Iterable[tuple[str, Any]]:
         if self._weights is None or isinstance(self._weights, Mapping):
-            return self._weights or {}
-        try:
-            from safetensors import safe_open
-        except ImportError:
-            raise TorchTPUError(
-                "weights from a file need safetensors\nhelp: pip install safetensors"
-            ) from None
-        with safe_open(self._weights, "np") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            return (self._weights or {}).items()
+        return arrays.of_safetensors(Path(self._weights))
+
+    def _given_weight(self, name: str, value: Any, dtype: str) -> arrays.Passed:
+        if not isinstance(value, tuple):
+            return self._passed(f"weight `{name}`", value, dtype)
+        found: arrays.Passed = value  # of a file
+        if found[0] == dtype:
+            return found
+        if (found[0], dtype) != ("float32", "bfloat16"):
+            raise TypeError(f"weight `{name}` is {found[0]}, not {dtype}")
+        return arrays.passed(arrays.to_numpy(*found), dtype)
 
     def prepare(self, program: str | None = None) -> str:
         """Loads or compiles a program, by default the first; says which, and why."""
@@ -205,6 +214,10 @@ class Artifact:
     def _derivatives(self, saved: Sequence[Any], cotangents: Sequence[Any]) -> arrays.PassedAll:
         """What the backward takes."""
         entry = self.label["programs"]["backward"]
+        if len(saved) != len(entry["saved"]):
+            raise TypeError(
+                f"backward takes the {len(entry['saved'])} saved tensors that forward gave, not {len(saved)}"
+            )
         given = [
             self._typed(f"saved tensor {i}", v, t)
             for i, (v, t) in enumerate(zip(saved, entry["saved"], strict=True))
@@ -245,7 +258,7 @@ class Artifact:
     ) -> tuple[list[Any], list[tuple[int, Any]]]:
         """All outputs of a program, for tensors in the order of `label["inputs"]`; and those that it changes, by
         position. For several ranks use `call_ranks`."""
-        answer = self.model.call(program or self.kinds[0], self._inputs(values), seed)
+        answer = self.model.call(program or self.kinds[0], self._inputs(values), _checked(seed))
         return self._made(answer, values)
 
     def call_ranks(
@@ -253,7 +266,7 @@ class Artifact:
     ) -> list[tuple[list[Any], list[tuple[int, Any]]]]:
         """The same of every rank."""
         passed = [self._inputs(values) for values in ranks]
-        answers = self.model.call_ranks(program or self.kinds[0], passed, seed)
+        answers = self.model.call_ranks(program or self.kinds[0], passed, _checked(seed))
         return [self._made(answer, values) for answer, values in zip(answers, ranks, strict=True)]
 
     def _inputs(self, values: Sequence[Any]) -> arrays.PassedAll:

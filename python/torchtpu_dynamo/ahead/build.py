@@ -72,7 +72,7 @@ def aot_compile(
 
     Raises TorchTPUError: for operators that are not supported, all of them at once; for a topology that libtpu does not
     know; for a program that does not fit; OSError for an output that cannot be written, before anything is compiled."""
-    work = _Work(parse_options(options), regions, train, weights, jobs, time_limit, tell)
+    work = _Work(_options(options), regions, train, weights, jobs, time_limit, tell)
     return work.artifact(output, key, topology, lambda: [work.captured(fn, args, kwargs or {})])
 
 
@@ -100,12 +100,34 @@ def aot_compile_spmd(
     equal programs, and that the others would have the same is then the caller's word. The topology has a device for
     each rank. `Artifact.run_spmd` runs it on as many devices of the CPU. Raises TorchTPUError, also where ranks differ in
     more than numbers."""
-    work = _Work(parse_options(options), regions, train, weights, jobs, time_limit, tell)
+    work = _Work(_options(options), regions, train, weights, jobs, time_limit, tell)
     if "cpu" in ([topology] if isinstance(topology, str) else topology):
         raise TorchTPUError(
             "a program for several ranks is compiled for the CPU where it runs\nhelp: leave the topology `cpu` out"
         )
     return work.artifact(output, key, topology, lambda: work.captured_ranks(build, ranks, sample), ranks)
+
+
+def _options(options: Mapping[str, Any] | None) -> Options:
+    """Raises TorchTPUError for an option that says nothing to an artifact."""
+    parsed = parse_options(options)
+    if parsed.max_data_dependent_size is not None:
+        raise TorchTPUError(
+            "option 'max_data_dependent_size' is for torch.compile: an artifact has no sizes that data decide\n"
+            "help: keep the size, as torch.where does, or compile the parts before and behind it"
+        )
+    return parsed
+
+
+def check_topologies(wanted: Sequence[str]) -> None:
+    """Raises TorchTPUError for an empty name, and for one that is there twice."""
+    for name in wanted:
+        if not name:
+            raise TorchTPUError(
+                "a topology has the empty name\nhelp: `torchtpu topologies` lists names, and cpu is one"
+            )
+        if wanted.count(name) > 1:
+            raise TorchTPUError(f"topology {name!r} is there twice\nhelp: name it once")
 
 
 @dataclasses.dataclass
@@ -141,6 +163,7 @@ class _Work:
     ) -> Artifact:
         """The file, of what `capture` traces: as one rank, or as each."""
         wanted = [topology] if isinstance(topology, str) else list(topology)
+        check_topologies(wanted)
         self.forms_file = self.options.tuned or (f"{os.fspath(output)}.forms.json" if output else None)
         temporary = None
         if output is None:

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from .._torchtpu import TorchTPUError
@@ -150,14 +151,22 @@ def _made(name: str) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         raise TorchTPUError(
             f"{name}: {e}\nhelp: package.module:factory names a function that can be imported"
         ) from None
-    made: Any = factory()  # type: ignore[operator]
-    if (
-        not isinstance(made, (tuple, list))
-        or len(made) not in (2, 3)
-        or not isinstance(made[1], (tuple, list))
-    ):
+    if not callable(factory):
         raise TorchTPUError(
-            f"{name} returned {type(made).__name__}, and should return (module, args) or (module, args, kwargs)"
+            f"{name} is of the type {type(factory).__name__}, which cannot be called\n"
+            "help: package.module:factory names a function that returns (module, args)"
+        )
+    made: Any = factory()
+    parts = made if isinstance(made, (tuple, list)) else ()
+    if (
+        len(parts) not in (2, 3)
+        or not callable(parts[0])
+        or not isinstance(parts[1], (tuple, list))
+        or not all(isinstance(keywords, Mapping) for keywords in parts[2:])
+    ):
+        found = f"({', '.join(type(part).__name__ for part in parts)})" if parts else type(made).__name__
+        raise TorchTPUError(
+            f"{name} returned {found}, and should return (module, args) or (module, args, kwargs), where args is a tuple"
         )
     return made[0], tuple(made[1]), dict(made[2]) if len(made) == 3 else {}
 

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from .. import report_text as words
-from .._torchtpu import bisect, optimize
+from .._torchtpu import TorchTPUError, bisect, optimize
 from ..files import replacing
 
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs passes on a graph, and says what each did.
 
     `--bisect` runs a command on the graph behind passes of the pipeline, about log2 of their number times."""
-    text = sys.stdin.read() if args.file == "-" else Path(args.file).read_text()
+    text = _text(args.file)
     if args.bisect is not None:
         return _bisect(text, args.bisect)
     result, report = optimize(text, args.passes, args.tpu)
@@ -52,6 +52,16 @@ def run(args: argparse.Namespace) -> int:
         rows.append((one["pass"], str(one["rewrites"]), f"{before} -> {after}", f"{one['seconds']:.6f}"))
     print("\n".join(words.table(rows)), file=sys.stderr)
     return 0
+
+
+def _text(file: str) -> str:
+    """Raises TorchTPUError."""
+    try:
+        return sys.stdin.read() if file == "-" else Path(file).read_text()
+    except UnicodeDecodeError:
+        raise TorchTPUError(
+            f"{file}: this is no text\nhelp: an artifact's IR is what `Artifact(file).ir('inference')` gives"
+        ) from None
 
 
 def _diffs(before: str, applied: list[dict[str, str | None]]) -> list[str]:
