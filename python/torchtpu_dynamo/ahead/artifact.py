@@ -344,8 +344,7 @@ class Artifact:
             if name in kwargs:
                 given.append(kwargs.pop(name))
         if len(given) != len(names) or set(kwargs) != set(named):
-            wanted = ", ".join([*names, *(f"{name}=" for name in named)])
-            raise TypeError(f"the artifact takes ({wanted})")
+            raise self._takes()
         found: dict[int, Any] = {}
         for tree, value in (
             (positional, dict(zip(names, given, strict=True))),
@@ -362,10 +361,14 @@ class Artifact:
         order = known["order"][len(self.label["arguments"]["dict"]) :]
         named = dict(zip(order, more, strict=False))
         if len(more) > len(order) or named.keys() & kwargs.keys():
-            wanted = ", ".join(name for name, _ in self.label["arguments"]["dict"])
-            raise TypeError(f"the artifact takes ({wanted})")
+            raise self._takes()
         kwargs = {**kwargs, **named}
         for name, tree in known["values"]["dict"]:
             if name in kwargs:
                 list(trees.flatten(tree, kwargs.pop(name), name))
         return kwargs
+
+    def _takes(self) -> TypeError:
+        names = [name for name, _ in self.label["arguments"]["dict"]]
+        names += [f"{name}=" for name, _ in self.label["keywords"]["dict"]]
+        return TypeError(f"the artifact takes ({', '.join(names)})")
