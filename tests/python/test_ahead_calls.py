@@ -175,12 +175,78 @@ def test_state_that_an_artifact_cannot_keep():
     for fn, args, message in (
         (State(), (x, "number"), "a call changes `calls`, from 0 to 1, and an artifact's calls do not"),
         (State(), (x, "tensor"), r"a call changes `calls`, from 0 to float32\[\]"),
-        (Inside(), (x, "list"), "a call changes `inner.log`, from a list of 0 to a list of 1"),
-        (appends, (x,), "a call changes `log`, from a list of 0 to a list of 1"),
+        (Inside(), (x, "list"), "a call changes what `inner.log` holds, a list"),
+        (appends, (x,), "a call changes what `log` holds, a list"),
     ):
         with pytest.warns(UserWarning, match=message):
             aot_compile(fn, args)
     assert log == []
+
+
+NUMBER, TENSOR, LISTED = 0, torch.ones(3), [1]
+
+
+class Globals(nn.Module):
+    def forward(self, x):
+        global NUMBER, TENSOR
+        NUMBER, TENSOR = NUMBER + 1, TENSOR * 2
+        LISTED[0] = NUMBER + 5
+        return x * TENSOR
+
+
+def test_variables_that_are_bound_anew():
+    """They are what they were, and the user hears of it."""
+    number = 0
+    tensor = TENSOR
+
+    def counts(x):
+        nonlocal number
+        number += 1
+        return x * number
+
+    x = torch.ones(3)
+    with pytest.warns(UserWarning, match="a call changes `number`, from 0 to 1"):
+        aot_compile(counts, (x,))
+    with pytest.warns(UserWarning, match="TENSOR") as found:
+        assert_close(aot_compile(Globals(), (x,))(x), x * 2)
+    messages = "\n".join(str(w.message) for w in found)
+    assert "a call changes `NUMBER`, from 0 to 1" in messages
+    assert "a call changes `TENSOR`, from float32[3] to float32[3]" in messages
+    assert "a call changes what `LISTED` holds, a list" in messages
+    assert (number, NUMBER, LISTED) == (0, 0, [1]) and TENSOR is tensor
+
+
+def test_two_modules_of_one_class():
+    first, second, x = State(), State(), torch.ones(3)
+    compiled = aot_compile(lambda x: first(x, "buffer")[1] + second(x, "argument")[0], (x,))
+    assert torch.equal(first.kept, x) and torch.equal(second.kept, x)
+    for wanted in (3.0, 5.0, 9.0):
+        assert_close(compiled(x), torch.full((3,), wanted))
+    with (
+        pytest.warns(UserWarning, match=r"`State.calls`, from 0 to 1"),
+        pytest.warns(match=r"`State \(2\).calls`"),
+    ):
+        aot_compile(lambda x: first(x, "number")[0] + second(x, "number")[0], (x,))
+    assert first.calls == second.calls == 0
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        one = torch.ones(3)
+        self.register_buffer("a", one)
+        self.register_buffer("b", one)
+
+    def forward(self, x):
+        self.a = self.a * 2
+        return x * self.a, x * self.b
+
+
+def test_one_buffer_under_two_names():
+    with pytest.raises(
+        TorchTPUError, match=r"buffer `a` is float32\[3\], is another attribute too, and a call binds"
+    ):
+        aot_compile(Twice(), (torch.ones(3),))
 
 
 class Untouched(nn.Module):

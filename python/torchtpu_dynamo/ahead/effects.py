@@ -1,4 +1,4 @@
-"""What a call does besides giving results: to the attributes of modules, and to the lists of a function.
+"""What a call does besides giving results: to attributes of modules, and to globals and cells that functions name.
 
 While a function is traced nothing is to happen to the user's objects: what is bound or appended would be stand-ins. A
 tensor that a call binds anew becomes a weight that it writes. Of the rest the user hears, unless it is a value that is kept
@@ -11,7 +11,8 @@ import copy
 import dataclasses
 import reprlib
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +42,8 @@ class Change:
     name: str = ""
     registered: str | None = None
     """`buffer` or `parameter`."""
+    alone: bool = True
+    """Whether no other attribute is the same tensor."""
 
 
 class Contents:
@@ -61,9 +64,12 @@ class Contents:
     @property
     def lost(self) -> bool:
         """Whether something else than a new key is there."""
-        if isinstance(self.value, dict):
-            return any(key not in self.value or self.value[key] is not v for key, v in self.before.items())
-        return self.changed
+        now, before = self.value, self.before
+        if isinstance(now, dict):
+            return any(key not in now or not same(value, now[key]) for key, value in before.items())
+        if isinstance(now, set):
+            return self.changed
+        return len(now) != len(before) or not all(map(same, before, now))
 
     def restore(self) -> None:
         if not self.changed:
@@ -86,8 +92,7 @@ class Effects:
             for path, module in root.named_modules():
                 if id(module) not in known:
                     known.add(id(module))
-                    prefix = [] if root is fn else [type(root).__name__]
-                    self.modules[".".join([*prefix, *filter(None, [path])])] = module
+                    self.modules[self.path(path if root is fn else f"{type(root).__name__}.{path}")] = module
         self.attributes = {path: Contents(vars(module)) for path, module in self.modules.items()}
         self.held = {
             f"{path}.{name}" if path else name: Contents(value)
@@ -95,11 +100,36 @@ class Effects:
             for name, value in attributes.before.items()
             if type(value) in _HELD
         }
-        self.lists = {name: Contents(value) for name, value in variables(fn).items() if type(value) in _HELD}
+        self.variables = variables([fn, *(getattr(m, "forward", None) for m in self.modules.values())])
+        self.lists = [
+            (name, Contents(value))
+            for each in self.variables
+            for name, value in each.before.items()
+            if type(value) in _HELD
+        ]
+        self.counts = Counter(map(id, self.tensors()))
+
+    def path(self, wanted: str) -> str:
+        """A path of its own: a function may name two modules of one class."""
+        path, count = wanted.rstrip("."), 1
+        while path in self.modules:
+            count += 1
+            path = f"{wanted.rstrip('.')} ({count})"
+        return path
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """Those that are attributes, once for each."""
+        for attributes in self.attributes.values():
+            own = (attributes.before.get(name) or {} for name in ("_parameters", "_buffers"))
+            for value in (*attributes.before.values(), *(t for each in own for t in each.values())):
+                if isinstance(value, torch.Tensor):
+                    yield value
 
     def restore(self) -> None:
-        for contents in (*self.attributes.values(), *self.held.values(), *self.lists.values()):
+        for contents in (*self.attributes.values(), *self.held.values(), *(held for _, held in self.lists)):
             contents.restore()
+        for each in self.variables:
+            each.restore()
 
     def changes(self) -> Iterator[Change]:
         """What is not what it was."""
@@ -113,13 +143,20 @@ class Effects:
                 for name, tensor in own.before.items():
                     after = own.value.get(name, now.get(name))
                     if after is not tensor and tensor is not None:
-                        yield Change(prefix + name, tensor, after, module, name, kind)
+                        alone = self.counts[id(tensor)] == 1
+                        yield Change(prefix + name, tensor, after, module, name, kind, alone)
             for name, value in before.items():
                 after = now.get(name)
                 if name in _OWN or value is None or same(value, after):
                     continue
-                yield Change(prefix + name, value, after, module, name)
-        for path, contents in (*self.held.items(), *self.lists.items()):
+                alone = self.counts[id(value)] == 1
+                yield Change(prefix + name, value, after, module, name, alone=alone)
+        for each in self.variables:
+            values = each.now
+            for name, value in each.before.items():
+                if value is not None and not same(value, values.get(name)):
+                    yield Change(name, value, values.get(name))
+        for path, contents in (*self.held.items(), *self.lists):
             if path.rpartition(".")[2] not in _OWN and contents.lost:
                 yield Change(path, contents.before, copy.copy(contents.value))
 
@@ -135,16 +172,46 @@ def undone(fn: Callable[..., Any], changes: list[Change]) -> Iterator[None]:
         effects.restore()
 
 
-def variables(fn: Callable[..., Any]) -> dict[str, Any]:
-    """What a function's own cells and the globals that it names hold."""
-    if not isinstance(fn, types.FunctionType):
-        return {}
-    names = fn.__code__.co_names
-    found = {name: fn.__globals__[name] for name in names if name in fn.__globals__}
-    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
-        with contextlib.suppress(ValueError):  # an empty cell
-            found[name] = cell.cell_contents
-    return found
+class Variables:
+    """Globals or cells that a function names, and their values."""
+
+    def __init__(self, where: Any, names: Iterable[str]) -> None:
+        self.where, self.names = where, list(names)
+        self.before = self.now
+
+    @property
+    def now(self) -> dict[str, Any]:
+        if isinstance(self.where, dict):
+            return {name: self.where[name] for name in self.names if name in self.where}
+        found = {}
+        for name, cell in zip(self.names, self.where, strict=True):
+            with contextlib.suppress(ValueError):  # an empty cell
+                found[name] = cell.cell_contents
+        return found
+
+    def restore(self) -> None:
+        now = self.now
+        for at, name in enumerate(self.names):
+            if name not in self.before or now.get(name) is self.before[name]:
+                continue
+            if isinstance(self.where, dict):
+                self.where[name] = self.before[name]
+            else:
+                self.where[at].cell_contents = self.before[name]
+
+
+def variables(functions: Iterable[Callable[..., Any] | None]) -> list[Variables]:
+    """The globals that functions name, and their own cells."""
+    found: dict[int, tuple[Any, dict[str, None]]] = {}
+    for fn in functions:
+        fn = getattr(fn, "__func__", fn)
+        if isinstance(fn, types.FunctionType):
+            for where, names in (
+                (fn.__globals__, fn.__code__.co_names),
+                (fn.__closure__ or (), fn.__code__.co_freevars),
+            ):
+                found.setdefault(id(where), (where, {}))[1].update(dict.fromkeys(names))
+    return [Variables(where, names) for where, names in found.values()]
 
 
 def same(before: Any, after: Any) -> bool:
@@ -167,12 +234,19 @@ def carried(changes: Sequence[Change], value: Callable[[Any], Any]) -> list[Cell
         after = value(change.after)
         tensors = isinstance(change.before, torch.Tensor) and isinstance(after, torch.Tensor)
         fits = tensors and (after.shape, after.dtype) == (change.before.shape, change.before.dtype)
-        if fits and change.registered != "parameter" and change.module is not None:
+        keeps = change.registered != "parameter" and change.alone
+        if change.module is not None and fits and keeps:
             cells.append((change.module, change.name, change.before))
         elif change.registered is not None:
+            also = "" if change.alone else ", is another attribute too"
             raise TorchTPUError(
-                f"{change.registered} `{change.path}` is {shown(change.before)}, and a call binds {shown(after)} to it, "
-                f"which an artifact cannot keep\nhelp: write it in place: self.{change.name}.copy_(...)"
+                f"{change.registered} `{change.path}` is {shown(change.before)}{also}, and a call binds {shown(after)} to "
+                f"it, which an artifact cannot keep\nhelp: write it in place: self.{change.name}.copy_(...)"
+            )
+        elif type(change.before) in _HELD and type(change.before) is type(after):
+            warn(
+                f"a call changes what `{change.path}` holds, a {type(after).__name__}, and an artifact's calls do not\n"
+                "help: return what is to be kept"
             )
         else:
             buffer = "make it a tensor, by register_buffer, and write it in place"
