@@ -166,7 +166,17 @@ def test_state_that_an_artifact_cannot_keep():
     }.items():
         with pytest.raises(TorchTPUError, match=message):
             aot_compile(Inside(), (x, how))
-    log = []
+    log, given, table = [], [], {}
+
+    def fills(x, given, table):
+        given.append(x + 1)
+        table["x"] = x + 2
+        return x * 2
+
+    with pytest.warns(UserWarning, match=r"a call changes what `args\[1\]` holds, a list") as found:
+        aot_compile(fills, (x, given), {"table": table})
+    assert any("what `kwargs['table']` holds, a dict" in str(w.message) for w in found)
+    assert (given, table) == ([], {})
 
     def appends(x):
         log.append(x + 1)

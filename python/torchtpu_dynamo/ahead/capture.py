@@ -250,13 +250,15 @@ def captured(
     if shared:
         leaves = _apart(leaves, {one.later for one in shared})
         taken = pytree.tree_unflatten(leaves, spec)
-    call = *closed(tuple(taken)), train, options, regions
+    given_args, given_kwargs = closed(tuple(taken))
     changes: list[effects.Change] = []
-    with effects.undone(fn, changes):
-        traced = _traced(fn, fn, *call)
+    with effects.undone(fn, given_args, given_kwargs, changes):
+        traced = _traced(fn, fn, given_args, given_kwargs, train, options, regions)
     if cells := effects.carried(changes, traced.value):
-        with effects.undone(fn, []):
-            traced = _traced(fn, effects.carrying(fn, cells), *call)
+        with effects.undone(fn, given_args, given_kwargs, []):
+            traced = _traced(
+                fn, effects.carrying(fn, cells), given_args, given_kwargs, train, options, regions
+            )
     inputs, tree, defaults = _arguments(fn, leaves, spec)
     weights: dict[str, torch.Tensor] = {}
     given = {id(leaf): i for i, leaf in enumerate(_tensors(leaves))}

@@ -50,21 +50,29 @@ def zip_names(names: Sequence[str], parts: Any) -> dict[str, Any]:
 def opened(value: Any) -> Any:
     """With dataclasses taken apart, so that their parts are leaves."""
 
+    def is_one(leaf: Any) -> bool:
+        return dataclasses.is_dataclass(leaf) and not isinstance(leaf, type)
+
     def open_one(leaf: Any) -> Any:
-        if not dataclasses.is_dataclass(leaf) or isinstance(leaf, type):
+        if not is_one(leaf):
             return leaf
         return Fields(leaf, {f.name: opened(getattr(leaf, f.name)) for f in dataclasses.fields(leaf)})
 
-    return pytree.tree_map(open_one, value)
+    # Containers of the user's are made anew only where they must be.
+    return pytree.tree_map(open_one, value) if any(map(is_one, pytree.tree_leaves(value))) else value
 
 
 def closed(value: Any) -> Any:
     """What `opened` took apart, put together."""
 
-    def close_one(part: Any) -> Any:
-        return part.whole() if isinstance(part, Fields) else part
+    def is_one(part: Any) -> bool:
+        return isinstance(part, Fields)
 
-    return pytree.tree_map(close_one, value, is_leaf=lambda part: isinstance(part, Fields))
+    def close_one(part: Any) -> Any:
+        return part.whole() if is_one(part) else part
+
+    parts = pytree.tree_leaves(value, is_leaf=is_one)
+    return pytree.tree_map(close_one, value, is_leaf=is_one) if any(map(is_one, parts)) else value
 
 
 def constant(value: Any) -> Tree | None:

@@ -82,9 +82,9 @@ class Contents:
 
 
 class Effects:
-    """What can be reached from a function, as it was."""
+    """What can be reached from a function, and the lists and dictionaries of its arguments, as they were."""
 
-    def __init__(self, fn: Callable[..., Any]) -> None:
+    def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         _, roots = reached(fn)
         self.modules: dict[str, torch.nn.Module] = {}
         known: set[int] = set()
@@ -107,6 +107,8 @@ class Effects:
             for name, value in each.before.items()
             if type(value) in _HELD
         ]
+        inside = (*held_in(args, "args"), *held_in(kwargs, "kwargs"))
+        self.arguments = [(path, Contents(value)) for path, value in inside]
         self.counts = Counter(map(id, self.tensors()))
 
     def path(self, wanted: str) -> str:
@@ -126,7 +128,8 @@ class Effects:
                     yield value
 
     def restore(self) -> None:
-        for contents in (*self.attributes.values(), *self.held.values(), *(held for _, held in self.lists)):
+        listed = (contents for _, contents in (*self.lists, *self.arguments))
+        for contents in (*self.attributes.values(), *self.held.values(), *listed):
             contents.restore()
         for each in self.variables:
             each.restore()
@@ -159,12 +162,29 @@ class Effects:
         for path, contents in (*self.held.items(), *self.lists):
             if path.rpartition(".")[2] not in _OWN and contents.lost:
                 yield Change(path, contents.before, copy.copy(contents.value))
+        for path, contents in self.arguments:
+            if contents.changed:  # a new key as well, which the caller looks for
+                yield Change(path, contents.before, copy.copy(contents.value))
+
+
+def held_in(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """The lists, dictionaries and sets inside others."""
+    if type(value) in _HELD:
+        yield path, value
+    if type(value) is dict:
+        for key, part in value.items():
+            yield from held_in(part, f"{path}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for i, part in enumerate(value):
+            yield from held_in(part, f"{path}[{i}]")
 
 
 @contextlib.contextmanager
-def undone(fn: Callable[..., Any], changes: list[Change]) -> Iterator[None]:
+def undone(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], changes: list[Change]
+) -> Iterator[None]:
     """Puts back, after the block, what it did; `changes` then holds that."""
-    effects = Effects(fn)
+    effects = Effects(fn, args, kwargs)
     try:
         yield
         changes.extend(effects.changes())
