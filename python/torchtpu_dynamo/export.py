@@ -438,7 +438,7 @@ class _Exporter:
         results = returns(node)
         tensors = [v for v in results if isinstance(v, Node) and v in self.values]
         bases = self.shared_bases(tensors)
-        inputs = self.input_bases(tensors)
+        inputs = self.input_bases(tensors) if self.symbols else {}
         for value in results:
             value = self.tokens.get(value, value)
             if not isinstance(value, Node):
@@ -493,9 +493,8 @@ class _Exporter:
         return bases
 
     def input_bases(self, results: list[Node]) -> dict[Node, Node]:
-        """For results that are views of inputs, the input. AOTAutograd makes the user's view anew, and where sizes are
-        symbolic reads size, stride and offset off our result; but what makes several views at once (`unbind`, `split`) of
-        what requires a gradient it leaves to us."""
+        """For results that are views of inputs, the input. AOTAutograd makes the user's view anew; where sizes are
+        symbolic it reads size, stride and offset off our result."""
         memories = {memory_of(n): n for n in reversed(self.placeholders) if memory_of(n) is not None}
         written = {n.args[0] for n in self.gm.graph.nodes if str(n.target) == "aten.copy_.default"}
         bases: dict[Node, Node] = {}
