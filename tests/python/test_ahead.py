@@ -20,6 +20,7 @@ from torchtpu_dynamo import Artifact, TorchTPUError, aot_compile
 from torchtpu_dynamo import _torchtpu as extension
 from torchtpu_dynamo.ahead import topologies
 from torchtpu_dynamo.cli import main
+from torchtpu_dynamo.files import replacing
 
 KEY = bytes(range(32))
 
@@ -215,6 +216,19 @@ def test_abstract_weights(net, tmp_path):
     x = torch.randn(3, 6)
     found = Artifact(tmp_path / "abstract.ttpu", weights=net.state_dict())(x)
     torch.testing.assert_close(found, copy.deepcopy(net)(x))
+
+
+def test_a_device_is_not_replaced(net, tmp_path):
+    """As by `-o /dev/null`."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="it is no file"):
+        aot_compile(net, (torch.randn(3, 6),), output=pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with replacing(pipe) as file:
+        file.write(b"page")
+    assert os.read(reader, 9) == b"page" and pipe.is_fifo()
+    os.close(reader)
 
 
 def test_weights_of_a_file(tmp_path):

@@ -23,6 +23,10 @@ impl Writer {
         if target.is_dir() {
             return Err(format!("cannot write {}: it is a folder", target.display()));
         }
+        // As /dev/null, in whose place the file would be.
+        if target.exists() && !target.is_file() {
+            return Err(format!("cannot write {}: it is no file", target.display()));
+        }
         let name = target.file_name().ok_or_else(|| format!("cannot write {}: no name", target.display()))?;
         let mut hidden = std::ffi::OsString::from(".");
         hidden.push(name);
