@@ -30,7 +30,7 @@ impl Pass for FenceProducts {
     }
 
     fn run(&self, graph: &mut Graph) -> Result<usize, CompileError> {
-        let mut uses: BTreeMap<Value, Vec<(NodeId, u32)>> = BTreeMap::new();
+        let mut uses: BTreeMap<Value, Vec<NodeId>> = BTreeMap::new();
         for dot in graph.node_ids() {
             let Op::DotGeneral(op) = graph.op(dot) else { continue };
             let [lhs, rhs] = graph.operands(dot)[..] else { continue };
@@ -38,13 +38,13 @@ impl Pass for FenceProducts {
             let depth: i64 = op.lhs_contracting.iter().map(|&d| graph.ty(lhs).shape[d as usize]).product();
             let few = elements <= depth * self.most && other >= self.least;
             if op.lhs_batch.is_empty() && few && of_product(graph, lhs) {
-                uses.entry(lhs).or_default().push((dot, 0));
+                uses.entry(lhs).or_default().push(dot);
             }
         }
         for (v, dots) in &uses {
             let fence = fence(graph, *v);
-            for &(dot, i) in dots {
-                graph.set_operand(dot, i, fence);
+            for &dot in dots {
+                graph.set_operand(dot, 0, fence);
             }
         }
         Ok(uses.len())

@@ -115,8 +115,8 @@ impl Found {
     }
 }
 
-/// Copies of each part of a value along a dimension, one beside the other, as `split::Repeated` has them; of several dimensions that
-/// were merged as well.
+/// Copies of each part of a value along a dimension, one beside the other. Unlike `split::Repeated`, which a tile cuts, they
+/// may be merged with the dimensions in front, as sequences and heads are in a `bmm`.
 struct Copies {
     broadcast: NodeId,
     /// The dimension of the copies in the broadcast.
