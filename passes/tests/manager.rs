@@ -34,6 +34,7 @@ fn names_are_those_of_the_pipeline() {
         "one_pass_variance",
         "gelu_by_erf",
         "narrow_dots",
+        "pack_columns",
         "merge_gathers",
         "scatter_sums",
         "ring",

@@ -5,7 +5,7 @@
 mod interpreter;
 
 use proptest::prelude::*;
-use torchtpu_ir::op::{AllGather, DotGeneral, Iota, Precision};
+use torchtpu_ir::op::{AllGather, Convolution, DotGeneral, Iota, Precision, ReduceWindow};
 use torchtpu_ir::text::print_graph;
 use torchtpu_ir::verify::verify;
 use torchtpu_ir::{
@@ -14,7 +14,7 @@ use torchtpu_ir::{
 };
 use torchtpu_passes::tpu::{
     self, AddHeads, FenceGates, FenceProducts, FlattenRows, JoinLate, MergeVectors, NarrowDots,
-    OnePassVariance, RepeatHeads, ShareHeads, TileBatch, TilesInTurn, WidenRows,
+    OnePassVariance, PackColumns, RepeatHeads, ShareHeads, TileBatch, TilesInTurn, WidenRows,
 };
 use torchtpu_passes::{Canonicalize, Dce, Pass, PassOptions, run_list};
 
@@ -511,6 +511,70 @@ proptest! {
         prop_assert!(rewrites > 0);
         let (again, more) = changed(&after, &[&WidenRows { least: 0 }]);
         prop_assert_eq!(more, 0, "{}", print_graph(&again));
+    }
+
+    /// Convolutions, pooling and what is between them, some of it returned, of images with few features.
+    #[test]
+    fn columns_are_packed(
+        layers in proptest::collection::vec((0..9usize, 1..4i64, 1..4i64, 1..3i64, any::<bool>(), 0..16usize), 1..5),
+        (batch, features, height, width) in (1..3i64, 1..4i64, 3..6i64, prop_oneof![Just(8i64), Just(16), Just(12), Just(7)]),
+        (mean, residual) in (0..6usize, any::<bool>()),
+    ) {
+        let mut graph = Graph::new("images");
+        let mut b = Builder::new(&mut graph);
+        let mut inputs = Vec::new();
+        let mut next = |b: &mut Builder<'_>, shape: &[i64]| {
+            let at = inputs.len() as i64;
+            let value = |i: i64| Scalar::from_f64(DType::F32, ((i + at) * 37 % 41 % 3 - 1) as f64);
+            inputs.push((0..shape.iter().product()).map(value).collect::<Vec<_>>());
+            b.parameter(ParamRole::Input, at, TensorType::new(DType::F32, shape.to_vec()))
+        };
+        let mut v = next(&mut b, &[batch, features, height, width]);
+        for (kind, count, taps, stride, same, returned) in layers {
+            let shape = b.shape(v).to_vec();
+            let pad = if same { taps / 2 } else { 0 };
+            let room = shape[2..].iter().all(|&size| size + 2 * pad >= taps);
+            v = match kind {
+                0..6 if room => {
+                    let weight = next(&mut b, &[count, shape[1], taps, taps]);
+                    let convolution = Convolution {
+                        lhs_dims: vec![0, 1, 2, 3], rhs_dims: vec![0, 1, 2, 3], out_dims: vec![0, 1, 2, 3],
+                        strides: vec![stride; 2], pad_low: vec![pad; 2], pad_high: vec![pad; 2], lhs_dilation: vec![1; 2],
+                        rhs_dilation: vec![1; 2], feature_groups: 1, batch_groups: 1, precision: Precision::Highest,
+                    };
+                    let of = b.convolution(v, weight, convolution).unwrap();
+                    if residual && b.shape(of) == b.shape(v) { b.add(of, v).unwrap() } else { of }
+                }
+                6 => {
+                    let scale = next(&mut b, &[shape[1]]);
+                    let scale = b.broadcast_in_dim(scale, &shape, &[1]).unwrap();
+                    let scaled = b.mul(v, scale).unwrap();
+                    b.binary_const(BinaryOp::Maximum, scaled, 0.0).unwrap()
+                }
+                7 => {
+                    let scale = next(&mut b, &[batch, shape[1]]);
+                    let scale = b.broadcast_in_dim(scale, &shape, &[0, 1]).unwrap();
+                    b.sub(v, scale).unwrap()
+                }
+                8 if room && pad < taps => {
+                    let window = ReduceWindow {
+                        window: vec![1, 1, taps, taps], strides: vec![1, 1, stride, stride], pad_low: vec![0, 0, pad, pad],
+                        pad_high: vec![0, 0, pad, pad], base_dilation: vec![1; 4], window_dilation: vec![1; 4],
+                        kind: if count % 2 == 0 { ReduceKind::Add } else { ReduceKind::Max },
+                    };
+                    b.reduce_window(v, window).unwrap()
+                }
+                _ => v,
+            };
+            if returned == 0 {
+                b.graph.outputs.push(v);
+            }
+        }
+        let over: &[i64] = if residual { &[2, 3] } else { &[0, 2, 3] };
+        let last = if mean > 0 { b.reduce(ReduceKind::Add, v, over).unwrap() } else { v };
+        graph.outputs.push(last);
+        let (after, _) = changed(&graph, &[&PackColumns { lanes: 4, taps: -1000 }, &Dce]);
+        prop_assert_eq!(interpreter::run(&graph, &inputs), interpreter::run(&after, &inputs), "{}", print_graph(&after));
     }
 
     /// Parts that are moved before they are joined are what the whole is, and heads are joined before.

@@ -187,6 +187,43 @@ def test_a_step_of_decoding() -> None:
     assert_close(results[1], results[0])
 
 
+class Stem(torch.nn.Module):
+    """The first stage of a ResNet, the step to the second, and the mean of what that gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = self.block(3, 64, 7, stride=2, padding=3)
+        self.narrow, self.same = self.block(64, 64, 1), self.block(64, 64, 3, padding=1)
+        self.wide, self.step = torch.nn.Conv2d(64, 128, 1), self.block(128, 128, 3, stride=2, padding=1)
+
+    @staticmethod
+    def block(*sizes: int, **window: int) -> torch.nn.Sequential:
+        norm = torch.nn.BatchNorm2d(sizes[1])
+        torch.nn.init.normal_(norm.running_mean)
+        torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+        return torch.nn.Sequential(torch.nn.Conv2d(*sizes, **window), norm, torch.nn.SiLU())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.max_pool2d(self.first(x), 3, stride=2, padding=1)
+        x = x + self.same(self.narrow(x))
+        return self.step(F.relu(self.wide(x))).mean((2, 3))
+
+
+def test_columns_of_images() -> None:
+    """Pairs of columns from the image to the step between two stages."""
+    torch.manual_seed(0)
+    module, x = Stem().eval(), torch.randn(16, 3, 96, 96)
+    prepared = lower(module, x).programs["inference"].for_tpu()
+    assert "pack_columns" in {r["name"] for r in prepared.pass_reports() if r["rewrites"]}
+    assert "[16,256,48,12]" in prepared.graph_text() and "[16,64,48,48]" not in prepared.graph_text()
+    results = []
+    for options in ({}, {"tpu_passes": True}):
+        torch._dynamo.reset()
+        with torch.no_grad():
+            results.append(torch.compile(module, backend="tpu", fullgraph=True, options=options)(x))
+    assert_close(results[1], results[0])
+
+
 def test_one_chip() -> None:
     """Forward and backward of a layer in the form that it has on a TPU: tiles, and a loop over memory that nobody set."""
     torch.manual_seed(0)

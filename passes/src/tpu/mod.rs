@@ -13,6 +13,7 @@ mod merge_vectors;
 mod narrow_dots;
 mod normalize_first;
 mod one_pass_variance;
+mod pack_columns;
 mod repeat_heads;
 mod share_heads;
 mod tile_batch;
@@ -30,6 +31,7 @@ pub use merge_vectors::MergeVectors;
 pub use narrow_dots::NarrowDots;
 pub use normalize_first::NormalizeFirst;
 pub use one_pass_variance::OnePassVariance;
+pub use pack_columns::PackColumns;
 pub use repeat_heads::RepeatHeads;
 pub use share_heads::ShareHeads;
 pub use tile_batch::TileBatch;
@@ -60,6 +62,8 @@ static ADD_HEADS: AddHeads = AddHeads { least: 1 << 20 };
 
 static NARROW: NarrowDots = NarrowDots { least: 1 << 18 };
 
+static COLUMNS: PackColumns = PackColumns { lanes: 128, taps: 1 << 14 };
+
 static GATES: FenceGates = FenceGates { least: 1 << 20 };
 
 static IN_TURN: TilesInTurn = TilesInTurn { least: 1 << 20 };
@@ -82,6 +86,7 @@ static PIPELINE: &[&dyn Pass] = &[
     &VARIANCE,
     &GeluByErf,
     &NARROW,
+    &COLUMNS,
     &Dce,
     &TARGET.gathers,
     &SUMS,

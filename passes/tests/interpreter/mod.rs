@@ -353,6 +353,37 @@ fn node(graph: &Graph, id: NodeId, types: &[&TensorType], args: &[&Tensor]) -> T
             let identity = if r.kind == ReduceKind::Add { Scalar(0) } else { Scalar::lowest(ty.dtype) };
             out.into_iter().map(|v| v.unwrap_or(identity)).collect()
         }
+        // Batch, features, rows and columns in order, and no groups.
+        Op::Convolution(c) => each(&|i| {
+            let weight = &types[1].shape;
+            let mut sum = 0f32;
+            for k in indices(&weight[1..]) {
+                let spatial: Option<Vec<i64>> = (0..2)
+                    .map(|d| {
+                        let at = i[d + 2] * c.strides[d] + k[d + 1] * c.rhs_dilation[d] - c.pad_low[d];
+                        (0..types[0].shape[d + 2]).contains(&at).then_some(at)
+                    })
+                    .collect();
+                let Some(spatial) = spatial else { continue };
+                let of = |n: usize, index: Vec<i64>| at(n, &index).as_f64(ty.dtype) as f32;
+                sum += of(0, [&[i[0], k[0]], &spatial[..]].concat()) * of(1, [&[i[1]], &k[..]].concat());
+            }
+            Scalar::from_f64(ty.dtype, f64::from(sum))
+        }),
+        Op::ReduceWindow(w) => each(&|i| {
+            let inside = indices(&w.window).into_iter().filter_map(|k| {
+                let source: Option<Vec<i64>> = (0..i.len())
+                    .map(|d| {
+                        let at = i[d] * w.strides[d] + k[d] * w.window_dilation[d] - w.pad_low[d];
+                        (0..types[0].shape[d]).contains(&at).then_some(at)
+                    })
+                    .collect();
+                Some(at(0, &source?))
+            });
+            let combiner = w.kind.combiner();
+            let identity = if w.kind == ReduceKind::Add { Scalar(0) } else { Scalar::lowest(ty.dtype) };
+            inside.reduce(|a, b| binary(combiner, ty.dtype, a, b)).unwrap_or(identity)
+        }),
         Op::DotGeneral(g) => {
             let free = |rank: usize, used: [&Vec<i64>; 2]| -> Vec<usize> {
                 (0..rank).filter(|d| !used.iter().any(|l| l.contains(&(*d as i64)))).collect()
