@@ -1,4 +1,4 @@
-"""One layer of transformers' models, of many sizes, with our passes and without: `make judge-variants` prints the table.
+"""Layers of transformers' models and timm's for images, with our passes and without: `make judge-variants` prints it.
 
     python scripts/judge_variants.py llama3_8b_2048 bert_base --chip v5e v6e
     python scripts/judge_variants.py gpt2_xl --disable tile_batch --alone   # which pass is it?
@@ -26,6 +26,15 @@ FREE = ("Bitcast", "X64Split", "AllocateBuffer", "copy", "tpu_custom_call")
 
 WORSE = 0.02
 """By how much a variant may be worse with the passes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """A model of timm, and how many images."""
+
+    model: str
+    batch: int
+    train = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +87,7 @@ GEMMA2_2B = llama(2304, 8, 4, 9216, head_dim=256, sliding_window=4096)
 GEMMA3_1B = llama(1152, 4, 1, 6912, head_dim=256, sliding_window=512, layer_types=["sliding_attention"])
 GEMMA3_4B = llama(2560, 8, 4, 10240, head_dim=256, layer_types=["full_attention"])
 
-VARIANTS = {
+VARIANTS: dict[str, Variant | Images] = {
     "llama3_8b_512": Variant("LlamaConfig", 512, LLAMA3_8B),
     "llama3_8b_1024_by_4": Variant("LlamaConfig", 1024, LLAMA3_8B, batch=4),
     "llama3_8b_2048": Variant("LlamaConfig", 2048, LLAMA3_8B),
@@ -109,6 +118,10 @@ VARIANTS = {
     "bert_base_padded": Variant("BertConfig", 512, bert(768, 12), batch=16, padded=True),
     "bert_base_eager": Variant("BertConfig", 512, bert(768, 12), batch=16, attention="eager"),
     "bert_large_train": Variant("BertConfig", 512, bert(1024, 16), batch=8, train=True),
+    "resnet18": Images("resnet18", 32),
+    "resnet50_by_4": Images("resnet50", 4),
+    "vgg16": Images("vgg16", 8),
+    "densenet121": Images("densenet121", 16),
 }
 
 
@@ -156,6 +169,12 @@ def program(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     import transformers
 
     variant = VARIANTS[name]
+    if isinstance(variant, Images):
+        import timm
+
+        with torch.device("meta"):
+            images = torch.empty(variant.batch, 3, 224, 224, dtype=torch.bfloat16)
+            return timm.create_model(variant.model).to(torch.bfloat16).eval(), (images,)
     config = getattr(transformers, variant.config)(
         use_cache=bool(variant.cache), vocab_size=8, pad_token_id=0, **variant.sizes
     )
