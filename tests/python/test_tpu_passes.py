@@ -212,10 +212,10 @@ class Stem(torch.nn.Module):
 def test_columns_of_images() -> None:
     """Pairs of columns from the image to the step between two stages."""
     torch.manual_seed(0)
-    module, x = Stem().eval(), torch.randn(16, 3, 96, 96)
+    module, x = Stem().eval(), torch.randn(48, 3, 112, 112)
     prepared = lower(module, x).programs["inference"].for_tpu()
     assert "pack_columns" in {r["name"] for r in prepared.pass_reports() if r["rewrites"]}
-    assert "[16,256,48,12]" in prepared.graph_text() and "[16,64,48,48]" not in prepared.graph_text()
+    assert "[48,256,56,14]" in prepared.graph_text() and "[48,64,56,56]" not in prepared.graph_text()
     results = []
     for options in ({}, {"tpu_passes": True}):
         torch._dynamo.reset()
