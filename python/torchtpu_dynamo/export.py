@@ -112,6 +112,7 @@ class _Exporter:
             return values
 
         payload, passed = self.payload(kind, name, static, returned)
+        tensor_inputs = [i for i, spec in enumerate(payload["inputs"]) if "val" in spec]
         return Exported(
             name=name,
             kind=kind,
@@ -119,25 +120,23 @@ class _Exporter:
             nodes=len(payload["nodes"]),
             outputs=plan,
             constants=passed,
-            tensor_inputs=[i for i, spec in enumerate(payload["inputs"]) if "val" in spec],
+            tensor_inputs=tensor_inputs,
             symbols=self.symbols,
             input_names=[n.name for n in self.placeholders],
             returned=self.returned,
             texts=self.texts,
-            lazy=self.lazy(kind),
+            lazy=self.lazy(kind, [self.placeholders[i] for i in tensor_inputs]),
         )
 
-    def lazy(self, kind: str) -> list[tuple[int, bool]]:
+    def lazy(self, kind: str, tensors: list[Node]) -> list[tuple[int, bool]]:
         written = {n.args[0] for n in self.gm.graph.nodes if n.target is torch.ops.aten.copy_.default}
-        tensors = [n for n in self.placeholders if isinstance(n.meta.get("val"), torch.Tensor)]
         # A derivative comes from the user's program, and nothing compares it with what was traced.
         derivatives = kind == "backward"
         return [
             (k, node in written)
             for k, node in enumerate(tensors)
-            if node.meta["val"].is_complex()
-            or node.meta["val"].is_neg()
-            or (derivatives and node.name.startswith("tangents"))
+            if isinstance(value := node.meta["val"], torch.Tensor)
+            and (value.is_complex() or value.is_neg() or (derivatives and node.name.startswith("tangents")))
         ]
 
     def payload(

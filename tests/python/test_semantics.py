@@ -641,6 +641,18 @@ def test_lazy_conjugate_is_written() -> None:
     torch.testing.assert_close(x, y)
 
 
+def test_lazy_conjugates_behind_a_token(check: Check) -> None:
+    """The check of a singular matrix passes a token, which is an argument of the graph and no tensor of the program's."""
+
+    def fn(x: Tensor, y: Tensor) -> Tensor:
+        return torch.linalg.inv(x) @ y
+
+    x, y = (torch.randn(3, 3, dtype=torch.complex64) for _ in range(2))
+    check(fn, x.conj(), y)
+    check(fn, x, y.conj())
+    check(fn, x.requires_grad_(), y.mH, train=True)
+
+
 @pytest.mark.parametrize("shares", [False, True])
 def test_lazy_derivatives(shares: bool) -> None:
     """A derivative is a lazy conjugate, or the negative imaginary part of one, where the user's program makes it one."""
