@@ -89,6 +89,11 @@ def test_wrong_arguments(artifact, args, kwargs, message):
         Artifact(artifact)(*args, **kwargs)
 
 
+def test_one_tensor_is_no_tuple_of_arguments(net):
+    with pytest.raises(TorchTPUError, match=r"args is a Tensor, and should be a tuple\nhelp: pass \(x,\)"):
+        aot_compile(net, torch.randn(2, 6))
+
+
 def test_trust(artifact, tmp_path):
     assert "not said to be trusted" in Artifact(artifact).prepare()
     assert Artifact(artifact, trusted=True).prepare() == "loaded"

@@ -72,6 +72,11 @@ def aot_compile(
 
     Raises TorchTPUError: for operators that are not supported, all of them at once; for a topology that libtpu does not
     know; for a program that does not fit; OSError for an output that cannot be written, before anything is compiled."""
+    if not isinstance(args, (tuple, list)):
+        # A tensor would be taken for a sequence of its rows.
+        raise TorchTPUError(
+            f"args is a {type(args).__name__}, and should be a tuple\nhelp: pass (x,) for one argument"
+        )
     work = _Work(_options(options), regions, train, weights, jobs, time_limit, tell)
     return work.artifact(output, key, topology, lambda: [work.captured(fn, args, kwargs or {})])
 
