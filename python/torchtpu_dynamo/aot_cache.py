@@ -31,7 +31,7 @@ from torch._inductor.output_code import OutputCode
 from ._torchtpu import COMPILER, TorchTPUError
 from .counters import counters
 from .export import Exported
-from .graph import Boxed, Graph, boxed, raising
+from .graph import Boxed, Graph, boxed, raising, returned_outputs
 from .options import Options
 
 
@@ -106,7 +106,7 @@ def compile_graph(
 ) -> CompiledGraph:
     """One AOT graph, compiled; an error becomes a graph that raises it."""
     try:
-        return CompiledGraph(Graph.of(aot_gm, kind, static, options))
+        return CompiledGraph(Graph.of(aot_gm, kind, static, options, returned=returned_outputs(kind)))
     except TorchTPUError as e:
         return FailedGraph(e)
 

@@ -24,7 +24,7 @@ from . import cache, custom_ops
 from ._torchtpu import TorchTPUError
 from .distributed import ranks
 from .fallback import Fallback, may_be_cut, reads_data
-from .graph import Boxed, Graph, raising
+from .graph import Boxed, Graph, raising, returned_outputs
 from .options import Options, check_mode, parse_options
 from .partition import partition
 
@@ -149,7 +149,7 @@ def compile_graph(aot_gm: torch.fx.GraphModule, kind: str, static: Sequence[int]
     """One AOT graph to a boxed callable; an error becomes a callable that raises it."""
     try:
         made = Fallback if may_be_cut(aot_gm, options) else Graph.of
-        return made(aot_gm, kind, static, options).callable()
+        return made(aot_gm, kind, static, options, returned=returned_outputs(kind)).callable()
     except TorchTPUError as e:
         return raising(e)
 

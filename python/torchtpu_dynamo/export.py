@@ -70,12 +70,13 @@ class Exported:
         return f'{self.json[:-1]},"stablehlo":{json.dumps(texts)}}}'
 
 
-def export(gm: GraphModule, kind: str, name: str, static: Iterable[int] = ()) -> Exported:
+def export(gm: GraphModule, kind: str, name: str, static: Iterable[int] = (), returned: int = 0) -> Exported:
     """Writes `gm`, as AOTAutograd hands it to a compiler, as a payload.
 
-    `kind` is inference, forward or backward; `static` are the positions of parameters and buffers.
+    `kind` is inference, forward or backward; `static` are the positions of parameters and buffers. The first `returned`
+    outputs reach the user, who may write to them: views of inputs are planned as such.
     """
-    return _Exporter(gm).run(kind, name, frozenset(static))
+    return _Exporter(gm).run(kind, name, frozenset(static), returned)
 
 
 _UNKNOWN = object()
@@ -103,15 +104,15 @@ class _Exporter:
         self.texts: list[StableHloText] = []
         self.returned: list[str] = []
 
-    def run(self, kind: str, name: str, static: frozenset[int]) -> Exported:
+    def run(self, kind: str, name: str, static: frozenset[int], returned: int) -> Exported:
         plan: list[Output] = []
 
-        def returned(node: Node) -> list[Any]:
-            made, values = self.outputs(node)
+        def planned(node: Node) -> list[Any]:
+            made, values = self.outputs(node, returned)
             plan.extend(made)
             return values
 
-        payload, passed = self.payload(kind, name, static, returned)
+        payload, passed = self.payload(kind, name, static, planned)
         tensor_inputs = [i for i, spec in enumerate(payload["inputs"]) if "val" in spec]
         return Exported(
             name=name,
@@ -428,8 +429,9 @@ class _Exporter:
             self.stacks.append(frames)
         return index
 
-    def outputs(self, node: Node) -> tuple[list[Output], list[dict[str, int]]]:
-        """How each output is made, and the values that the executable returns, each once."""
+    def outputs(self, node: Node, own: int) -> tuple[list[Output], list[dict[str, int]]]:
+        """How each output is made, the first `own` of which are the user's, and the values that the executable returns,
+        each once."""
         position = {n: i for i, n in enumerate(self.placeholders)}
         returned: dict[int, int] = {}
         self.returned = []
@@ -437,7 +439,8 @@ class _Exporter:
         results = returns(node)
         tensors = [v for v in results if isinstance(v, Node) and v in self.values]
         bases = self.shared_bases(tensors)
-        inputs = self.input_bases(tensors) if self.symbols else {}
+        users = {v for v in results[:own] if isinstance(v, Node)}
+        inputs = self.input_bases(tensors if self.symbols else [v for v in tensors if v in users])
         for value in results:
             value = self.tokens.get(value, value)
             if not isinstance(value, Node):
@@ -492,8 +495,10 @@ class _Exporter:
         return bases
 
     def input_bases(self, results: list[Node]) -> dict[Node, Node]:
-        """For results that are views of inputs, the input. AOTAutograd makes the user's view anew; where sizes are
-        symbolic it reads size, stride and offset off our result."""
+        """For results that are views of inputs, the input. AOTAutograd makes the user's view anew, and where sizes are
+        symbolic reads size, stride and offset off our result; but what makes several views at once (`unbind`, `split`) of
+        what requires a gradient it leaves to us. What is saved for a backward stays a copy: a program of ours may save what
+        eager does not, and a write to the argument would then be refused."""
         memories = {memory_of(n): n for n in reversed(self.placeholders) if memory_of(n) is not None}
         written = {n.args[0] for n in self.gm.graph.nodes if str(n.target) == "aten.copy_.default"}
         bases: dict[Node, Node] = {}

@@ -49,10 +49,11 @@ class Fallback:
         static: Iterable[int],
         options: Options,
         bounds: Mapping[str, int] | None = None,
+        returned: int = 0,
     ) -> None:
-        """`bounds`: by symbol, the largest size that the data may decide."""
+        """`bounds`: by symbol, the largest size that the data may decide. `returned` is `Graph.of`'s."""
         self.gm, self.static = gm, tuple(static)
-        self.whole = Graph.of(gm, kind, self.static, options, bounds or {})
+        self.whole = Graph.of(gm, kind, self.static, options, bounds or {}, returned)
         self.cuts: Cuts | None = None
         self.apart = ranks.between_processes(gm, options)
         self.lock = threading.Lock()

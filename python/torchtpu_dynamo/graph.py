@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch._guards import CompileContext
+from torch._guards import CompileContext, TracingContext
 
 from . import cache, dump, plugins
 from ._torchtpu import Client, Executable, Program, Source, TorchTPUError
@@ -83,14 +83,16 @@ class Graph:
         static: Iterable[int],
         options: Options,
         bounds: Mapping[str, int] | None = None,
+        returned: int = 0,
     ) -> Graph:
-        """The graph that AOTAutograd hands over: a call of our compiler."""
+        """The graph that AOTAutograd hands over: a call of our compiler. The first `returned` of its outputs share the
+        memory of arguments where eager's do: only what arranges a call's results can see to that."""
         start = time.perf_counter()
         counters.compiler_calls += 1
         context = CompileContext.try_get()
         compile_id = context.compile_id if context is not None else None
         name = "graph" if compile_id is None else f"graph_{str(compile_id).replace('/', '_')}"
-        exported = export(gm, kind, name, static)
+        exported = export(gm, kind, name, static, returned)
         if exported.symbols:
             exported = dataclasses.replace(exported, size_names=size_sources(gm))
         graph = cls(exported, options, dump.source_text(gm), bounds, ranks.has_collectives(gm))
@@ -368,6 +370,14 @@ class Graph:
             for lazy, plain in written:
                 lazy.copy_(plain)
         return arrange(outputs, results, kept)
+
+
+def returned_outputs(kind: str) -> int:
+    """How many of the first outputs of the graph being compiled are results of the call: none are of a backward."""
+    context = TracingContext.try_get()
+    if kind == "backward" or context is None or context.fw_metadata is None:
+        return 0
+    return int(context.fw_metadata.num_forward_returns)
 
 
 def size_name(source: str) -> str:

@@ -267,6 +267,24 @@ def test_outputs_that_alias_inputs(check: Check, compile: Compile) -> None:
     assert x[0, 0] == 1
 
 
+@pytest.mark.parametrize("name", ["unbind", "split", "chunk"])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_outputs_that_alias_a_parameter(name: str, dynamic: bool, compile: Compile) -> None:
+    """What makes several views at once of what requires a gradient."""
+    fn = compile(
+        lambda x: (*getattr(x, name)(*{"unbind": (), "split": (2,), "chunk": (2,)}[name]), x * 2),
+        dynamic=dynamic,
+    )
+    x = torch.zeros(4, 2, requires_grad=True)
+    first, *_, other = fn(x)
+    with torch.no_grad():
+        first.fill_(7)
+    assert first.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
+    assert x[0, 0] == 7
+    other.sum().backward()
+    assert (x.grad == 2).all()
+
+
 def test_outputs_that_alias_each_other(compile: Compile) -> None:
     def fn(x: Tensor) -> tuple[Tensor, Tensor]:
         y = x * 2
