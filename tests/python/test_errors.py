@@ -191,6 +191,31 @@ def test_index_out_of_range() -> None:
     assert torch.equal(fine(x, torch.tensor([1, -1])), torch.tensor([1.0, 3.0]))
 
 
+@pytest.mark.parametrize(("name", "beside"), [("indices", True), ("values", False)])
+def test_mask_of_another_count(name: str, beside: bool) -> None:
+    """Eager refuses a mask that does not fit what is beside it, or what is assigned."""
+
+    def fn(x: torch.Tensor, mask: torch.Tensor, i: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        x = x.clone()
+        x[(mask, i) if beside else mask] = v
+        return x
+
+    def masks(*counts: int) -> list[torch.Tensor]:
+        return [torch.arange(6) < count for count in counts]
+
+    x, i = torch.zeros(6, 4) if beside else torch.zeros(6), torch.tensor([1, 0, 3])
+    v = torch.tensor([1.0, 2.0, 3.0])
+    for k, mask in enumerate(masks(2, 4, 0)):
+        with pytest.raises((IndexError, RuntimeError)):
+            fn(x, mask, i, v)
+        e = refused(fn, x, mask, i, v, options={"check_bounds": True})
+        if k == 0:
+            check(f"mask_of_another_count_{name}", e)
+    fine = torch.compile(fn, backend="torchtpu_dynamo", options={"check_bounds": True})
+    for mask in masks(3, 1) if beside else masks(3):
+        assert torch.equal(fine(x, mask, i, v), fn(x, mask, i, v))
+
+
 def test_division_by_zero() -> None:
     x, y = torch.tensor([4, 2]), torch.tensor([2, 0])
     check("division_by_zero", refused(lambda x, y: x // y, x, y, options={"check_bounds": True}))

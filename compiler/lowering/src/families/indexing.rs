@@ -8,7 +8,7 @@ use crate::cx::Cx;
 use crate::families::scan::scan_one;
 use crate::table::{Result, Row, Rule::*, row};
 use torchtpu_ir::op::{Gather, Scatter, ScatterKind};
-use torchtpu_ir::{BinaryOp, CompileError, DType, Direction, Scalar, TensorType, Value};
+use torchtpu_ir::{BinaryOp, CompileError, DType, Direction, ReduceKind, Scalar, TensorType, Value};
 
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
@@ -263,6 +263,7 @@ fn masks_as_indices(cx: &mut Cx<'_>, tensors: Vec<Value>) -> Result<Vec<Value>> 
         // By one index PyTorch would broadcast to as many as are true.
         true if count == 1 || cx.b.rank(v) != 1 => Err(data_dependent()),
         true => {
+            check_count(cx, v, &[count, 1], || format!("{count} indices are beside it"))?;
             let positions = true_positions(cx, v, count)?;
             let first = cx.b.slice_dim(positions, 0, 0, 1, 1)?;
             let first = cx.b.broadcast_to(first, &[count])?;
@@ -271,6 +272,31 @@ fn masks_as_indices(cx: &mut Cx<'_>, tensors: Vec<Value>) -> Result<Vec<Value>> 
         }
     };
     tensors.into_iter().map(index).collect()
+}
+
+/// Under `check_bounds`: so many elements of a mask are true, or as many as another of these.
+fn check_count(
+    cx: &mut Cx<'_>,
+    mask: Value,
+    counts: &[i64],
+    given: impl FnOnce() -> String,
+) -> Result<()> {
+    let message = format!("a mask has another number of true elements than fits: {}", given());
+    cx.check(
+        |cx| {
+            let mask = cx.convert(mask, DType::Bool)?;
+            let ones = cx.b.convert(mask, DType::I32)?;
+            let dims: Vec<i64> = (0..cx.b.rank(mask) as i64).collect();
+            let found = cx.b.reduce(ReduceKind::Add, ones, &dims)?;
+            let mut bad = cx.b.full(&TensorType::scalar(DType::Bool), 1.0);
+            for &count in counts {
+                let other = cx.b.compare_const(Direction::Ne, found, count as f64)?;
+                bad = cx.b.and(bad, other)?;
+            }
+            Ok(bad)
+        },
+        message,
+    )
 }
 
 fn is_mask(cx: &Cx<'_>, v: Value) -> bool {
@@ -358,8 +384,8 @@ fn write_number(
     cx.convert(written, dtype)
 }
 
-/// `self[..., mask, ...] = values`, the mask standing at dimension `dim` for as many dimensions as it has. PyTorch
-/// has checked that there are as many values as the mask has true elements, or one.
+/// `self[..., mask, ...] = values`, the mask standing at dimension `dim` for as many dimensions as it has. There are as
+/// many values as the mask has true elements, or one.
 fn mask_put(
     cx: &mut Cx<'_>,
     v: Value,
@@ -375,6 +401,9 @@ fn mask_put(
     let from_end = shape.len() - dim;
     let rank = cx.b.rank(values);
     let count = rank.checked_sub(from_end).map_or(1, |i| cx.b.shape(values)[i]);
+    if count != 1 {
+        check_count(cx, mask, &[count], || format!("{count} values are given"))?;
+    }
     if count == 0 {
         // No values: no element of the mask is true.
         return cx.b.reshape(v, &ty.shape);
