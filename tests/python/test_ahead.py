@@ -441,6 +441,22 @@ def test_sizes_that_are_computed():
         compiled(torch.randn(5, 3), torch.randn(4, 3))
 
 
+class Head(nn.Module):
+    def forward(self, x):
+        written = x.exp()
+        written[:2] = 0.0
+        return x[:2] * 2, x[-2:].sin(), x.narrow(0, 0, 2) - 1, written
+
+
+def test_slices_of_all_rows():
+    """What is a part of more rows is whole at the smallest size."""
+    dims = {0: torch.export.Dim("rows", min=2, max=8)}
+    compiled = aot_compile(torch.export.export(Head(), (torch.randn(5, 3),), dynamic_shapes=(dims,)))
+    for rows in (2, 3, 8):
+        x = torch.randn(rows, 3)
+        torch.testing.assert_close(compiled(x), Head()(x))
+
+
 def test_sizes_that_data_decide():
     with pytest.raises(
         TorchTPUError, match="'max_data_dependent_size' is for torch.compile: an artifact has no"

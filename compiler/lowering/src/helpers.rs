@@ -10,6 +10,18 @@ impl Cx<'_> {
         self.b.full(ty, value)
     }
 
+    /// A slice that the user's program takes. Of the whole dimension it is left out, but for a graph that is to be like
+    /// those of other sizes: `x[:2]` of two rows is the slice that it is of more.
+    pub fn cut(&mut self, v: Value, dim: usize, start: i64, limit: i64, step: i64) -> Result<Value> {
+        if self.settings.largest.is_none() {
+            return self.b.slice_dim(v, dim, start, limit, step);
+        }
+        let mut limits = self.b.shape(v).to_vec();
+        let (mut starts, mut strides) = (vec![0; limits.len()], vec![1; limits.len()]);
+        (starts[dim], limits[dim], strides[dim]) = (start, limit, step);
+        self.b.slice(v, &starts, &limits, &strides)
+    }
+
     /// Reduces `dims`, keeping them with size 1 if asked, in the dtype of `v`.
     pub fn reduce(&mut self, kind: ReduceKind, v: Value, dims: &[usize], keepdim: bool) -> Result<Value> {
         let list: Vec<i64> = dims.iter().map(|&d| d as i64).collect();

@@ -165,7 +165,7 @@ fn slice(cx: &mut Cx<'_>) -> Result<Value> {
     let v = cx.tensor("self")?;
     let dim = cx.dim("dim", cx.b.rank(v))?;
     let (start, end, step) = bounds(cx, cx.b.shape(v)[dim])?;
-    cx.b.slice_dim(v, dim, start, end, step)
+    cx.cut(v, dim, start, end, step)
 }
 
 /// `narrow_copy(self, dim, start, length)`.
@@ -174,7 +174,7 @@ fn narrow(cx: &mut Cx<'_>) -> Result<Value> {
     let dim = cx.dim("dim", cx.b.rank(v))?;
     let start = index_in(cx.int("start")?, cx.b.shape(v)[dim]);
     let length = cx.int("length")?;
-    cx.b.slice_dim(v, dim, start, start + length, 1)
+    cx.cut(v, dim, start, start + length, 1)
 }
 
 fn index_in(index: i64, size: i64) -> i64 {
@@ -186,7 +186,7 @@ fn select(cx: &mut Cx<'_>) -> Result<Value> {
     let v = cx.tensor("self")?;
     let dim = cx.dim("dim", cx.b.rank(v))?;
     let index = index_in(cx.int("index")?, cx.b.shape(v)[dim]);
-    let v = cx.b.slice_dim(v, dim, index, index + 1, 1)?;
+    let v = cx.cut(v, dim, index, index + 1, 1)?;
     let shape = cx.out(0)?.shape;
     cx.b.reshape(v, &shape)
 }
@@ -200,7 +200,7 @@ fn split(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
         .map(|i| {
             let size = cx.out(i)?.shape.get(dim).copied().unwrap_or(0);
             start += size;
-            cx.b.slice_dim(v, dim, start - size, start, 1)
+            cx.cut(v, dim, start - size, start, 1)
         })
         .collect()
 }
@@ -211,7 +211,7 @@ fn unbind(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
     let dim = cx.dim("dim", cx.b.rank(v))?;
     (0..cx.out_count())
         .map(|i| {
-            let part = cx.b.slice_dim(v, dim, i as i64, i as i64 + 1, 1)?;
+            let part = cx.cut(v, dim, i as i64, i as i64 + 1, 1)?;
             let shape = cx.out(i)?.shape;
             cx.b.reshape(part, &shape)
         })
