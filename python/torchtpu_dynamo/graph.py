@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import re
 import threading
 import time
 import warnings
@@ -70,6 +71,10 @@ class Graph:
         bounds = bounds or {}
         self.uppers = [
             (True, (bounds[s],)) if s in bounds else chosen(wanted, self.sources[s]) for s in exported.symbols
+        ]
+        # Sizes that a forward hands on, as `s0 + 3` beside `s0`: a bucket's follow from those that they are made of.
+        self.derived = [
+            s for s in exported.symbols if (of := operands_of(s)) and of <= exported.symbols.keys()
         ]
         self.buckets: dict[tuple[int, ...], list[Bucket]] = {}
         self.refused: dict[tuple[int, ...], int] = {}
@@ -242,15 +247,15 @@ class Graph:
     def fit(self, key: tuple[Any, ...], bindings: dict[str, int]) -> tuple[Program, Fit] | None:
         """The bucket for these sizes, compiled if need be; None where they are to be compiled by themselves."""
         spans = [
-            bounds_of(value, uppers) if wanted else None
-            for value, (wanted, uppers) in zip(key, self.uppers, strict=True)
+            bounds_of(value, uppers) if wanted and symbol not in self.derived else None
+            for symbol, value, (wanted, uppers) in zip(bindings, key, self.uppers, strict=True)
         ]
         for symbol, value, span, (wanted, _) in zip(bindings, key, spans, self.uppers, strict=True):
-            if wanted and span is None:
+            if wanted and span is None and symbol not in self.derived:
                 name = size_name(self.sources[symbol][0])
                 warn(f"{name}={value} is above its largest bucket; compiled for this size alone")
                 return None
-        upper = tuple(value if span is None else span[1] for value, span in zip(key, spans, strict=True))
+        upper = self.whole(value if span is None else span[1] for value, span in zip(key, spans, strict=True))
         if self.refused.get(upper, 0) >= _REFUSALS:
             return None
         options = self.options.program_json(None)
@@ -263,7 +268,7 @@ class Graph:
                     # Sizes of another kind, as where a power of two is passed: they get a program of their own.
                     continue
             names = list(bindings)
-            seen = [dict(zip(names, sizes, strict=True)) for sizes in samples(key, spans)]
+            seen = [dict(zip(names, self.whole(sizes), strict=True)) for sizes in samples(key, spans)]
             attempts = [seen[: 1 + len(known)], seen[:1]] if known else [seen, seen[:1]]
             program, executable = self.bucketed(names, upper, attempts, key)
             bucket = Bucket(program, executable)
@@ -280,6 +285,13 @@ class Graph:
             why = str(e).splitlines()[0]
             warn(f"{self.label} cannot be padded to {upper}, and is compiled size by size: {why}{where}")
             return None
+
+    def whole(self, sizes: Iterable[int]) -> tuple[Any, ...]:
+        """Values of the symbols, with those that follow from others as they do."""
+        found: dict[str, Any] = dict(zip(self.exported.symbols, sizes, strict=True))
+        given = {s: value for s, value in found.items() if s not in self.derived}
+        found.update((s, evaluate(s, given)) for s in self.derived)
+        return tuple(found.values())
 
     def bucketed(
         self,
@@ -479,6 +491,11 @@ def resolve(value: Any, bindings: dict[str, int]) -> Any:
     if not isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
         return value
     return evaluate(str(value.node.expr), bindings)
+
+
+def operands_of(expression: str) -> set[str]:
+    """The symbols in an expression as PyTorch prints it; none of a symbol, which is made of nothing."""
+    return set() if expression.isidentifier() else set(re.findall(r"\b[A-Za-z_]\w*\b(?!\()", expression))
 
 
 def evaluate(expression: str, bindings: dict[str, int]) -> int | float | bool:

@@ -258,6 +258,21 @@ def test_llama_in_buckets() -> None:
     assert torchtpu_dynamo.stats().compilations == 2
 
 
+def test_sizes_that_a_forward_hands_on() -> None:
+    """The backward takes `s0 + 3`, of what is saved, beside `s0`: no size of its own to pad."""
+
+    def fn(x: Tensor) -> Tensor:
+        return torch.cat([torch.ones(x.shape[0], 2, 4), x, x[:, :1]], 1).mean(1)
+
+    compiled = torch.compile(fn, backend="tpu", dynamic=True, options={"buckets": {"*": [8, 16]}})
+    torchtpu_dynamo.reset_stats()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for n in (3, 4, 8, 9, 14, 16):
+            agree(compiled, fn, (torch.randn(2, n, 4),), train=True)
+    assert torchtpu_dynamo.stats().compilations == 4
+
+
 def test_above_the_last_bucket() -> None:
     compiled = torch.compile(
         lambda x: x.sum(0), backend="tpu", dynamic=True, options={"buckets": {"x:0": [4]}}
