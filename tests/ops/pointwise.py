@@ -265,6 +265,7 @@ CASES = [
     case("round_tens", lambda x: torch.round(x, decimals=-1), f32(20, low=-99, high=99), fixture=False),
     case("floor_of_int", torch.floor, i64(5), fixture=False),
     case("abs_u8", torch.abs, u8(5), fixture=False),
+    case("sign_of_zeros", lambda x: torch.signbit(torch.sign(x)), EDGES, fixture=False),
     case("sign_u8", torch.sign, u8(5, high=2), fixture=False),
     case("sign_bool", torch.sign, mask(5), fixture=False),
     case("angle_of_int", torch.angle, i64(5), fixture=False),

@@ -362,7 +362,7 @@ fn abs(cx: &mut Cx<'_>) -> Result<Value> {
     if dtype.is_unsigned() || dtype == DType::Bool { Ok(v) } else { cx.b.unary(UnaryOp::Abs, v) }
 }
 
-/// -1, 0 or 1; PyTorch gives 0 for NaN.
+/// -1, 0 or 1; PyTorch gives 0 for NaN and for -0.
 fn sign(cx: &mut Cx<'_>) -> Result<Value> {
     let v = cx.tensor("self")?;
     let dtype = cx.b.dtype(v);
@@ -373,13 +373,14 @@ fn sign(cx: &mut Cx<'_>) -> Result<Value> {
         let set = cx.b.convert(v, DType::Bool)?;
         return cx.b.convert(set, dtype);
     }
-    let sign = cx.b.unary(UnaryOp::Sign, v)?;
-    if dtype.is_float() {
-        let nan = cx.b.compare(Direction::Ne, v, v)?;
-        let zero = cx.b.full_like(v, 0.0);
-        return cx.b.select(nan, zero, sign);
+    if !dtype.is_float() {
+        return cx.b.unary(UnaryOp::Sign, v);
     }
-    Ok(sign)
+    let (above, below) =
+        (cx.b.compare_const(Direction::Gt, v, 0.0)?, cx.b.compare_const(Direction::Lt, v, 0.0)?);
+    let [one, zero, minus] = [1.0, 0.0, -1.0].map(|value| cx.b.full_like(v, value));
+    let rest = cx.b.select(below, minus, zero)?;
+    cx.b.select(above, one, rest)
 }
 
 /// The sign bit, that of -0 and NaN included.
