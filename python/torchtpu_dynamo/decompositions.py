@@ -341,8 +341,10 @@ def _fake_quantize(
         step = torch.round(steps + zero_point)
     else:
         step = torch.round(steps) + zero_point
-    result = (step.clamp(low, high) - zero_point) * scale
-    return result.to(self.dtype), (step >= low) & (step <= high)
+    above = step >= low
+    # NaN is the lowest step, as what it becomes in eager's conversion to an integer.
+    result = (torch.where(above, step.clamp(max=high), low) - zero_point) * scale
+    return result.to(self.dtype), above & (step <= high)
 
 
 def _fake_quantize_by_tensors(

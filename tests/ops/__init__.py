@@ -82,6 +82,10 @@ def i32(*shape: int, low: int = -9, high: int = 9, **kw: Any) -> Maker:
     return Maker(torch.int32, shape, low=low, high=high, **kw)
 
 
+def i8(*shape: int, low: int = -100, high: int = 100, **kw: Any) -> Maker:
+    return Maker(torch.int8, shape, low=low, high=high, **kw)
+
+
 def u8(*shape: int, low: int = 0, high: int = 200, **kw: Any) -> Maker:
     return Maker(torch.uint8, shape, low=low, high=high, **kw)
 

@@ -3,17 +3,13 @@
 import torch
 import torch.ao.quantization.fx._decomposed  # registers quantized_decomposed
 
-from tests.ops import Maker, case, f32, tensor
+from tests.ops import Maker, case, f32, i8, tensor
 
 q = torch.ops.quantized_decomposed
 
 
 def f8(*shape: int) -> Maker:
     return tensor(torch.float8_e4m3fn, *shape)
-
-
-def i8(*shape: int) -> Maker:
-    return tensor(torch.int8, *shape, low=-100, high=100)
 
 
 def scales(*shape: int) -> Maker:
@@ -56,6 +52,13 @@ CASES = [
         "fake_quantize",
         lambda x: torch.fake_quantize_per_tensor_affine(x, 0.1, 3, -128, 127),
         f32(3, 4, high=20),
+    ),
+    case(
+        "fake_quantize_edges",
+        lambda x: torch.fake_quantize_per_tensor_affine(x, 0.1, 3, -128, 127),
+        tensor(torch.float32, 4, then=lambda _: torch.tensor([float("nan"), 20.0, -20.0, 0.05])),
+        train=True,
+        fixture=False,
     ),
     case(
         "fake_quantize_by_tensors",
