@@ -303,11 +303,11 @@ def inner_op(node: Node) -> OpOverload | None:
 
 
 def expand(gm: GraphModule) -> None:
-    """Puts the functions of registered operators in the place of the higher-order operators around them,
-    nested graphs too. Raises TorchTPUError for a function that cannot be traced."""
+    """Puts the functions of registered operators in the place of the higher-order operators around them, and operators in
+    that of `out_dtype`, nested graphs too. Raises TorchTPUError for a function that cannot be traced."""
     for module in gm.modules():
         if isinstance(module, GraphModule):
-            found = [n for n in module.graph.nodes if _function(n) is not None]
+            found = [n for n in module.graph.nodes if _function(n) is not None or _is_out_dtype(n)]
             for node in found:
                 _inline(module, node)
             if found:
@@ -319,6 +319,22 @@ def _function(node: Node) -> Callable[..., Any] | None:
     return registered[op].fn if op in registered else None
 
 
+def _is_out_dtype(node: Node) -> bool:
+    return node.op == "call_function" and str(node.target) == "out_dtype"
+
+
+def _out_dtype(op: OpOverload, dtype: torch.dtype, *args: Any) -> torch.Tensor:
+    """An operator computed in another dtype; products of int8 need no wider operands."""
+    from torch._higher_order_ops.out_dtype import out_dtype_fallback
+
+    tensors = [a for a in args if isinstance(a, torch.Tensor)]
+    small = all(a.dtype == torch.int8 for a in tensors)
+    if op is torch.ops.aten.mm.default and dtype == torch.int32 and small:
+        return torch._int_mm(*tensors)
+    made: torch.Tensor = out_dtype_fallback(op, dtype, *args)
+    return made
+
+
 def _inline(gm: GraphModule, node: Node) -> None:
     from torch._higher_order_ops import auto_functionalize
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -328,10 +344,13 @@ def _inline(gm: GraphModule, node: Node) -> None:
 
     def call(*values: Any) -> Any:
         known = dict(zip(sources, values, strict=True))
-        args = torch.fx.node.map_arg(node.args, known.__getitem__)
+        args: Any = torch.fx.node.map_arg(node.args, known.__getitem__)
         kwargs = dict(torch.fx.node.map_arg(node.kwargs, known.__getitem__))
+        if kind == "out_dtype":
+            op, dtype, *operands = args
+            return (_out_dtype(op, dtype, *operands),)
         if kind == "with_effects":
-            op: Any = args[1]
+            op = args[1]
             made = op(*args[2:], **kwargs)
             return made if isinstance(made, tuple) else (made,)
         # It copies what is written over as a view of memory, through which nothing may be written; the second
@@ -351,6 +370,10 @@ def _inline(gm: GraphModule, node: Node) -> None:
     mutating = trace(call, values)
     made = trace(torch.func.functionalize(mutating, remove="mutations_and_views"), values)
     results = _copy_in(gm, node, made, sources)
+    if kind == "out_dtype":
+        node.replace_all_uses_with(results[0])
+        gm.graph.erase_node(node)
+        return
     if kind == "with_effects":
         token = node.args[0]
         if isinstance(token, Node):

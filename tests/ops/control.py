@@ -2,11 +2,12 @@
 
 import torch
 import torch.nn.functional as F
-from torch._higher_order_ops import associative_scan, scan, while_loop
+from torch._higher_order_ops import associative_scan, foreach_map, scan, while_loop
 from torch._higher_order_ops import map as map_over
+from torch._higher_order_ops.out_dtype import out_dtype
 from torch.utils.checkpoint import checkpoint
 
-from tests.ops import Case, case, f32
+from tests.ops import Case, case, f32, i8
 
 WEIGHT = torch.tensor([[0.5, -1.0, 0.25], [1.0, 0.5, -0.5], [-0.25, 0.75, 1.0]])
 
@@ -73,6 +74,27 @@ CASES: list[Case] = [
     ),
     case("map_random", lambda x: map_over(lambda x: F.dropout(x), x), f32(4, 3), random=True, fixture=False),
     case("invoke_subgraph", lambda x: layer(layer(x, WEIGHT), WEIGHT), f32(4, 3), train=True),
+    case(
+        "foreach_map",
+        lambda x, y: foreach_map(torch.add, [x, y], [x, y], alpha=2.0),
+        f32(4, 3),
+        f32(2, 1),
+        fixture=False,
+    ),
+    case(
+        "out_dtype_mm",
+        lambda x, y: out_dtype(torch.ops.aten.mm.default, torch.int32, x, y) + 1,
+        i8(3, 40),
+        i8(40, 5),
+        fixture=False,
+    ),
+    case(
+        "out_dtype_mul",
+        lambda x, y: out_dtype(torch.ops.aten.mul.Tensor, torch.int32, x, y),
+        i8(3, 4),
+        i8(4),
+        fixture=False,
+    ),
     case(
         "checkpoint",
         lambda x: checkpoint(lambda x: torch.sin(x @ x.t()).exp(), x, use_reentrant=False),

@@ -12,7 +12,8 @@ use torchtpu_ir::{Region, Value};
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
     row("invoke_subgraph", Many(invoke_subgraph)),
-    row("invoke_quant_packed", Many(invoke_quant)),
+    row("invoke_quant_packed", Many(invoke_once)),
+    row("foreach_map", Many(invoke_once)),
     row("flex_gemm", Many(flex_gemm)),
 ];
 
@@ -35,7 +36,8 @@ fn invoke_subgraph(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
 }
 
 /// `invoke_quant_packed(subgraph, *operands, scheme, quant_options)`: the options say how to generate code.
-fn invoke_quant(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
+/// `foreach_map(subgraph, *operands, **kwargs)`: what the function takes by name, the graph knows.
+fn invoke_once(cx: &mut Cx<'_>) -> Result<Vec<Value>> {
     let nested = cx.nested("arg0")?;
     let count = nested.inputs.len();
     let operands = cx.trailing_tensors(1, count)?;
