@@ -50,6 +50,22 @@ def poisson_shares(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     )
 
 
+def binomial_shares(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """As for Poisson's; and counts that are certain."""
+    few, many = (
+        torch.binomial(x.new_full((65536,), n), x.new_full((65536,), p)) for n, p in ((4.0, 0.3), (60.0, 0.6))
+    )
+    edges = torch.binomial(x.new_tensor([0.0, 7.0, 7.0, 90.0]), x.new_tensor([0.5, 0.0, 1.0, 1.0]))
+    return (
+        near((few == 0).double().mean(), 0.2401, 0.006),
+        near((few == 2).double().mean(), 0.2646, 0.006),
+        near((few == 4).double().mean(), 0.0081, 0.002),
+        near((many == 36).double().mean(), 0.10467, 0.005),
+        near((many < 30).double().mean(), 0.04448, 0.003),
+        edges,
+    )
+
+
 def gamma_gradient(x: torch.Tensor) -> torch.Tensor:
     shapes = torch.tensor([0.05, 0.5, 1.0, 3.0, 40.0, 500.0], dtype=x.dtype)
     return torch._standard_gamma_grad(shapes, shapes * x)
@@ -135,6 +151,25 @@ CASES = [
             fixture=False,
         )
         for rate in (0.3, 9.0, 11.0, 4000.0)
+    ),
+    case(
+        "binomial",
+        lambda n, p: torch.binomial(n.floor(), p),
+        f32(9, low=0, high=90),
+        f32(9, low=0, high=1),
+        random=True,
+    ),
+    case("binomial_shares", binomial_shares, f32(1), fixture=False),
+    *(
+        case(
+            f"binomial_moments_{n}_{p}",
+            moments_of(
+                lambda x, n=n, p=p: torch.binomial(x + n, torch.full_like(x, p)), n * p, n * p * (1 - p)
+            ),
+            f32(1),
+            fixture=False,
+        )
+        for n, p in ((7, 0.9), (99, 0.05), (30, 0.5), (2000, 0.8))
     ),
     case("standard_gamma", torch._standard_gamma, f32(9, low=0.1, high=5), random=True),
     *(

@@ -35,6 +35,7 @@ pub const ROWS: &[Row] = &[
     row("aten.bernoulli.Tensor", One(|cx| bernoulli(cx, "p"))),
     row("aten.multinomial.default", One(multinomial)),
     row("aten.poisson.default", One(rejection::poisson)),
+    row("aten.binomial.default", One(rejection::binomial)),
     row("aten._standard_gamma.default", One(rejection::standard_gamma)),
     row("aten._standard_gamma_grad.default", One(rejection::standard_gamma_grad)),
     row("aten._sample_dirichlet.default", One(rejection::sample_dirichlet)),

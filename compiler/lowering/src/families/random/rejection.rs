@@ -259,3 +259,147 @@ fn transformed(cx: &mut Cx<'_>, rate: Value) -> Result<(Value, Value)> {
     let endless = cx.b.not(finite)?;
     Ok((k, cx.b.or(accepted, endless)?))
 }
+
+/// `binomial(Tensor count, Tensor prob, Generator? generator=None)`: of the rarer outcome; where few are expected by
+/// the waiting times between them, else by the transformed rejection of Hörmann (1993).
+pub fn binomial(cx: &mut Cx<'_>) -> Result<Value> {
+    const LARGE: f64 = 10.0;
+    let out = cx.out(0)?;
+    let (count, prob) = (cx.operand("count", DType::F64)?, cx.operand("prob", DType::F64)?);
+    let (count, prob) = (cx.b.broadcast_to(count, &out.shape)?, cx.b.broadcast_to(prob, &out.shape)?);
+    let ty = cx.b.ty(count).clone();
+    let one = cx.b.full(&ty, 1.0);
+    let other = cx.b.sub(one, prob)?;
+    let often = cx.b.compare_const(Direction::Gt, prob, 0.5)?;
+    let rare = cx.b.select(often, other, prob)?;
+    let expected = cx.b.mul(count, rare)?;
+    let is_large = cx.b.compare_const(Direction::Ge, expected, LARGE)?;
+    // What each way leaves to the other has arguments with which it ends.
+    let [none, some, half] = [0.0, 4.0 * LARGE, 0.5].map(|value| cx.b.full(&ty, value));
+    let (few, seldom) = (cx.b.select(is_large, none, count)?, cx.b.select(is_large, half, rare)?);
+    let (many, share) = (cx.b.select(is_large, count, some)?, cx.b.select(is_large, rare, half)?);
+    let by_waiting = waiting(cx, few, seldom)?;
+    let by_rejection = until_accepted(cx, &ty, &[many, share], |cx, arguments| {
+        transformed_binomial(cx, arguments[0], arguments[1])
+    })?;
+    let value = cx.b.select(is_large, by_rejection, by_waiting)?;
+    let rest = cx.b.sub(count, value)?;
+    let value = cx.b.select(often, rest, value)?;
+    let value = nan_kept(cx, expected, value)?;
+    cx.b.convert(value, out.dtype)
+}
+
+/// How often an outcome of probability `prob` comes before `count` trials are over, the trials until the next being
+/// geometric.
+fn waiting(cx: &mut Cx<'_>, count: Value, prob: Value) -> Result<Value> {
+    let ty = cx.b.ty(count).clone();
+    let seed = cx.random_bits(TensorType::new(DType::U64, [2]))?;
+    let minus = cx.b.neg(prob)?;
+    let rate = cx.b.unary(UnaryOp::LogPlusOne, minus)?;
+    let found = cx.b.full(&ty, 0.0);
+    let first = trials(cx, rate)?;
+    let state = [seed, first, found, count, rate];
+    let types: Vec<TensorType> = state.iter().map(|v| cx.b.ty(*v).clone()).collect();
+    let cond = region(cx, "cond", &types, |cx, state| {
+        let open = cx.b.compare(Direction::Le, state[1], state[3])?;
+        let all: Vec<i64> = (0..cx.b.rank(open) as i64).collect();
+        Ok(vec![cx.b.reduce(ReduceKind::Or, open, &all)?])
+    })?;
+    let body = region(cx, "body", &types, |cx, state| {
+        cx.rng_state = Some(state[0]);
+        let open = cx.b.compare(Direction::Le, state[1], state[3])?;
+        let more = cx.b.convert(open, DType::F64)?;
+        let found = cx.b.add(state[2], more)?;
+        let next = trials(cx, state[4])?;
+        let next = cx.b.add(state[1], next)?;
+        Ok(vec![cx.rng_state.unwrap_or(state[0]), next, found, state[3], state[4]])
+    })?;
+    let node = cx.b.op(While { cond, body }, &state)?;
+    Ok(cx.b.graph.results(node)[2])
+}
+
+/// Geometric: `ceil(log(u) / log(1 - p))`, of which `rate` is the divisor; infinite where it is zero.
+fn trials(cx: &mut Cx<'_>, rate: Value) -> Result<Value> {
+    let ty = cx.b.ty(rate).clone();
+    let u = uniform(cx, &ty, 53)?;
+    let log = cx.b.unary(UnaryOp::Log, u)?;
+    // Of either sign of zero.
+    let rate = cx.b.unary(UnaryOp::Abs, rate)?;
+    let log = cx.b.unary(UnaryOp::Abs, log)?;
+    let trials = cx.b.div(log, rate)?;
+    let trials = cx.b.unary(UnaryOp::Ceil, trials)?;
+    cx.b.binary_const(BinaryOp::Maximum, trials, 1.0)
+}
+
+/// One attempt of the algorithm BTRS, for `n` and `p` of at most one half.
+fn transformed_binomial(cx: &mut Cx<'_>, n: Value, p: Value) -> Result<(Value, Value)> {
+    let ty = cx.b.ty(n).clone();
+    let scaled = |cx: &mut Cx<'_>, v: Value, factor: f64, shift: f64| -> Result<Value> {
+        let v = cx.b.binary_const(BinaryOp::Multiply, v, factor)?;
+        cx.b.binary_const(BinaryOp::Add, v, shift)
+    };
+    let one = cx.b.full(&ty, 1.0);
+    let mean = cx.b.mul(n, p)?;
+    let rest = cx.b.sub(one, p)?;
+    let variance = cx.b.mul(mean, rest)?;
+    let deviation = cx.b.unary(UnaryOp::Sqrt, variance)?;
+    let b = scaled(cx, deviation, 2.53, 1.15)?;
+    let a = scaled(cx, b, 0.0248, -0.0873)?;
+    let hundredth = cx.b.binary_const(BinaryOp::Multiply, p, 0.01)?;
+    let a = cx.b.add(a, hundredth)?;
+    let reach = cx.b.div(one, b)?;
+    let squeeze = scaled(cx, reach, -4.2, 0.92)?;
+    let alpha = scaled(cx, reach, 5.1, 2.83)?;
+    let alpha = cx.b.mul(alpha, deviation)?;
+
+    let u = uniform(cx, &ty, 53)?;
+    let u = cx.b.binary_const(BinaryOp::Subtract, u, 0.5)?;
+    let v = uniform(cx, &ty, 53)?;
+    let size = cx.b.unary(UnaryOp::Abs, u)?;
+    let us = scaled(cx, size, -1.0, 0.5)?;
+    let slope = cx.b.add(a, a)?;
+    let slope = cx.b.div(slope, us)?;
+    let slope = cx.b.add(slope, b)?;
+    let k = cx.b.mul(slope, u)?;
+    let k = cx.b.add(k, mean)?;
+    let k = cx.b.binary_const(BinaryOp::Add, k, 0.5)?;
+    let k = cx.b.unary(UnaryOp::Floor, k)?;
+    let wide = cx.b.compare_const(Direction::Ge, us, 0.07)?;
+    let under = cx.b.compare(Direction::Le, v, squeeze)?;
+    let at_once = cx.b.and(wide, under)?;
+
+    // log(v alpha / (a / us² + b)) <= log(P(k) / P(m)), where m is the likeliest.
+    let square = cx.b.mul(us, us)?;
+    let hat = cx.b.div(a, square)?;
+    let hat = cx.b.add(hat, b)?;
+    let left = cx.b.mul(v, alpha)?;
+    let left = cx.b.div(left, hat)?;
+    let left = cx.b.unary(UnaryOp::Log, left)?;
+    let mode = cx.b.add(mean, p)?;
+    let mode = cx.b.unary(UnaryOp::Floor, mode)?;
+    let odds = cx.b.div(p, rest)?;
+    let odds = cx.b.unary(UnaryOp::Log, odds)?;
+    let steps = cx.b.sub(k, mode)?;
+    let right = cx.b.mul(steps, odds)?;
+    let ways = |cx: &mut Cx<'_>, k: Value| -> Result<Value> {
+        let others = cx.b.sub(n, k)?;
+        let [k, others] = [k, others].map(|v| {
+            let next = cx.b.binary_const(BinaryOp::Add, v, 1.0)?;
+            cx.b.unary(UnaryOp::Lgamma, next)
+        });
+        cx.b.add(k?, others?)
+    };
+    let (likeliest, here) = (ways(cx, mode)?, ways(cx, k)?);
+    let right = cx.b.add(right, likeliest)?;
+    let right = cx.b.sub(right, here)?;
+    let below = cx.b.compare(Direction::Le, left, right)?;
+    let some = cx.b.compare_const(Direction::Ge, k, 0.0)?;
+    let most = cx.b.compare(Direction::Le, k, n)?;
+    let possible = cx.b.and(some, most)?;
+    let below = cx.b.and(below, possible)?;
+    let accepted = cx.b.or(at_once, below)?;
+    // An infinite count ends at once.
+    let finite = cx.b.unary(UnaryOp::IsFinite, mean)?;
+    let endless = cx.b.not(finite)?;
+    Ok((k, cx.b.or(accepted, endless)?))
+}
