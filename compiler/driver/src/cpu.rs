@@ -3,9 +3,9 @@
 //! Matrix products run in XNNPACK, which is up to twice as fast as the plugin's own. But where the second operand
 //! is a parameter of the program, the plugin packs it at the first execution and from then on knows it by its
 //! address: a weight that the user updates in place would be multiplied as it was before the update. `prepare`
-//! keeps the speed and takes away the chance: no operand is ever a parameter. Products of a vector
-//! of short floats are held apart from the addition behind them, for speed. Updates of a part of a tensor by another part
-//! of it are in `updates`.
+//! keeps the speed and takes away the chance: no operand is ever a parameter. A product of a vector of short floats is kept
+//! out of the addition behind it. Updates of a part of a tensor by another
+//! part of it are in `updates`.
 
 mod updates;
 
@@ -118,7 +118,7 @@ fn is_short_vector_product(graph: &Graph, id: NodeId) -> bool {
 }
 
 /// Keeps the addition of a bias out of a product: the plugin fuses such a product either with the widening of its
-/// operands, or with the addition, and then writes a wide copy of the whole weight first: three times as slow.
+/// operands, or with the addition, and then writes a wide copy of the whole weight first, which takes three times as long.
 fn hold(b: &mut Builder<'_>, id: NodeId) {
     let product = Value { node: id, result: 0 };
     let (ty, loc) = (b.ty(product).clone(), b.graph.node(id).loc);
