@@ -3,14 +3,12 @@
 //! Matrix products run in XNNPACK, which is up to twice as fast as the plugin's own. But where the second operand
 //! is a parameter of the program, the plugin packs it at the first execution and from then on knows it by its
 //! address: a weight that the user updates in place would be multiplied as it was before the update. `prepare`
-//! keeps the speed and takes away the chance: no operand is ever a parameter. A product of a vector of short floats is kept
-//! out of the addition behind it. Updates of a part of a tensor by another
+//! keeps the speed and takes away the chance: no operand is ever a parameter. Updates of a part of a tensor by another
 //! part of it are in `updates`.
 
 mod updates;
 
 use torchtpu_emit::EmitOptions;
-use torchtpu_ir::op::OptimizationBarrier;
 use torchtpu_ir::{Builder, CompileError, DType, Graph, NodeId, Op, TensorType, Value};
 use torchtpu_pjrt::OptionValue;
 
@@ -90,11 +88,6 @@ fn products(graph: &Graph) -> Result<Option<Prepared>, CompileError> {
             }
         }
     }
-    for id in b.graph.node_ids().collect::<Vec<_>>() {
-        if is_short_vector_product(b.graph, id) {
-            hold(&mut b, id);
-        }
-    }
     for alias in b.graph.aliases.clone() {
         let output = b.graph.outputs[alias.output];
         let parameter = Value { node: b.graph.parameters()[alias.parameter], result: 0 };
@@ -103,28 +96,6 @@ fn products(graph: &Graph) -> Result<Option<Prepared>, CompileError> {
         b.graph.outputs[alias.output] = b.reshape(output, &shape)?;
     }
     Ok(Some(Prepared { graph, options }))
-}
-
-/// Is this the product of a vector whose elements are shorter than the sums?
-fn is_short_vector_product(graph: &Graph, id: NodeId) -> bool {
-    if !matches!(graph.op(id), Op::DotGeneral(_)) {
-        return false;
-    }
-    let ty = &graph.node(id).types[0];
-    let operand = graph.ty(graph.operands(id)[0]).dtype;
-    matches!(operand, DType::F16 | DType::BF16)
-        && ty.dtype == DType::F32
-        && ty.shape.iter().filter(|&&size| size != 1).count() <= 1
-}
-
-/// Keeps the addition of a bias out of a product: the plugin fuses such a product either with the widening of its
-/// operands, or with the addition, and then writes a wide copy of the whole weight first, which takes three times as long.
-fn hold(b: &mut Builder<'_>, id: NodeId) {
-    let product = Value { node: id, result: 0 };
-    let (ty, loc) = (b.ty(product).clone(), b.graph.node(id).loc);
-    let held = b.graph.add(OptimizationBarrier {}.into(), &[product], [ty], loc);
-    b.graph.replace_uses(product, Value { node: held, result: 0 });
-    b.graph.set_operand(held, 0, product);
 }
 
 /// Rows of the first operand from which a copy of the second costs less than it gains.

@@ -92,18 +92,14 @@ fn dot_to(
 /// `a @ b` in the result's dtype: matrices, vectors, or both with one batch dimension.
 fn product(cx: &mut Cx<'_>, a: &str, b: &str) -> Result<Value> {
     let dtype = cx.out(0)?.dtype;
-    // f32 even where the result is shorter than that: 8-bit floats are rounded with PyTorch's saturation.
-    let product = product_to(cx, a, b, if dtype.is_float8() { DType::F32 } else { dtype })?;
-    cx.convert(product, dtype)
-}
-
-/// As `product`, in `dtype`.
-fn product_to(cx: &mut Cx<'_>, a: &str, b: &str, dtype: DType) -> Result<Value> {
     let (a, b) = (cx.tensor(a)?, cx.tensor(b)?);
     let (rank_a, rank_b) = (cx.b.rank(a), cx.b.rank(b));
     let batch = if rank_a == 3 { 1 } else { 0 };
     let (lhs, rhs) = (rank_a as i64 - 1, rank_b.saturating_sub(2) as i64);
-    dot_wide(cx, a, b, batch, lhs, rhs, dtype)
+    // f32 even where the result is shorter than that: 8-bit floats are rounded with PyTorch's saturation.
+    let wide = if dtype.is_float8() { DType::F32 } else { dtype };
+    let product = dot_wide(cx, a, b, batch, lhs, rhs, wide)?;
+    cx.convert(product, dtype)
 }
 
 /// `mm(Tensor self, Tensor mat2)`, `bmm`, and `_int_mm` (s8 by s8 to s32).
@@ -159,13 +155,15 @@ fn scaled(cx: &mut Cx<'_>, v: Value, factor: Number) -> Result<Value> {
     cx.b.mul(v, factor)
 }
 
-/// `beta * self + alpha * product`, in f32 where the dtype is a short float, so that it is rounded once. With
-/// `beta == 0` nothing of `self` is read, not even a NaN.
+/// `beta * self + alpha * product`, scaled in f32 where the dtype is a short float. With `beta == 0` nothing of
+/// `self` is read, not even a NaN.
 fn accumulate(cx: &mut Cx<'_>, product: Value) -> Result<Value> {
     let out = cx.out(0)?;
     let beta = cx.opt_number("beta")?.unwrap_or(Number::Int(1));
     let alpha = cx.opt_number("alpha")?.unwrap_or(Number::Int(1));
-    let dtype = cx.b.dtype(product);
+    let plain = is_one(beta) && is_one(alpha);
+    let dtype = if plain { out.dtype } else { out.dtype.opmath() };
+    let product = cx.convert(product, dtype)?;
     let product = scaled(cx, product, alpha)?;
     if is_zero(beta) {
         return cx.convert(product, out.dtype);
@@ -178,15 +176,13 @@ fn accumulate(cx: &mut Cx<'_>, product: Value) -> Result<Value> {
 
 /// `addmm(Tensor self, Tensor mat1, Tensor mat2, *, Scalar beta=1, Scalar alpha=1)`
 fn addmm(cx: &mut Cx<'_>) -> Result<Value> {
-    let opmath = cx.out(0)?.dtype.opmath();
-    let product = product_to(cx, "mat1", "mat2", opmath)?;
+    let product = product(cx, "mat1", "mat2")?;
     accumulate(cx, product)
 }
 
 /// `addmv(Tensor self, Tensor mat, Tensor vec, *, Scalar beta=1, Scalar alpha=1)`
 fn addmv(cx: &mut Cx<'_>) -> Result<Value> {
-    let opmath = cx.out(0)?.dtype.opmath();
-    let product = product_to(cx, "mat", "vec", opmath)?;
+    let product = product(cx, "mat", "vec")?;
     accumulate(cx, product)
 }
 
@@ -194,16 +190,13 @@ fn addmv(cx: &mut Cx<'_>) -> Result<Value> {
 /// is one more contracted dimension.
 fn addbmm(cx: &mut Cx<'_>) -> Result<Value> {
     let (a, b) = (cx.tensor("batch1")?, cx.tensor("batch2")?);
-    let precision = precision(cx, cx.b.dtype(a));
-    let opmath = cx.out(0)?.dtype.opmath();
-    let sum = dot_to(cx, a, b, 0, (&[0, 2], &[0, 1]), precision, opmath)?;
+    let sum = dot(cx, a, b, 0, &[0, 2], &[0, 1])?;
     accumulate(cx, sum)
 }
 
 /// `baddbmm(Tensor self, Tensor batch1, Tensor batch2, *, Scalar beta=1, Scalar alpha=1)`
 fn baddbmm(cx: &mut Cx<'_>) -> Result<Value> {
-    let opmath = cx.out(0)?.dtype.opmath();
-    let product = product_to(cx, "batch1", "batch2", opmath)?;
+    let product = product(cx, "batch1", "batch2")?;
     accumulate(cx, product)
 }
 
@@ -212,14 +205,12 @@ fn linear(cx: &mut Cx<'_>) -> Result<Value> {
     let out = cx.out(0)?;
     let (input, weight) = (cx.operand("input", out.dtype)?, cx.operand("weight", out.dtype)?);
     let (last, weight_last) = (cx.b.rank(input) as i64 - 1, cx.b.rank(weight) as i64 - 1);
+    let product = dot(cx, input, weight, 0, &[last], &[weight_last])?;
     if cx.is_none("bias") {
-        return dot(cx, input, weight, 0, &[last], &[weight_last]);
+        return Ok(product);
     }
-    let opmath = out.dtype.opmath();
-    let product = dot_wide(cx, input, weight, 0, last, weight_last, opmath)?;
-    let bias = cx.operand_to("bias", opmath, &out.shape)?;
-    let sum = cx.b.add(product, bias)?;
-    cx.convert(sum, out.dtype)
+    let bias = cx.operand_to("bias", out.dtype, &out.shape)?;
+    cx.b.add(product, bias)
 }
 
 /// `_trilinear(i1, i2, i3, expand1, expand2, expand3, sumdim)`: each input gets dimensions of size 1 at `expand`,
