@@ -573,7 +573,7 @@ proptest! {
         let over: &[i64] = if residual { &[2, 3] } else { &[0, 2, 3] };
         let last = if mean > 0 { b.reduce(ReduceKind::Add, v, over).unwrap() } else { v };
         graph.outputs.push(last);
-        let (after, _) = changed(&graph, &[&PackColumns { lanes: 4, taps: -1000 }, &Dce]);
+        let (after, _) = changed(&graph, &[&PackColumns { lanes: 4, taps: -1000, images: 1 }, &Dce]);
         prop_assert_eq!(interpreter::run(&graph, &inputs), interpreter::run(&after, &inputs), "{}", print_graph(&after));
     }
 

@@ -62,7 +62,7 @@ static ADD_HEADS: AddHeads = AddHeads { least: 1 << 20 };
 
 static NARROW: NarrowDots = NarrowDots { least: 1 << 18 };
 
-static COLUMNS: PackColumns = PackColumns { lanes: 128, taps: 1 << 16 };
+static COLUMNS: PackColumns = PackColumns { lanes: 128, taps: 1 << 14, images: 8 };
 
 static GATES: FenceGates = FenceGates { least: 1 << 20 };
 

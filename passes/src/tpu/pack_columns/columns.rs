@@ -46,7 +46,7 @@ struct Images {
 }
 
 pub fn columns(graph: &Graph, sizes: &PackColumns) -> Columns {
-    let mut images = Images::of(graph, sizes.lanes);
+    let mut images = Images::of(graph, sizes);
     images.settle();
     images.drop_losses(graph, sizes);
     let packed = images.classes.iter().filter(|class| class.columns > 1);
@@ -66,7 +66,7 @@ fn is_image(graph: &Graph, v: Value) -> bool {
 }
 
 impl Images {
-    fn of(graph: &Graph, lanes: i64) -> Images {
+    fn of(graph: &Graph, sizes: &PackColumns) -> Images {
         let nodes: Vec<NodeId> =
             graph.topological().into_iter().filter(|&id| is_image(graph, first(id))).collect();
         let mut alike = UnionFind::<usize>::new(graph.bound());
@@ -101,7 +101,8 @@ impl Images {
             }
         }
         for edge in edges.iter().filter(|edge| edge.step.is_convolution) {
-            let features = graph.ty(first(edge.id)).shape[1].max(1);
+            let shape = &graph.ty(first(edge.id)).shape;
+            let (features, lanes) = (shape[1].max(1), if shape[0] < sizes.images { 0 } else { sizes.lanes });
             let class = &mut classes[edge.to];
             let free = if features < lanes { 1 << (lanes / features).ilog2() } else { 1 };
             if class.may_have(free) {

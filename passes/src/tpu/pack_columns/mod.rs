@@ -39,6 +39,8 @@ pub struct PackColumns {
     pub lanes: i64,
     /// Passes of a row through the matrix unit that take as long as the kernels that put a convolution's taps together.
     pub taps: i64,
+    /// With fewer images libtpu brings parts of an image into the place of others, which fills registers as well.
+    pub images: i64,
 }
 
 impl Pass for PackColumns {
