@@ -5,7 +5,7 @@ use super::PackColumns;
 use super::step::{Step, reads_packed};
 use crate::query::{first, pinned, splat};
 use petgraph::unionfind::UnionFind;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use torchtpu_ir::{Graph, NodeId, Op, Value};
 
 /// Beyond so many columns the zeros among the taps cost more than lanes gain.
@@ -76,11 +76,12 @@ impl Images {
             }
         }
         let pinned = pinned(graph);
+        let returned: FxHashSet<NodeId> = graph.outputs.iter().map(|v| v.node).collect();
         let is_packable = |id: NodeId| {
             let made = Step::of(graph, id).is_some() || graph.op(id).is_elementwise();
             let of_firsts = graph.operands(id).iter().all(|v| v.result == 0);
             let read = graph.users(id).all(|(user, operand, _)| reads_packed(graph, user, operand));
-            made && of_firsts && read && !pinned[id.index()] && graph.outputs.iter().all(|v| v.node != id)
+            made && of_firsts && read && !pinned[id.index()] && !returned.contains(&id)
         };
         let (mut classes, mut edges, mut class_of) = (Vec::<Class>::new(), Vec::new(), FxHashMap::default());
         for &id in &nodes {
@@ -101,10 +102,12 @@ impl Images {
             }
         }
         for edge in edges.iter().filter(|edge| edge.step.is_convolution) {
-            let shape = &graph.ty(first(edge.id)).shape;
-            let (features, lanes) = (shape[1].max(1), if shape[0] < sizes.images { 0 } else { sizes.lanes });
-            let class = &mut classes[edge.to];
-            let free = if features < lanes { 1 << (lanes / features).ilog2() } else { 1 };
+            let (shape, class) = (&graph.ty(first(edge.id)).shape, &mut classes[edge.to]);
+            let (images, features) = (shape[0], shape[1].max(1));
+            if images < sizes.images || features >= sizes.lanes {
+                continue;
+            }
+            let free = 1 << (sizes.lanes / features).ilog2();
             if class.may_have(free) {
                 class.columns = class.columns.max(free);
             }

@@ -203,47 +203,75 @@ fn factors(cx: &mut Cx<'_>, rate: Value) -> Result<Value> {
     Ok(cx.b.graph.results(node)[2])
 }
 
+fn scaled(cx: &mut Cx<'_>, v: Value, factor: f64, shift: f64) -> Result<Value> {
+    let v = cx.b.binary_const(BinaryOp::Multiply, v, factor)?;
+    cx.b.binary_const(BinaryOp::Add, v, shift)
+}
+
+/// What Hörmann's transformed rejection knows of a distribution: `k = floor((2 a / us + b) u + mean + shift)` is proposed, and
+/// accepted at once where `v <= squeeze`.
+struct Hat {
+    a: Value,
+    b: Value,
+    mean: Value,
+    shift: f64,
+    squeeze: Value,
+    alpha: Value,
+}
+
+impl Hat {
+    /// What is proposed, whether it is accepted at once, and `log(v alpha / (a / us² + b))`, which else decides.
+    fn propose(self, cx: &mut Cx<'_>) -> Result<(Value, Value, Value)> {
+        let ty = cx.b.ty(self.mean).clone();
+        let u = uniform(cx, &ty, 53)?;
+        let u = cx.b.binary_const(BinaryOp::Subtract, u, 0.5)?;
+        let v = uniform(cx, &ty, 53)?;
+        let size = cx.b.unary(UnaryOp::Abs, u)?;
+        let us = scaled(cx, size, -1.0, 0.5)?;
+        let slope = cx.b.add(self.a, self.a)?;
+        let slope = cx.b.div(slope, us)?;
+        let slope = cx.b.add(slope, self.b)?;
+        let k = cx.b.mul(slope, u)?;
+        let k = cx.b.add(k, self.mean)?;
+        let k = cx.b.binary_const(BinaryOp::Add, k, self.shift)?;
+        let k = cx.b.unary(UnaryOp::Floor, k)?;
+        let wide = cx.b.compare_const(Direction::Ge, us, 0.07)?;
+        let under = cx.b.compare(Direction::Le, v, self.squeeze)?;
+        let at_once = cx.b.and(wide, under)?;
+        let square = cx.b.mul(us, us)?;
+        let hat = cx.b.div(self.a, square)?;
+        let hat = cx.b.add(hat, self.b)?;
+        let left = cx.b.mul(v, self.alpha)?;
+        let left = cx.b.div(left, hat)?;
+        Ok((k, at_once, cx.b.unary(UnaryOp::Log, left)?))
+    }
+}
+
+/// Of what is proposed, and with an infinite mean, which ends at once.
+fn accepted(cx: &mut Cx<'_>, at_once: Value, below: Value, possible: Value, mean: Value) -> Result<Value> {
+    let below = cx.b.and(below, possible)?;
+    let accepted = cx.b.or(at_once, below)?;
+    let finite = cx.b.unary(UnaryOp::IsFinite, mean)?;
+    let endless = cx.b.not(finite)?;
+    cx.b.or(accepted, endless)
+}
+
 /// One attempt of the algorithm PTRS.
 fn transformed(cx: &mut Cx<'_>, rate: Value) -> Result<(Value, Value)> {
     let ty = cx.b.ty(rate).clone();
-    let scaled = |cx: &mut Cx<'_>, v: Value, factor: f64, shift: f64| -> Result<Value> {
-        let v = cx.b.binary_const(BinaryOp::Multiply, v, factor)?;
-        cx.b.binary_const(BinaryOp::Add, v, shift)
-    };
     let one = cx.b.full(&ty, 1.0);
     let root = cx.b.unary(UnaryOp::Sqrt, rate)?;
     let b = scaled(cx, root, 2.53, 0.931)?;
     let a = scaled(cx, b, 0.02483, -0.059)?;
     let reach = cx.b.binary_const(BinaryOp::Subtract, b, 3.4)?;
     let reach = cx.b.div(one, reach)?;
-    let inverse_alpha = scaled(cx, reach, 1.1328, 1.1239)?;
+    let alpha = scaled(cx, reach, 1.1328, 1.1239)?;
     let squeeze = cx.b.binary_const(BinaryOp::Subtract, b, 2.0)?;
     let squeeze = cx.b.div(one, squeeze)?;
     let squeeze = scaled(cx, squeeze, -3.6224, 0.9277)?;
+    let (k, at_once, left) = Hat { a, b, mean: rate, shift: 0.43, squeeze, alpha }.propose(cx)?;
 
-    let u = uniform(cx, &ty, 53)?;
-    let u = cx.b.binary_const(BinaryOp::Subtract, u, 0.5)?;
-    let v = uniform(cx, &ty, 53)?;
-    let size = cx.b.unary(UnaryOp::Abs, u)?;
-    let us = scaled(cx, size, -1.0, 0.5)?;
-    let slope = cx.b.add(a, a)?;
-    let slope = cx.b.div(slope, us)?;
-    let slope = cx.b.add(slope, b)?;
-    let k = cx.b.mul(slope, u)?;
-    let k = cx.b.add(k, rate)?;
-    let k = cx.b.binary_const(BinaryOp::Add, k, 0.43)?;
-    let k = cx.b.unary(UnaryOp::Floor, k)?;
-    let wide = cx.b.compare_const(Direction::Ge, us, 0.07)?;
-    let under = cx.b.compare(Direction::Le, v, squeeze)?;
-    let at_once = cx.b.and(wide, under)?;
-
-    // log(v / alpha') - log(a / us² + b) <= k log(rate) - rate - log(k!)
-    let square = cx.b.mul(us, us)?;
-    let hat = cx.b.div(a, square)?;
-    let hat = cx.b.add(hat, b)?;
-    let left = cx.b.mul(v, inverse_alpha)?;
-    let left = cx.b.div(left, hat)?;
-    let left = cx.b.unary(UnaryOp::Log, left)?;
+    // left <= k log(rate) - rate - log(k!)
     let log = cx.b.unary(UnaryOp::Log, rate)?;
     let right = cx.b.mul(k, log)?;
     let right = cx.b.sub(right, rate)?;
@@ -252,12 +280,7 @@ fn transformed(cx: &mut Cx<'_>, rate: Value) -> Result<(Value, Value)> {
     let right = cx.b.sub(right, factorial)?;
     let below = cx.b.compare(Direction::Le, left, right)?;
     let possible = cx.b.compare_const(Direction::Ge, k, 0.0)?;
-    let below = cx.b.and(below, possible)?;
-    let accepted = cx.b.or(at_once, below)?;
-    // An infinite rate ends at once.
-    let finite = cx.b.unary(UnaryOp::IsFinite, rate)?;
-    let endless = cx.b.not(finite)?;
-    Ok((k, cx.b.or(accepted, endless)?))
+    Ok((k, accepted(cx, at_once, below, possible, rate)?))
 }
 
 /// `binomial(Tensor count, Tensor prob, Generator? generator=None)`: of the rarer outcome; where few are expected by
@@ -334,10 +357,6 @@ fn trials(cx: &mut Cx<'_>, rate: Value) -> Result<Value> {
 /// One attempt of the algorithm BTRS, for `n` and `p` of at most one half.
 fn transformed_binomial(cx: &mut Cx<'_>, n: Value, p: Value) -> Result<(Value, Value)> {
     let ty = cx.b.ty(n).clone();
-    let scaled = |cx: &mut Cx<'_>, v: Value, factor: f64, shift: f64| -> Result<Value> {
-        let v = cx.b.binary_const(BinaryOp::Multiply, v, factor)?;
-        cx.b.binary_const(BinaryOp::Add, v, shift)
-    };
     let one = cx.b.full(&ty, 1.0);
     let mean = cx.b.mul(n, p)?;
     let rest = cx.b.sub(one, p)?;
@@ -351,30 +370,9 @@ fn transformed_binomial(cx: &mut Cx<'_>, n: Value, p: Value) -> Result<(Value, V
     let squeeze = scaled(cx, reach, -4.2, 0.92)?;
     let alpha = scaled(cx, reach, 5.1, 2.83)?;
     let alpha = cx.b.mul(alpha, deviation)?;
+    let (k, at_once, left) = Hat { a, b, mean, shift: 0.5, squeeze, alpha }.propose(cx)?;
 
-    let u = uniform(cx, &ty, 53)?;
-    let u = cx.b.binary_const(BinaryOp::Subtract, u, 0.5)?;
-    let v = uniform(cx, &ty, 53)?;
-    let size = cx.b.unary(UnaryOp::Abs, u)?;
-    let us = scaled(cx, size, -1.0, 0.5)?;
-    let slope = cx.b.add(a, a)?;
-    let slope = cx.b.div(slope, us)?;
-    let slope = cx.b.add(slope, b)?;
-    let k = cx.b.mul(slope, u)?;
-    let k = cx.b.add(k, mean)?;
-    let k = cx.b.binary_const(BinaryOp::Add, k, 0.5)?;
-    let k = cx.b.unary(UnaryOp::Floor, k)?;
-    let wide = cx.b.compare_const(Direction::Ge, us, 0.07)?;
-    let under = cx.b.compare(Direction::Le, v, squeeze)?;
-    let at_once = cx.b.and(wide, under)?;
-
-    // log(v alpha / (a / us² + b)) <= log(P(k) / P(m)), where m is the likeliest.
-    let square = cx.b.mul(us, us)?;
-    let hat = cx.b.div(a, square)?;
-    let hat = cx.b.add(hat, b)?;
-    let left = cx.b.mul(v, alpha)?;
-    let left = cx.b.div(left, hat)?;
-    let left = cx.b.unary(UnaryOp::Log, left)?;
+    // left <= log(P(k) / P(m)), where m is the likeliest.
     let mode = cx.b.add(mean, p)?;
     let mode = cx.b.unary(UnaryOp::Floor, mode)?;
     let odds = cx.b.div(p, rest)?;
@@ -396,10 +394,5 @@ fn transformed_binomial(cx: &mut Cx<'_>, n: Value, p: Value) -> Result<(Value, V
     let some = cx.b.compare_const(Direction::Ge, k, 0.0)?;
     let most = cx.b.compare(Direction::Le, k, n)?;
     let possible = cx.b.and(some, most)?;
-    let below = cx.b.and(below, possible)?;
-    let accepted = cx.b.or(at_once, below)?;
-    // An infinite count ends at once.
-    let finite = cx.b.unary(UnaryOp::IsFinite, mean)?;
-    let endless = cx.b.not(finite)?;
-    Ok((k, cx.b.or(accepted, endless)?))
+    Ok((k, accepted(cx, at_once, below, possible, mean)?))
 }
