@@ -10,7 +10,7 @@
 //! %6 = reduce %5 {kind=add} : f32[2048]               %6 = subtract %4, %5 : f32[2048]
 //! %7 = rsqrt %6 : f32[2048]                           %7 = rsqrt %6 : f32[2048]
 //!                                                     %8 = optimization_barrier %7 : f32[2048]
-//!                                                     %9 = every element of %5 <= 4 * %6 : pred[]
+//!                                                     %9 = is every element of %5 <= 4 * %6 : pred[]
 //!                                                     %10 = if %9, ... { %8 } else { as before } : f32[2048]
 //! ```
 //!
@@ -68,8 +68,11 @@ impl Pass for OnePassVariance {
             let fast = b.sub(squares, common)?;
             let bound = b.binary_const(BinaryOp::Multiply, fast, MOST)?;
             let exact = b.compare(Direction::Le, common, bound)?;
+            // As a number: libtpu makes a kernel of its own of a reduction of booleans.
+            let exact = b.convert(exact, DType::F32)?;
             let all: Vec<i64> = (0..b.rank(exact) as i64).collect();
-            let exact = b.reduce(ReduceKind::And, exact, &all)?;
+            let exact = b.reduce(ReduceKind::Min, exact, &all)?;
+            let exact = b.compare_const(Direction::Gt, exact, 0.0)?;
             let (steps, end) = steps(b.graph, f.sum);
             let mut fast = steps.iter().try_fold(fast, |v, step| step.again(&mut b, v))?;
             if !steps.is_empty() {

@@ -339,6 +339,7 @@ fn node(graph: &Graph, id: NodeId, types: &[&TensorType], args: &[&Tensor]) -> T
             let op = match r.kind {
                 ReduceKind::Add => BinaryOp::Add,
                 ReduceKind::Max => BinaryOp::Maximum,
+                ReduceKind::Min => BinaryOp::Minimum,
                 ReduceKind::And => BinaryOp::And,
                 other => panic!("reduce {other:?}"),
             };
