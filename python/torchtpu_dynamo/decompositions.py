@@ -367,6 +367,16 @@ def _fake_quantize_channels(
     return _fake_quantize(self, scale.view(shape), zero_point.view(shape), low, high)
 
 
+def _repeat_interleave(repeats: torch.Tensor, *, output_size: int | None = None) -> torch.Tensor:
+    """Which row each place of the result repeats: how many rows have ended before it. Where the sum of `repeats` is another
+    than the stated size, PyTorch raises; here rows are cut, and places behind the last row repeat that."""
+    if output_size is None:
+        return NotImplemented  # A size that the data decide.
+    ends = repeats.cumsum(0)
+    rows = torch.searchsorted(ends, torch.arange(output_size, device=repeats.device), right=True)
+    return rows.clamp(max=max(repeats.shape[0] - 1, 0)).to(repeats.dtype)
+
+
 _OWN: dict[str, Callable[..., Any]] = {
     "_convert_weight_to_int4pack_for_cpu": _int4_packed,
     "_weight_int4pack_mm_for_cpu": _int4_weight_mm,
@@ -381,4 +391,5 @@ _OWN: dict[str, Callable[..., Any]] = {
     "_scaled_dot_product_flash_attention_for_cpu_backward.default": attention.without_logsumexp,
     "mkldnn_rnn_layer.default": mkldnn_rnn_layer,
     "mkldnn_rnn_layer_backward.default": mkldnn_rnn_layer_backward,
+    "repeat_interleave.Tensor": _repeat_interleave,
 }

@@ -22,6 +22,13 @@ CASES = [
         i64(3),
         fixture=False,
     ),
+    case(
+        "new_zeros_of_a_tangent",
+        lambda x, y: torch.ops.aten._new_zeros_with_same_feature_meta(x, y, self_num_batch_dims=1) + 1,
+        f32(2, 3),
+        i64(4),
+        fixture=False,
+    ),
     case("new_zeros", lambda x: x.new_zeros(2, 0), f32(3), fixture=False),
     case("empty", lambda x: torch.empty(2, 3).fill_(1) + x, f32(3), fixture=False),
     case("scalar_tensor", lambda x: x * torch.tensor(2.5), f32(3), fixture=False),

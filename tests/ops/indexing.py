@@ -33,7 +33,29 @@ INPUTS = {
     "index_reduce": (f32(4, 5), i64(6, low=0, high=3), f32(6, 5)),
 }
 
+
+def repeated(size, dim=0):
+    return lambda x, counts: torch.repeat_interleave(x, counts, dim=dim, output_size=size)
+
+
 CASES = [
+    case(
+        "repeat_interleave",
+        repeated(5, 1),
+        f32(2, 3),
+        i64(3, then=lambda _: torch.tensor([2, 0, 3])),
+        train=True,
+        fixture=False,
+    ),
+    case(
+        "repeat_interleave_i32",
+        repeated(3),
+        f32(2),
+        i32(2, then=lambda _: torch.tensor([0, 3]).int()),
+        fixture=False,
+    ),
+    case("repeat_interleave_none", repeated(0), f32(2), i64(2, then=torch.zeros_like), fixture=False),
+    case("repeat_interleave_empty", repeated(0), f32(0, 2), i64(0), fixture=False),
     case("index", lambda x, i: x[i], f32(5, 3), i64(2, 4, low=-5, high=4), train=True),
     case(
         "index_two_apart",

@@ -17,6 +17,7 @@ pub const ROWS: &[Row] = &[
     row("aten.zeros_like.default", One(|cx| constant(cx, 0.0))),
     row("aten.new_zeros.default", One(|cx| constant(cx, 0.0))),
     row("aten.zero.default", One(|cx| constant(cx, 0.0))),
+    row("aten._new_zeros_with_same_feature_meta.default", One(|cx| constant(cx, 0.0))),
     row("aten.ones.default", One(|cx| constant(cx, 1.0))),
     row("aten.ones_like.default", One(|cx| constant(cx, 1.0))),
     row("aten.new_ones.default", One(|cx| constant(cx, 1.0))),
