@@ -400,3 +400,28 @@ def test_arrays_of_the_other_byte_order():
         found = compiled(a, np.ones(3, f"{order}f4"))
         np.testing.assert_equal(found, np.array([3, 5, 7], np.float32))
         np.testing.assert_equal(a, np.array([1, 2, 3], np.float32))
+
+
+def test_values_that_are_no_numbers_of_the_dtype():
+    x, n = torch.tensor(2.0), torch.tensor(3)
+    compiled = aot_compile(lambda x, n: x * n, (x, n))
+    np.testing.assert_equal(compiled(np.float64(0.5), True), np.array(0.5, np.float32))
+    for args, message in (
+        (("2", 3), "input `x` is str, not float32"),
+        ((None, 3), "input `x` was a tensor when this was compiled, and is None"),
+        (([None], 3), "input `x` is list, not float32"),
+        ((1j, 3), "input `x` is complex128, not float32"),
+        ((2.0, 3.7), "input `n` is float64, not int64"),
+        ((2.0, 2**63), "input `n` is uint64, not int64"),
+        ((2.0, 2**70), "input `n` is int, not int64"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            compiled(*args)
+
+
+def test_a_tensor_where_a_constant_was_is_not_printed():
+    x = torch.randn(50, 50)
+    with pytest.raises(
+        TypeError, match=r"^`mask` was None when this was compiled, and is float32\[50, 50\]$"
+    ):
+        aot_compile(scaled, (x,))(x, x)

@@ -110,12 +110,24 @@ def passed(value: Any, dtype: str) -> Passed:
         array = np.where(np.isnan(array), np.uint16(0x7FC0), rounded)
     elif dtype.startswith("float8") and found == "uint8":
         pass
-    elif found != dtype and not isinstance(value, np.ndarray) and array.ndim == 0 and dtype in _NUMPY:
-        array = array.astype(_NUMPY[dtype])  # a number
+    elif not isinstance(value, np.ndarray) and _holds(array, dtype):
+        array = array.astype(_NUMPY[dtype])
+    elif array.dtype.kind not in "biufc":
+        raise TypeError(f"is {type(value).__name__}, not {dtype}")
     elif found != dtype:
         wanted = "float32, to be rounded to bfloat16" if dtype == "bfloat16" else dtype
         raise TypeError(f"is {found}, not {wanted}")
     return dtype, list(np.shape(value)), np.ascontiguousarray(array).tobytes()
+
+
+def _holds(number: np.ndarray[Any, Any], dtype: str) -> bool:
+    """Whether a 0-d array's number is one of this dtype, as PyTorch sees it: floats may be rounded, integers may not."""
+    if number.ndim != 0 or number.dtype.kind not in "biufc" or dtype not in _NUMPY:
+        return False
+    target = np.dtype(_NUMPY[dtype])
+    if target.kind in "iu":
+        return number.dtype.kind in "biu" and np.iinfo(target).min <= int(number) <= np.iinfo(target).max
+    return np.can_cast(number.dtype, target, "same_kind")
 
 
 def to_numpy(dtype: str, shape: list[int], data: bytes) -> np.ndarray[Any, Any]:

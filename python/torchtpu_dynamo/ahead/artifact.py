@@ -273,6 +273,8 @@ class Artifact:
         given = []
         for spec, value in zip(self.label["inputs"], values, strict=True):
             what = f"input `{spec['name']}`"
+            if value is None:
+                raise TypeError(f"{what} was a tensor when this was compiled, and is None")
             if "extents" in spec:  # its sizes are the compiler's to check
                 given.append(self._passed(what, value, spec["dtype"]))
             else:

@@ -8,6 +8,7 @@ argument that is returned as it is, {"number": i} for a size that is a result, a
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -56,6 +57,13 @@ def constant(tree: Tree) -> Any:
     return float(tree["float"]) if "float" in tree else tree["const"]
 
 
+def _said(value: Any) -> str:
+    """A value in an error: of a tensor or an array what it is, its elements tell nothing."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    return reprlib.repr(value)
+
+
 def flatten(tree: Tree, value: Any, path: str = "") -> Iterator[tuple[int, str, Any]]:
     """The leaves of a value, by index, with their paths. Raises TypeError where it is of another shape."""
     where = f"`{path}`" if path else "the arguments"
@@ -65,7 +73,7 @@ def flatten(tree: Tree, value: Any, path: str = "") -> Iterator[tuple[int, str, 
         known = constant(tree)
         # One nan is as good as another.
         if type(value) is not type(known) or (value != known and (value == value or known == known)):
-            raise TypeError(f"{where} was {known!r} when this was compiled, and is {value!r}")
+            raise TypeError(f"{where} was {known!r} when this was compiled, and is {_said(value)}")
     elif "dict" in tree:
         if dataclasses.is_dataclass(value) and not isinstance(value, (type, Mapping)):
             value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
