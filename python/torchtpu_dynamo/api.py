@@ -15,6 +15,7 @@ import torch
 
 from ._torchtpu import Program, TorchTPUError
 from .backend import compile_with, whole_backward
+from .fallback import refuse_data
 from .graph import Boxed, Graph, boxed
 from .options import Options, parse_options
 
@@ -71,6 +72,7 @@ def capture(
 
     def compile_one(aot_gm: torch.fx.GraphModule, kind: str, static: Sequence[int]) -> Boxed:
         try:
+            refuse_data(aot_gm)
             graph = Graph.of(aot_gm, kind, static, options)
             tensors: list[torch.Tensor] = []
             made[kind] = make(graph), tensors

@@ -607,6 +607,26 @@ def reads_data(gm: GraphModule) -> bool:
     return any(n.meta.get("unbacked_bindings") or n.target in reads for n in gm.graph.nodes)
 
 
+def refuse_data(gm: GraphModule) -> None:
+    """Raises TorchTPUError where a graph that has to be one program needs a size or a number that only the data decide:
+    what `torch.compile` has the host do between two programs."""
+    node = next((n for n in gm.graph.nodes if n.meta.get("unbacked_bindings")), None)
+    if node is None:
+        return
+    if is_number(node.meta["val"]):
+        what, help = "the value", "keep the number a tensor, without .item(), int() or float()"
+    else:
+        what, help = "the size", "keep the size, as torch.where and torch.nonzero_static do"
+    op = op_name(node)
+    raise refusal(
+        f"{what} of what `{op}` gives depends on the data, and one program does not leave the device to see it",
+        op,
+        node.name,
+        frames_of(node),
+        f"{help}, or compile the parts before and behind this line; torch.compile does so by itself",
+    )
+
+
 def stated_bounds(node: Node, fresh: set[str], options: Options) -> dict[str, int]:
     """The bounds of all the sizes that this node makes, as the user has stated them; empty unless all have one."""
     found: dict[str, int] = {}

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from torchtpu_dynamo import Artifact, TorchTPUError, aot_compile
+from torchtpu_dynamo import Artifact, TorchTPUError, aot_compile, lower
 from torchtpu_dynamo import _torchtpu as extension
 from torchtpu_dynamo.ahead import topologies
 from torchtpu_dynamo.cli import main
@@ -476,6 +477,27 @@ def test_all_unsupported_operators_are_listed():
     first = bad.__code__.co_firstlineno
     for line in (first + 1, first + 2):
         assert f"aten.linalg_eig.default at {__file__}:{line}: " in text
+
+
+@pytest.mark.parametrize(
+    ("fn", "message"),
+    [
+        (lambda x, n: x.nonzero(), "the size of what `aten.nonzero.default` gives"),
+        (lambda x, n: x[x > 0].sum(), "the size of what `aten.index.Tensor` gives"),
+        (lambda x, n: torch.unique(x), "the size of what `aten._unique2.default` gives"),
+        (lambda x, n: x * n.item(), "the value of what `aten._local_scalar_dense.default` gives"),
+    ],
+)
+@pytest.mark.parametrize(
+    "entry", [aot_compile, lambda fn, args: lower(fn, *args)], ids=["artifact", "lowered"]
+)
+def test_what_the_data_decide_is_refused(fn: Any, message: str, entry: Any) -> None:
+    with pytest.raises(TorchTPUError) as caught:
+        entry(fn, (torch.randn(3), torch.tensor(3)))
+    text = str(caught.value)
+    assert text.startswith(f"{message} depends on the data, and one program does not leave the device")
+    assert f"at:    {__file__}:{fn.__code__.co_firstlineno} in " in text
+    assert "compile the parts before and behind this line" in text
 
 
 def test_bad_arguments_and_results():

@@ -24,6 +24,7 @@ from .._torchtpu import TorchTPUError
 from ..backend import compile_with, whole_backward
 from ..buckets import Uppers, bounds_of, chosen, samples
 from ..export import Exported, returns
+from ..fallback import refuse_data
 from ..graph import Boxed, Graph, boxed, resolve, resolve_outputs
 from ..options import Options
 from ..state import entry, original, reached
@@ -166,6 +167,7 @@ class Collector:
         if context is not None and context.fw_metadata is not None:
             self.metadata = context.fw_metadata
         try:
+            refuse_data(aot_gm)
             self.graphs[kind] = aot_gm, Graph.of(aot_gm, kind, static, self.options)
         except TorchTPUError as e:
             self.errors.append(e)
