@@ -19,10 +19,12 @@ import torch
 import torch._functorch.config
 from torch._dynamo.backends.common import aot_autograd
 from torch._guards import TracingContext
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from . import cache, custom_ops
 from ._torchtpu import TorchTPUError
 from .distributed import ranks
+from .export import calling_frames
 from .fallback import Fallback, may_be_cut, reads_data
 from .graph import Boxed, Graph, raising, returned_outputs
 from .options import Options, check_mode, parse_options
@@ -82,6 +84,27 @@ def configuration() -> contextlib.AbstractContextManager[Any]:
     return torch._functorch.config.patch(donated_buffer=False)
 
 
+def overlapping() -> contextlib.AbstractContextManager[Any]:
+    """What AOTAutograd must do differently where arguments share memory: of those it makes one argument, and replays the
+    views that are returned as if the views' own argument were still there."""
+    return torch._functorch.config.patch(view_replay_for_aliased_outputs=False)
+
+
+def share_memory(inputs: Sequence[Any]) -> bool:
+    """Whether two arguments lie in one memory."""
+    memories = [x.untyped_storage()._cdata for x in tensors(inputs)]
+    return len(set(memories)) < len(memories)
+
+
+def tensors(inputs: Sequence[Any]) -> list[torch.Tensor]:
+    """The arguments that have one memory each."""
+    return [
+        x
+        for x in inputs
+        if isinstance(x, torch.Tensor) and x.layout is torch.strided and not is_traceable_wrapper_subclass(x)
+    ]
+
+
 def whole_backward() -> contextlib.AbstractContextManager[Any]:
     """Has AOTAutograd compile the backward along with the forward, rather than when it first runs."""
     return torch._functorch.config.patch(force_non_lazy_backward_lowering=True)
@@ -139,10 +162,20 @@ def compile_with(
         keep_inference_input_mutations=True,
     )
     try:
-        with configured():
+        with configured(), overlapping() if share_memory(example_inputs) else contextlib.nullcontext():
             return backend(gm, example_inputs)
     except TorchTPUError as e:  # of a lowering that the user registered, and that PyTorch traces
         return raising(e)
+    except AssertionError:
+        if not share_memory(example_inputs) or len({x.dtype for x in tensors(example_inputs)}) == 1:
+            raise
+        at = "".join(f"\n  at:    {file}:{line} in {name}" for file, line, name in calling_frames()[:1])
+        return raising(
+            TorchTPUError(
+                "two arguments share memory, have different dtypes, and one is written" + at + "\n"
+                "  help:  pass one of them, and make the other inside of the function, by view(dtype)"
+            )
+        )
 
 
 def compile_graph(aot_gm: torch.fx.GraphModule, kind: str, static: Sequence[int], options: Options) -> Boxed:

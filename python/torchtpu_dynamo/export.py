@@ -440,7 +440,7 @@ class _Exporter:
         tensors = [v for v in results if isinstance(v, Node) and v in self.values]
         bases = self.shared_bases(tensors)
         users = {v for v in results[:own] if isinstance(v, Node)}
-        inputs = self.input_bases(tensors if self.symbols else [v for v in tensors if v in users])
+        inputs = self.input_bases(tensors if self.symbols else [v for v in tensors if v in users], users)
         for value in results:
             value = self.tokens.get(value, value)
             if not isinstance(value, Node):
@@ -494,17 +494,29 @@ class _Exporter:
                 bases.update(dict.fromkeys(same, node))
         return bases
 
-    def input_bases(self, results: list[Node]) -> dict[Node, Node]:
+    def input_bases(self, results: list[Node], users: set[Node]) -> dict[Node, Node]:
         """For results that are views of inputs, the input. AOTAutograd makes the user's view anew, and where sizes are
-        symbolic reads size, stride and offset off our result; but what makes several views at once (`unbind`, `split`) of
-        what requires a gradient it leaves to us. What is saved for a backward stays a copy: a program of ours may save what
-        eager does not, and a write to the argument would then be refused."""
+        symbolic, or arguments overlap, reads size, stride and offset off our result; but what makes several views at once
+        (`unbind`, `split`) of what requires a gradient it leaves to us. What is saved for a backward stays a copy: a
+        program of ours may save what eager does not, and a write to the argument would then be refused.
+
+        A user's view of an input that is written is one of what is written there: the input holds it when results are
+        arranged."""
         memories = {memory_of(n): n for n in reversed(self.placeholders) if memory_of(n) is not None}
-        written = {n.args[0] for n in self.gm.graph.nodes if str(n.target) == "aten.copy_.default"}
+        written: dict[Any, Node] = {}
+        for copy in self.gm.graph.nodes:
+            if str(copy.target) != "aten.copy_.default":
+                continue
+            target, made = copy.args[:2]
+            memories.pop(memory_of(target), None)
+            if made.op != "placeholder" and view_of(made.meta["val"]) == view_of(target.meta["val"]):
+                written[memory_of(made)] = target
         bases: dict[Node, Node] = {}
         for node in results:
-            source = memories.get(memory_of(node))
-            if source is None or source in written or node.op == "placeholder":
+            source = memories.get(memory_of(node)) or (
+                written.get(memory_of(node)) if node in users else None
+            )
+            if source is None or node.op == "placeholder":
                 continue
             if source.meta["val"].dtype == node.meta["val"].dtype:
                 bases[node] = source

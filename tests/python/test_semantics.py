@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchtpu_dynamo import _torchtpu, testing
+from torchtpu_dynamo import TorchTPUError, _torchtpu, testing
 
 
 @pytest.fixture(params=[True, False], ids=["shared", "copied"])
@@ -303,6 +303,40 @@ def test_outputs_that_overlap(compile: Compile, dynamic: bool) -> None:
         first, rest, other, _ = fn(x)
         torch.testing.assert_close([first, rest, other], [2 * x[:2], 2 * x[2:], 3 * x[1:]])
         assert first.untyped_storage().data_ptr() == rest.untyped_storage().data_ptr()
+
+
+SHARING: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "both written": lambda a, b: (a.add_(1).sum(), b.mul_(2).sum()),
+    "one written": lambda a, b: (a.add_(1).sum(), b.sum()),
+    "the later returned": lambda a, b: (a.add_(1).sum(), b.mul_(2)),
+    "both returned": lambda a, b: (b.mul_(2), a.add_(1)),
+    "views returned": lambda a, b: (a.add_(1)[1:], b[::2], b.mul_(2).view(7, 1)),
+    "a view written": lambda a, b: (a.add_(1).sum(), b[1:].mul_(3)),
+}
+
+
+@pytest.mark.parametrize("name", SHARING)
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_arguments_that_overlap(name: str, dynamic: bool, compile: Compile) -> None:
+    """What is written to one argument shows in the other, and in the views of them that are returned."""
+    seen = []
+    for fn in (SHARING[name], compile(SHARING[name], dynamic=dynamic)):
+        x = torch.arange(10.0)
+        results = fn(x[:6], x[3:])
+        before = [r.clone() for r in results]
+        for r in results:
+            if r.untyped_storage().data_ptr() == x.untyped_storage().data_ptr():
+                r.add_(100)
+        seen.append([x, *results, *before])
+    torch.testing.assert_close(seen[1], seen[0])
+
+
+def test_arguments_that_overlap_in_other_dtypes(compile: Compile) -> None:
+    x = torch.arange(8.0)
+    with pytest.raises(
+        TorchTPUError, match=r"different dtypes.*\n.*test_semantics\.py:\d+(.|\n)*view\(dtype\)"
+    ):
+        compile(lambda a, b: b.mul_(a.sum()))(x.view(torch.int32), x[2:])
 
 
 def test_none_and_numbers(check: Check) -> None:
