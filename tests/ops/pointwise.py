@@ -339,6 +339,13 @@ CASES = [
     case("where", torch.where, mask(2, 3), f32(3), f32(2, 1), train=True),
     case("where_number", lambda c, x: torch.where(c, x, -1), mask(4), i64(4), fixture=False),
     case("where_promotes", torch.where, mask(4), i64(4), f32(4), fixture=False),
+    case(
+        "mask_of_infinities",
+        lambda m, x: (m * INF, m * -1.0, x * m, m.to(x.dtype) * x, x.masked_fill(m, 2) * ~m),
+        tensor(torch.bool, 12, then=lambda _: torch.arange(12) % 3 == 0),
+        EDGES,
+        fixture=False,
+    ),
     case("masked_fill", lambda x, m: x.masked_fill(m, -INF), f32(4), mask(4), fixture=False),
     case(
         "addcmul", lambda x, y, z: torch.addcmul(x, y, z, value=0.3), bf16(9), bf16(9), bf16(9), fixture=False

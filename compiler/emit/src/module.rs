@@ -250,7 +250,7 @@ impl<'c, 'g> Emitter<'c, 'g> {
         types: &[TensorType],
         loc: LocId,
     ) -> Result<Operands<'c>, String> {
-        let spec = spec(op, operand_types)?;
+        let spec = spec(op, operand_types, types)?;
         let mut operands: Operands<'c> = operands.into();
         for (extra, ty) in &spec.extra {
             let made = self.operation(block, extra, &[], &[], std::slice::from_ref(ty), loc)?;

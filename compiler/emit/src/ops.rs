@@ -111,8 +111,18 @@ impl<'a> Spec<'a> {
     }
 }
 
-/// The description of `op`. The message of an error says what the operation cannot do.
-pub fn spec<'a>(op: &'a Op, operands: &[&TensorType]) -> Result<Spec<'a>, String> {
+/// What is true is one. XLA makes a selection between `x` and 0 of the product of a converted boolean and `x`, and so 0 of
+/// an infinity or NaN that is masked out; of a selection it does not.
+fn one_or_zero<'a>(ty: &TensorType) -> Spec<'a> {
+    let mut spec = Spec::new("stablehlo.select");
+    for value in [Scalar::one(ty.dtype), Scalar::zero()] {
+        spec.extra.push((Constant { value: Literal::Splat(value) }.into(), ty.clone()));
+    }
+    spec
+}
+
+/// The description of `op` with results of `types`. The message of an error says what the operation cannot do.
+pub fn spec<'a>(op: &'a Op, operands: &[&TensorType], types: &[TensorType]) -> Result<Spec<'a>, String> {
     use Attr::{Bool, Int, Ints};
     let dtype = |i: usize| operands.get(i).map_or(DType::F32, |t| t.dtype);
     Ok(match op {
@@ -129,7 +139,10 @@ pub fn spec<'a>(op: &'a Op, operands: &[&TensorType]) -> Result<Spec<'a>, String
             .dialect("compare_type", format!("#stablehlo<comparison_type {}>", compare_type(dtype(0)))),
         Op::Select(_) => Spec::new("stablehlo.select"),
         Op::Clamp(_) => Spec::new("stablehlo.clamp"),
-        Op::Convert(_) => Spec::new("stablehlo.convert"),
+        Op::Convert(_) => match types {
+            [ty] if ty.dtype.is_float() && dtype(0) == DType::Bool => one_or_zero(ty),
+            _ => Spec::new("stablehlo.convert"),
+        },
         Op::BitcastConvert(_) => Spec::new("stablehlo.bitcast_convert"),
         Op::BroadcastInDim(b) => {
             Spec::new("stablehlo.broadcast_in_dim").with("broadcast_dimensions", Ints(&b.dimensions))

@@ -215,7 +215,7 @@ impl Printer<'_> {
         types: &[TensorType],
         loc: LocId,
     ) -> Result<Vec<String>, String> {
-        let spec = spec(op, operand_types)?;
+        let spec = spec(op, operand_types, types)?;
         let mut operand_types = operand_types.to_vec();
         for (extra, ty) in &spec.extra {
             operands.extend(self.operation(extra, Vec::new(), &[], std::slice::from_ref(ty), loc)?);
@@ -316,9 +316,9 @@ impl Printer<'_> {
             let result = TensorType::scalar(step.dtype);
             let operands: Vec<String> = step.operands.iter().map(|&i| name(i)).collect();
             let operand_types: Vec<&TensorType> = step.operands.iter().map(|&i| &types[i]).collect();
-            let spec = spec(&step.op, &operand_types)?;
-            let _ = write!(self.out, "      {} = ", name(types.len()));
             let stated = std::slice::from_ref(&result);
+            let spec = spec(&step.op, &operand_types, stated)?;
+            let _ = write!(self.out, "      {} = ", name(types.len()));
             match pretty(&step.op, &spec, &operands, &operand_types, stated) {
                 Some(text) => self.out.push_str(&text),
                 None => self.generic(&spec, &operands, &operand_types, stated, loc)?,
@@ -377,6 +377,9 @@ fn pretty(
     Some(match op {
         Op::Unary(_) | Op::Binary(_) if name.starts_with("chlo.") => {
             format!("{name} {args} : {} -> {result}", tensors(operand_types))
+        }
+        Op::Convert(_) if name == "stablehlo.select" => {
+            format!("{name} {args} : {}, {result}", tensor(operand_types.first()?))
         }
         Op::Unary(_) | Op::Binary(_) | Op::Clamp(_) | Op::Convert(_) => {
             format!("{name} {args} : {}", short())
