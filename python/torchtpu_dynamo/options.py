@@ -140,11 +140,13 @@ def parse_options(options: Mapping[str, Any] | None) -> Options:
             raise TorchTPUError(f"unknown option {name!r}; the known options are:\n{known_options()}")
         classes, written, _ = _table()[name]
         choices = _choices(name)
-        fits = isinstance(value, classes) and (name == "buckets" or _elements_fit(value))
+        # True is an int to Python, and no size.
+        typed = isinstance(value, classes) and (not isinstance(value, bool) or bool in classes)
+        fits = typed and (name == "buckets" or _elements_fit(value))
         if not fits or (choices and value not in choices):
             raise TorchTPUError(f"option {name!r} takes {written}, not {value!r}; {_table()[name][2]}")
     level = options.get("opt_level", 2)
-    if level not in range(4) or isinstance(level, bool):
+    if level not in range(4):
         raise TorchTPUError(f"option 'opt_level' takes 0 to 3, not {options['opt_level']}")
     if not options.get("collective_timeout", 1) > 0:
         raise TorchTPUError("option 'collective_timeout' takes a number of seconds above 0")

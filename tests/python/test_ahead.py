@@ -730,6 +730,42 @@ def test_does_not_fit(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("v5e:0x1", "it has no chips"),
+        ("v5p:2x2x0", "it has no chips"),
+        ("v5p:512x512x512", "it has more than 65,536"),
+    ],
+)
+def test_impossible_topology(net, name, why):
+    with pytest.raises(
+        TorchTPUError, match=f"there is no topology '{name}': {why}(.|\n)*`torchtpu topologies` lists"
+    ):
+        aot_compile(net, (torch.randn(3, 6),), topology=name)
+    assert why in topologies.describe([name, "v5e:1x1"])[name]["error"]
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("a", "is of the type str, and should be an array of float32"),
+        (None, "was a tensor when this was compiled, and is None"),
+        ([[1.0], [1.0, 2.0]], "is no array: its rows are not equally long"),
+        (object(), "is of the type object, and should be an array of float32"),
+        (np.ones((3, 6)), "is float64, not float32"),
+    ],
+)
+def test_values_that_are_no_arrays(artifact, value, why):
+    with pytest.raises(TypeError, match=f"input `x` {why}"):
+        Artifact(artifact, key=KEY)(value, 1.0)
+
+
+def test_folder_is_no_artifact(tmp_path, capsys):
+    assert main(["inspect", str(tmp_path)]) == 1
+    assert f"torchtpu inspect: {tmp_path}: this is a folder, and no artifact\n" in capsys.readouterr().err
+
+
 def test_unknown_topology(net):
     with pytest.raises(
         TorchTPUError, match=r"libtpu knows no topology 'v5e:2x3'\nhelp: did you mean .*v5e:2x2"

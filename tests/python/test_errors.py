@@ -106,6 +106,12 @@ def test_activation_memory_that_is_no_number_of_bytes() -> None:
     assert str(error).startswith("option 'activation_memory' takes int | None, not '2GiB'; bytes of")
 
 
+@pytest.mark.parametrize("name", ["opt_level", "activation_memory", "max_data_dependent_size", "tune"])
+def test_true_is_no_number(name: str) -> None:
+    error = refused(lambda x: x + 1, torch.ones(2), options={name: True})
+    assert str(error).startswith(f"option '{name}' takes ") and "not True" in str(error)
+
+
 def test_other_mode() -> None:
     check("other_mode", refused(lambda x: x + 1, torch.ones(2), mode="max-autotune"))
 

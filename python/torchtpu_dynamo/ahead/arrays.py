@@ -81,7 +81,7 @@ def is_tensor(value: Any) -> bool:
 
 
 def passed(value: Any, dtype: str) -> Passed:
-    """A value as an input of this dtype. Raises TypeError for another dtype."""
+    """A value as an input of this dtype. Raises TypeError for another dtype, and for what is no array."""
     if is_tensor(value):
         found = str(value.dtype).removeprefix("torch.")
         if value.device.type == "meta" or type(value).__name__ == "FakeTensor":
@@ -98,7 +98,10 @@ def passed(value: Any, dtype: str) -> Passed:
             .view(sys.modules["torch"].uint8)
         )
         return dtype, list(value.shape), plain.numpy().tobytes()
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise TypeError("is no array: its rows are not equally long") from None
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     found = array.dtype.name
@@ -113,7 +116,7 @@ def passed(value: Any, dtype: str) -> Passed:
     elif not isinstance(value, np.ndarray) and _holds(array, dtype):
         array = array.astype(_NUMPY[dtype])
     elif array.dtype.kind not in "biufc":
-        raise TypeError(f"is {type(value).__name__}, not {dtype}")
+        raise TypeError(f"is of the type {type(value).__name__}, and should be an array of {dtype}")
     elif found != dtype:
         wanted = "float32, to be rounded to bfloat16" if dtype == "bfloat16" else dtype
         raise TypeError(f"is {found}, not {wanted}")

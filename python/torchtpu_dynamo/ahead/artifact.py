@@ -55,6 +55,8 @@ class Artifact:
     ) -> None:
         self.path = Path(path)
         self._plugin, self._trusted, self._key, self._weights = plugin, trusted, key, weights
+        if self.path.is_dir():
+            raise TorchTPUError(f"{self.path}: this is a folder, and no artifact\nhelp: name a file in it")
         try:
             self.file = ArtifactFile(self.path)
         except ValueError as e:

@@ -33,6 +33,9 @@ ENVIRONMENT = {
 TIME_LIMIT = 3600.0
 """Seconds for one compilation."""
 
+MOST_CHIPS = 65_536
+"""Seven times the largest pod that there is."""
+
 POLL = 0.2
 """Seconds between two looks at a compilation."""
 
@@ -93,13 +96,23 @@ def library() -> str:
 
 def describe(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """By name what libtpu says of a topology: devices, kind, attributes; or {"error": why}."""
+    plugin = library()
+    impossible = {name: {"error": why} for name in names if (why := _impossible(name))}
     answer, _ = _run(
-        {"work": "describe", "plugin": library(), "topologies": list(names)},
+        {"work": "describe", "plugin": plugin, "topologies": [n for n in names if n not in impossible]},
         {},
         300.0,
         "describing topologies",
     )
-    return dict(answer["topologies"])
+    return {name: impossible.get(name) or answer["topologies"][name] for name in names}
+
+
+def _impossible(name: str) -> str | None:
+    """Why libtpu is not asked: it dies of a topology without chips, and lists the chips of the largest one by one."""
+    found = chips(name)
+    if isinstance(found, str) or 0 < found <= MOST_CHIPS:
+        return None
+    return "it has no chips" if found == 0 else f"it has more than {MOST_CHIPS:,} chips"
 
 
 def check(names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -110,9 +123,9 @@ def check(names: Sequence[str]) -> dict[str, dict[str, Any]]:
             near = difflib.get_close_matches(name, KNOWN, n=3, cutoff=0.5)
             accepted = [n for n, d in describe(near).items() if "error" not in d] if near else []
             hint = f"did you mean {' or '.join(accepted)}? " if accepted else ""
-            raise TorchTPUError(
-                f"libtpu knows no topology {name!r}\nhelp: {hint}`torchtpu topologies` lists what it accepts"
-            )
+            known = _impossible(name)
+            why = f"there is no topology {name!r}: {known}" if known else f"libtpu knows no topology {name!r}"
+            raise TorchTPUError(f"{why}\nhelp: {hint}`torchtpu topologies` lists what it accepts")
     return found
 
 
