@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from . import cache, custom_ops
 from ._torchtpu import TorchTPUError
+from .decompositions import bytes_whole
 from .distributed import ranks
 from .export import calling_frames
 from .fallback import Fallback, may_be_cut, reads_data
@@ -162,7 +163,8 @@ def compile_with(
         keep_inference_input_mutations=True,
     )
     try:
-        with configured(), overlapping() if share_memory(example_inputs) else contextlib.nullcontext():
+        apart = overlapping() if share_memory(example_inputs) else contextlib.nullcontext()
+        with configured(), apart, bytes_whole():
             return backend(gm, example_inputs)
     except TorchTPUError as e:  # of a lowering that the user registered, and that PyTorch traces
         return raising(e)

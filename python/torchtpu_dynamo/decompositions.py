@@ -6,13 +6,16 @@ lowering needs no change here. Names that an older torch lacks are skipped."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import torch
 from torch._decomp import decomposition_table
+from torch._decomp.decompositions import upsample_compute_output_size
 from torch._inductor import inductor_prims
 from torch._ops import OpOverload
 
@@ -67,6 +70,44 @@ def table() -> Table:
             for op in overloads(name):
                 found.pop(op, None)
     return found
+
+
+# What torch rewrites above autograd, where the table is not asked, and otherwise than eager's kernel computes it.
+_BYTES_WHOLE = (
+    "upsample_bilinear2d.vec upsample_bilinear2d.default upsample_bicubic2d.vec upsample_bicubic2d.default"
+)
+
+
+@contextlib.contextmanager
+def bytes_whole() -> Iterator[None]:
+    """Torch rewrites the resizing of images of u8 as sums of pixels in f32, or in integers but both axes at once. Eager
+    resizes an axis at a time with 16-bit weights, as our lowering does: inside of this, the operator stays one."""
+    with contextlib.ExitStack() as stack:
+        for op in overloads(_BYTES_WHOLE):
+            kernels = {key: functools.partial(_resized, op, kernel) for key, kernel in op.py_kernels.items()}
+            stack.callback(op._dispatch_cache.clear)
+            stack.enter_context(mock.patch.dict(op.py_kernels, kernels))
+            op._dispatch_cache.clear()
+        yield
+
+
+def _resized(
+    op: OpOverload,
+    rewritten: Callable[..., torch.Tensor],
+    x: torch.Tensor,
+    size: Any,
+    align_corners: bool,
+    *scales: Any,
+    **named: Any,
+) -> torch.Tensor:
+    if x.dtype != torch.uint8:
+        return rewritten(x, size, align_corners, *scales, **named)
+    if op._overloadname == "vec":
+        factors = scales[0] if scales else named.get("scale_factors")
+        size = upsample_compute_output_size(x.size(), size, factors)
+        return op._overloadpacket.default(x, size, align_corners, *(factors or ()))
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(x, size, align_corners, *scales, **named)
 
 
 def overloads(names: str) -> Iterator[OpOverload]:

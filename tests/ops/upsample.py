@@ -41,6 +41,23 @@ CASES = [
         for mode in ("bilinear", "bicubic")
         for size in ((20, 25), (5, 3))
     ),
+    *(
+        case(
+            f"{mode}_u8_{name}",
+            lambda x, mode=mode, options=options: F.interpolate(x, mode=mode, **options),
+            u8(2, 3, 12, 14, high=255),
+            fixture=False,
+        )
+        for mode in ("bilinear", "bicubic")
+        for name, options in {
+            "up": {"size": (40, 51)},
+            "down": {"size": (7, 5)},
+            "width": {"size": (12, 37)},
+            "corners": {"size": (29, 33), "align_corners": True},
+            "scale": {"scale_factor": (1.7, 2.3)},
+            "channels": {"size": (15, 16)},
+        }.items()
+    ),
     resize("trilinear", VOLUME, size=(4, 6, 3), mode="trilinear"),
     case(
         "grid_sample",
