@@ -49,7 +49,7 @@ class Exported:
     constants: list[torch.Tensor]
     """Passed after the inputs."""
     tensor_inputs: list[int]
-    """Positions of the arguments that are tensors."""
+    """Positions of the arguments that are tensors, and behind all arguments those of `views`."""
     symbols: dict[str, tuple[int, int | None]]
     """Where each symbol is read: argument and dimension; no dimension for an argument that is the number."""
     input_names: list[str]
@@ -59,6 +59,8 @@ class Exported:
     """What the user registered as StableHLO for the nodes of this graph and of those nested in it."""
     lazy: list[tuple[int, bool]] = dataclasses.field(default_factory=list)
     """Of the tensor inputs, those that may come as lazy conjugates or negatives, and whether the graph writes them."""
+    views: list[tuple[int, list[int], list[int], int | None]] = dataclasses.field(default_factory=list)
+    """Views of arguments that the caller makes: position, and what `as_strided` takes."""
     size_names: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     """By symbol: the sizes of the user's arguments that it stands for."""
 
@@ -103,6 +105,7 @@ class _Exporter:
         self.graph_index: dict[str, int] = {}
         self.texts: list[StableHloText] = []
         self.returned: list[str] = []
+        self.views: dict[Node, tuple[int, list[int], list[int], int | None]] = {}
 
     def run(self, kind: str, name: str, static: frozenset[int], returned: int) -> Exported:
         plan: list[Output] = []
@@ -112,6 +115,8 @@ class _Exporter:
             plan.extend(made)
             return values
 
+        if returned:  # else nothing arranges a call
+            self.views = self.input_views(kind)
         payload, passed = self.payload(kind, name, static, planned)
         tensor_inputs = [i for i, spec in enumerate(payload["inputs"]) if "val" in spec]
         return Exported(
@@ -126,8 +131,26 @@ class _Exporter:
             input_names=[n.name for n in self.placeholders],
             returned=self.returned,
             texts=self.texts,
-            lazy=self.lazy(kind, [self.placeholders[i] for i in tensor_inputs]),
+            lazy=self.lazy(kind, [([*self.placeholders, *self.views])[i] for i in tensor_inputs]),
+            views=list(self.views.values()),
         )
+
+    def input_views(self, kind: str) -> dict[Node, tuple[int, list[int], list[int], int | None]]:
+        """What `as_strided` makes of arguments: it counts in the argument's memory, which may begin before the argument,
+        end behind it, and be another one at the next call. Not where the graph writes the argument: its memory is then
+        overwritten in place. What a forward saves begins where it begins."""
+        if kind == "backward":
+            return {}
+        written = {n.args[0] for n in self.gm.graph.nodes if n.target is torch.ops.aten.copy_.default}
+        found = {}
+        for node in self.gm.graph.nodes:
+            if node.target is not torch.ops.aten.as_strided.default:
+                continue
+            source, shape, stride, offset = schema_args(node)
+            fixed = all(type(v) is int for v in (*shape, *stride, 0 if offset is None else offset))
+            if source.op == "placeholder" and source not in written and fixed and memory_of(source):
+                found[node] = (self.placeholders.index(source), list(shape), list(stride), offset)
+        return found
 
     def lazy(self, kind: str, tensors: list[Node]) -> list[tuple[int, bool]]:
         written = {n.args[0] for n in self.gm.graph.nodes if n.target is torch.ops.aten.copy_.default}
@@ -146,13 +169,16 @@ class _Exporter:
         """The graph, with the outputs that `returned` makes of its last node; and the tensors that it owns."""
         inputs = [self.input(i, n, i in static) for i, n in enumerate(self.placeholders)]
         self.bind_sizes(self.placeholders)
-        self.values = {n: i for i, n in enumerate(self.placeholders)}
+        inputs += [{"name": n.name, "val": tensor_meta(n.meta["val"])} for n in self.views]
+        self.values = {n: i for i, n in enumerate([*self.placeholders, *self.views])}
         constants, passed = self.constants()
         nodes: list[dict[str, Any]] = []
         outputs: list[Any] = []
         first = len(inputs) + len(constants)
         for node in self.gm.graph.nodes:
             if node.op == "call_function":
+                if node in self.views:
+                    continue
                 if is_random(node):
                     nodes.extend(self.random(node, first + len(nodes)))
                     continue

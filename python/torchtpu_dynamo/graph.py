@@ -330,6 +330,7 @@ class Graph:
             only_tensors
             and not exported.constants
             and not exported.lazy
+            and not exported.views
             and len(exported.tensor_inputs) == len(exported.input_names)
         )
 
@@ -372,6 +373,7 @@ class Graph:
             plugins.check_process()
         counters.executions += 1
         exported = self.exported
+        args += [args[i].as_strided(*view) for i, *view in exported.views]
         tensors = [args[i] for i in exported.tensor_inputs]
         tensors += exported.constants
         kept = {i: args[i] for i in returned_inputs(outputs)}

@@ -331,6 +331,25 @@ def test_arguments_that_overlap(name: str, dynamic: bool, compile: Compile) -> N
     torch.testing.assert_close(seen[1], seen[0])
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_as_strided_beyond_an_argument(dynamic: bool, compile: Compile) -> None:
+    """It counts in the memory that the argument is a part of, wherever that begins at this call."""
+
+    def fn(x: Tensor) -> list[Tensor]:
+        views = [x.as_strided((2, 3), (1, 2)), x.as_strided((2, 3), (1, 2), 0), x.as_strided((4,), (1,), 1)]
+        return [*(view + 1 for view in views), x.sum()]
+
+    compiled, memory = compile(fn, dynamic=dynamic), torch.arange(12.0)
+    for x in (memory[:3], memory[2:5], memory.view(3, 4)[:, 1:3], memory[4:7]):
+        torch.testing.assert_close(compiled(x), fn(x))
+
+
+def test_as_strided_that_a_gradient_passes(check: Check) -> None:
+    check(
+        lambda x: x.as_strided((2, 3), (1, 2), 0).exp().sum(), torch.randn(8, requires_grad=True), train=True
+    )
+
+
 def test_arguments_that_overlap_in_other_dtypes(compile: Compile) -> None:
     x = torch.arange(8.0)
     with pytest.raises(
