@@ -54,11 +54,13 @@ def torchtpu_dynamo(
         parsed = parse_options(options)
     except TorchTPUError as e:
         return raising(e)
-    # AOTAutograd's key knows nothing of registered lowerings, and a graph that may be cut is kept whole.
+    # AOTAutograd's key knows nothing of registered lowerings, a graph that may be cut is kept whole, and a nested tensor
+    # cannot be in a key.
     plain = (
         parsed.fallback == "error"
         and not custom_ops.registered
         and not reads_data(gm)
+        and not any(isinstance(x, torch.Tensor) and x.is_nested for x in example_inputs)
         and not ranks.several()
     )
     if plain and cache.store(parsed) is not None and (kept := aot_cache()) is not None and kept.available(gm):

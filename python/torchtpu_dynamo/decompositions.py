@@ -171,6 +171,32 @@ def _foreach(op: OpOverload, element: Callable[..., Any]) -> Callable[..., Any]:
 # Our own.
 
 
+def _padded(
+    values: torch.Tensor, offsets: list[torch.Tensor], max_lengths: list[int], padding_value: float = 0.0
+) -> torch.Tensor:
+    """Rows of `values` from each offset to the next, as a batch of the same length."""
+    if len(offsets) != 1:
+        return NotImplemented
+    begin, end = offsets[0][:-1, None], offsets[0][1:, None]
+    row = begin + torch.arange(max_lengths[0], device=values.device)
+    # One row more, which is never read, for where there are none.
+    found = torch.cat([values, values.new_zeros(1, *values.shape[1:])])[row.clamp(max=values.shape[0])]
+    inside = (row < end).reshape(*row.shape, *(1 for _ in values.shape[1:]))
+    return torch.where(inside, found, padding_value)
+
+
+def _unpadded(dense: torch.Tensor, offsets: list[torch.Tensor], total_L: int | None = None) -> torch.Tensor:
+    """The rows of a batch that are not padding, one behind the other; zeros for those that the batch is too short for."""
+    if len(offsets) != 1 or total_L is None:
+        return NotImplemented
+    row = torch.arange(total_L, device=dense.device)
+    sample = torch.searchsorted(offsets[0][1:].contiguous(), row, right=True).clamp(max=dense.shape[0] - 1)
+    place = row - offsets[0][sample]
+    found = dense[sample, place.clamp(max=dense.shape[1] - 1)]
+    inside = (place < dense.shape[1]).reshape(-1, *(1 for _ in dense.shape[2:]))
+    return torch.where(inside, found, 0.0)
+
+
 def _fma(a: torch.Tensor, b: torch.Tensor | float, c: torch.Tensor) -> torch.Tensor:
     """`a * b + c`, rounded once. Dynamo makes it of `c.addcmul_(x, y, value=b)` and `addcdiv_`, as optimizers use them."""
     if isinstance(b, torch.Tensor):
@@ -427,6 +453,8 @@ _OWN: dict[str, Callable[..., Any]] = {
     "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams": _fake_quantize_by_tensors,
     "fake_quantize_per_channel_affine_cachemask": _fake_quantize_channels,
     "fake_quantize_per_tensor_affine_cachemask": _fake_quantize,
+    "_jagged_to_padded_dense_forward": _padded,
+    "_padded_dense_to_jagged_forward": _unpadded,
     "_pdist_backward": _pdist_backward,
     "_pdist_forward": _pdist_forward,
     "_scaled_dot_product_flash_attention_for_cpu_backward.default": attention.without_logsumexp,

@@ -240,7 +240,7 @@ class _Exporter:
         else:
             self.numbers[node] = value
             spec["sym"] = number_text(value)
-            if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)) and not is_ragged(value):
                 self.symbols.setdefault(spec["sym"], (index, None))
         if static:
             spec["static"] = True
@@ -634,6 +634,11 @@ def is_state(node: Node) -> bool:
 
 def is_symbolic(value: Any) -> bool:
     return isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool))
+
+
+def is_ragged(value: Any) -> bool:
+    """The ragged size of a jagged nested tensor: the name of its offsets, and no number. No tensor of a graph has it."""
+    return isinstance(value, torch.SymInt) and isinstance(value.node.hint, torch.SymInt)
 
 
 def size(value: int | torch.SymInt) -> int | str:

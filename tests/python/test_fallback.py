@@ -454,7 +454,33 @@ def test_a_loop_that_carries_a_python_number_is_refused() -> None:
         torch.compile(fn, backend="tpu", fullgraph=True)(torch.ones(3))
 
 
-def test_jagged_nested_tensors_are_refused() -> None:
-    nested = torch.nested.nested_tensor([torch.randn(2, 4), torch.randn(3, 4)], layout=torch.jagged)
-    with pytest.raises(TorchTPUError, match=r"jagged nested tensor[\s\S]*to_padded_tensor"):
-        torch.compile(lambda n: n * 2, backend="tpu")(nested)
+@pytest.mark.parametrize("train", [False, True])
+def test_jagged_nested_tensors(train: bool) -> None:
+    """As arguments: one graph serves all lengths of the samples."""
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(4, 3)
+
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        return torch.nested.to_padded_tensor(linear(x).relu(), 2.5)
+
+    compiled = torch.compile(fn, backend="tpu")
+    for lengths in ((2, 3), (4, 1), (1, 6), (3, 2, 5)):
+        x = torch.nested.nested_tensor([torch.randn(n, 4) for n in lengths], layout=torch.jagged)
+        seen = []
+        for run in (compiled, fn):
+            linear.zero_grad()
+            with torch.set_grad_enabled(train):
+                result = run(x)
+            if train:
+                result.square().sum().backward()
+            seen.append([result.detach(), *(p.grad.clone() for p in linear.parameters() if train)])
+        torch.testing.assert_close(*seen)
+
+
+def test_jagged_nested_tensors_are_returned() -> None:
+    compiled = torch.compile(lambda n: (n * 2, n.values().sum()), backend="tpu")
+    for lengths in ((2, 3), (4, 1, 2)):
+        nested = torch.nested.nested_tensor([torch.randn(n, 4) for n in lengths], layout=torch.jagged)
+        result, total = compiled(nested)
+        torch.testing.assert_close(result.values(), nested.values() * 2)
+        torch.testing.assert_close([result.offsets(), total], [nested.offsets(), nested.values().sum()])
