@@ -18,13 +18,13 @@
 //! slice, reverse, concatenate and gather. The arithmetic is the target's, bit for bit (`arith`, which also says what is
 //! left alone and why: transcendental functions, for one). Splats fold at any shape; dense values up to
 //! `MAX_ELEMENTS`, because a program should not carry tables that it can compute faster than read. An iota counts as
-//! a constant but stays where it is read: it costs nothing to make. So integers that count up become one, as the positions
-//! that a mask of transformers' models looks up in a table of positions.
+//! a constant but stays where it is read: it costs nothing to make. So integers that count up become one, also where they
+//! are more, as the positions that a mask of transformers' models looks up in a table of positions.
 
 use crate::arith;
 use crate::manager::Pass;
 use crate::query::{first, pinned};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use torchtpu_ir::graph::Values;
 use torchtpu_ir::op::{Constant, Gather, Iota};
 use torchtpu_ir::{
@@ -33,6 +33,9 @@ use torchtpu_ir::{
 
 /// 16 KiB of f32.
 const MAX_ELEMENTS: i64 = 4096;
+
+/// What is worked out, to see whether it counts up or is all the same: positions of 32,768 tokens, of two numbers each.
+const MAX_KNOWN: i64 = 65536;
 
 pub struct FoldConstants;
 
@@ -87,15 +90,26 @@ fn find(graph: &Graph) -> Vec<(NodeId, Literal)> {
         }
     }
     let mut computed = known.computed;
-    // Users come later than what they use, and take their value out of `computed` last.
-    let read: Vec<NodeId> = order
-        .into_iter()
-        .filter(|&id| {
-            !matches!(graph.op(id), Op::Iota(_))
-                && (graph.outputs.contains(&first(id))
-                    || graph.users(id).any(|(user, _, _)| !computed.contains_key(&user)))
-        })
-        .collect();
+    // Users come later than what they use. Too large a value stays an operation, which reads what it is made of.
+    let mut read: Vec<NodeId> = Vec::new();
+    let mut stays: FxHashSet<NodeId> = FxHashSet::default();
+    for id in order.into_iter().rev() {
+        let reads = |user: NodeId| !computed.contains_key(&user) || stays.contains(&user);
+        if !graph.outputs.contains(&first(id)) && !graph.users(id).any(|(user, _, _)| reads(user)) {
+            continue;
+        }
+        let ty = &graph.node(id).types[0];
+        let small = |value: &Literal| {
+            let few = ty.elements() <= MAX_ELEMENTS || matches!(value, Literal::Splat(_));
+            few || counts_along(ty, value).is_some()
+        };
+        if !matches!(graph.op(id), Op::Iota(_)) && computed.get(&id).is_some_and(small) {
+            read.push(id);
+        } else {
+            stays.insert(id);
+        }
+    }
+    read.reverse();
     read.into_iter().filter_map(|id| computed.remove(&id).map(|value| (id, value))).collect()
 }
 
@@ -140,7 +154,7 @@ fn fold(graph: &Graph, known: &Known<'_>, id: NodeId) -> Option<Literal> {
     }
     let all_splat = operands.iter().all(|v| matches!(known.get(*v), Some(Literal::Splat(_))));
     if let Op::Iota(iota) = &node.op {
-        return (ty.elements() <= MAX_ELEMENTS).then(|| iota_literal(ty, iota.dimension as usize)).flatten();
+        return (ty.elements() <= MAX_KNOWN).then(|| iota_literal(ty, iota.dimension as usize)).flatten();
     }
     if node.op.is_elementwise() {
         return elementwise(graph, known, &node.op, &operands, ty, all_splat);
@@ -150,7 +164,7 @@ fn fold(graph: &Graph, known: &Known<'_>, id: NodeId) -> Option<Literal> {
     {
         return Some(Literal::Splat(*s));
     }
-    if ty.elements() > MAX_ELEMENTS {
+    if ty.elements() > MAX_KNOWN {
         return None;
     }
     let from = graph.ty(operands[0]);
@@ -167,6 +181,8 @@ fn fold(graph: &Graph, known: &Known<'_>, id: NodeId) -> Option<Literal> {
             let strides = strides(&from.shape);
             moved(View { strides: t.permutation.iter().map(|&d| strides[d as usize]).collect(), offset: 0 })
         }
+        // A mask is made of few positions, and is left to the target: it would be worked out for nothing.
+        Op::BroadcastInDim(_) if ty.elements() > MAX_ELEMENTS => None,
         Op::BroadcastInDim(b) => {
             let mut out = vec![0; ty.rank()];
             for ((&d, &stride), &n) in b.dimensions.iter().zip(&strides(&from.shape)).zip(&from.shape) {
@@ -236,7 +252,7 @@ fn elementwise(
     if all_splat {
         return at(0).map(Literal::Splat);
     }
-    if ty.elements() > MAX_ELEMENTS {
+    if ty.elements() > MAX_KNOWN {
         return None;
     }
     let size = ty.dtype.size();
@@ -325,7 +341,7 @@ fn concatenate(
     {
         return Some(Literal::Splat(*s));
     }
-    if ty.elements() > MAX_ELEMENTS {
+    if ty.elements() > MAX_KNOWN {
         return None;
     }
     let size = ty.dtype.size();

@@ -33,7 +33,6 @@ HOW_TO_BOUND = (
     'state the largest size, by torch._check(n <= 64) on the size or options={"max_data_dependent_size": 64}; '
     "torch.where keeps the size"
 )
-KEEP_SIZES = "keep the size, as torch.where does, or compile the parts before and behind it"
 HOW_TO_RUN = 'rewrite this line, or run it on the host with options={"fallback": "eager"}'
 
 warned: set[str] = set()

@@ -407,13 +407,13 @@ def test_values_that_are_no_numbers_of_the_dtype():
     compiled = aot_compile(lambda x, n: x * n, (x, n))
     np.testing.assert_equal(compiled(np.float64(0.5), True), np.array(0.5, np.float32))
     for args, message in (
-        (("2", 3), "input `x` is str, not float32"),
+        (("2", 3), "input `x` is of the type str, and should be an array of float32"),
         ((None, 3), "input `x` was a tensor when this was compiled, and is None"),
-        (([None], 3), "input `x` is list, not float32"),
+        (([None], 3), "input `x` is of the type list, and should be an array of float32"),
         ((1j, 3), "input `x` is complex128, not float32"),
         ((2.0, 3.7), "input `n` is float64, not int64"),
         ((2.0, 2**63), "input `n` is uint64, not int64"),
-        ((2.0, 2**70), "input `n` is int, not int64"),
+        ((2.0, 2**70), "input `n` is of the type int, and should be an array of int64"),
     ):
         with pytest.raises(TypeError, match=message):
             compiled(*args)

@@ -24,7 +24,6 @@ from torch._subclasses import FakeTensor
 from .. import forms, plugins, spmd
 from .._torchtpu import COMPILER, ArtifactWriter, ForTpu, Program, TorchTPUError, families, unsupported
 from ..buckets import parse_buckets
-from ..fallback import KEEP_SIZES
 from ..options import Options, parse_options
 from ..progress import Progress
 from . import archive, fits, topologies, tuning
@@ -120,7 +119,7 @@ def _options(options: Mapping[str, Any] | None) -> Options:
     if parsed.max_data_dependent_size is not None:
         raise TorchTPUError(
             "option 'max_data_dependent_size' is for torch.compile: an artifact has no sizes that data decide\n"
-            f"help: {KEEP_SIZES}"
+            "help: keep the size, as torch.where does, or compile the parts before and behind it"
         )
     return parsed
 
