@@ -255,6 +255,12 @@ def test_weights_of_a_file(tmp_path):
     safetensors.torch.save_file({**module.state_dict(), "weight": module.weight.detach().double()}, weights)
     with pytest.raises(TypeError, match="weight `weight` is float64, not bfloat16"):
         Artifact(path, weights=weights)(x)
+    prefixed = Artifact(path, weights={f"model.{k}": v for k, v in module.state_dict().items()})
+    for _ in range(2):
+        with pytest.raises(
+            TorchTPUError, match=r"none of the weights(.|\n)*`model\.\w+` was given, and its own are `"
+        ):
+            prefixed(x)
     whole = weights.read_bytes()
     for data, message in (
         (b"", "no safetensors file"),

@@ -41,8 +41,9 @@ class Artifact:
     Called with what the module takes, NumPy arrays or torch tensors, it gives what the module gives; a dataclass is a
     dictionary. `seed` decides random operators. Executables in the file are native code, and are loaded only with
     `trusted=True` or where the file was signed with `key`; otherwise the program is compiled from its checked IR.
-    `weights` are for an artifact without: a mapping by name, or a safetensors file. Raises TorchTPUError for a file that
-    is not whole, is not as it was written, or is of another version."""
+    `weights` are for an artifact without: a mapping by name, or a safetensors file; names that it does not know are left,
+    unless it knows none of them. Raises TorchTPUError for a file that is not whole, is not as it was written, or is of
+    another version."""
 
     def __init__(
         self,
@@ -142,11 +143,20 @@ class Artifact:
     def model(self) -> Model:
         if self._model is None:
             client = plugins.client(self._plugin, None, self.ranks)
-            self._model = Model(self.path, client, self._trusted, self._key)
-            for name, value in self._given_weights():
-                entry = self._weight(name)
+            model = Model(self.path, client, self._trusted, self._key)
+            given, taken = None, False
+            for given, value in self._given_weights():  # more than ours: a whole model's, for a part of it
+                entry = self._weight(given)
                 if entry is not None:
-                    self._model.set_weight(name, self._given_weight(name, value, entry["dtype"]))
+                    model.set_weight(given, self._given_weight(given, value, entry["dtype"]))
+                    taken = True
+            if given is not None and not taken:
+                ours = ", ".join(f"`{w['name']}`" for w in self.label["weights"][:4]) or "none"
+                raise TorchTPUError(
+                    f"{self.path}: none of the weights that are given is one of this artifact's\n"
+                    f"help: `{given}` was given, and its own are {ours}; a prefix may be too much or missing"
+                )
+            self._model = model
         return self._model
 
     def _weight(self, name: str) -> dict[str, Any] | None:
