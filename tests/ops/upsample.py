@@ -55,7 +55,7 @@ CASES = [
             "width": {"size": (12, 37)},
             "corners": {"size": (29, 33), "align_corners": True},
             "scale": {"scale_factor": (1.7, 2.3)},
-            "channels": {"size": (15, 16)},
+            "near": {"size": (15, 16)},
         }.items()
     ),
     resize("trilinear", VOLUME, size=(4, 6, 3), mode="trilinear"),
